@@ -1,0 +1,193 @@
+"""The contract of a problem: tasks, data, model, one loss per task, metrics. No problem knows a weighter."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+Batch = Mapping[str, Tensor]
+"""What one step trains on or one evaluation reads: named tensors."""
+
+Split = Literal["train", "validation", "test"]
+
+
+class Training(BaseModel):
+    """Training settings of a run. A problem gives its defaults; a suite may change any of them. All enter the key."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    steps: int = Field(ge=1)
+    batch_size: int = Field(default=1, ge=1)
+    """Examples in a training batch; for problems with a batch per task, examples of each task."""
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    lr: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    momentum: float = Field(default=0.0, ge=0, lt=1)
+    """Of SGD; Adam ignores it."""
+    lr_schedule: Literal["constant", "cosine"] = "constant"
+    """``cosine`` falls from ``lr`` to a tenth of it over the run."""
+    grad_clip: float | None = Field(default=None, gt=0)
+    """Largest norm of the total gradient; none: no clipping."""
+    normalize: Literal["none", "sum_to_one", "sum_to_num_tasks"] = "none"
+    """What every method's weights are rescaled to before they are used; the same for all methods of a suite."""
+    log_every: int = Field(default=10, ge=1)
+    """Steps between logged rows of losses and weights."""
+    evaluate_every: int = Field(default=50, ge=1)
+    """Steps between evaluations on the whole validation split."""
+    selection: Literal["best_validation", "last"] = "best_validation"
+    """``best_validation``: the evaluated step with the lowest mean over tasks of L_val(t) / L_val(0). ``last``: the last step."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number that people read, with its direction."""
+
+    name: str
+    """In the field's words: ``accuracy``, ``perplexity``."""
+    task: str | None
+    """The task it judges; None: the whole model, and then no part of Delta-m."""
+    higher_is_better: bool
+    primary: bool = True
+    """Whether it enters Delta-m and the mean rank: False for a second view of the same quantity."""
+
+    @property
+    def key(self) -> str:
+        """``task/name``, or ``name`` where it judges the whole model."""
+        return self.name if self.task is None else f"{self.task}/{self.name}"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The model on one split."""
+
+    losses: Tensor
+    """``(*batch_shape, K)``, mean over the split, on the CPU."""
+    metrics: dict[str, float]
+    """Metric key -> value, one for every metric of the problem."""
+
+
+class Data(ABC):
+    """The data of one seed and one set of training settings. ``train_batch`` and ``validation_batch`` are pure functions."""
+
+    @property
+    @abstractmethod
+    def steps_per_epoch(self) -> int:
+        """Steps in which the training split (for unequal tasks: the largest) is seen once."""
+
+    @property
+    @abstractmethod
+    def num_validation_batches(self) -> int:
+        """How many validation mini-batches there are before they repeat."""
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Hash of the content of all splits: equal data, equal string, in every process."""
+
+    @abstractmethod
+    def train_batch(self, step: int) -> Batch:
+        """The batch of a step, for any step >= 0; the same for every weighter."""
+
+    @abstractmethod
+    def validation_batch(self, index: int) -> Batch:
+        """A mini-batch of the validation split, as large as a training batch; indices wrap around."""
+
+    @abstractmethod
+    def batches(self, split: Split) -> Iterator[Batch]:
+        """The whole split once, in a fixed order."""
+
+
+class Problem(ABC):
+    """The yardstick: what is learned, from what, by which model, and how it is judged.
+
+    A problem gives the class attributes and the abstract methods below. It is light to create: data are loaded by
+    ``data``. Options are keyword arguments with defaults and a type; ``tasks`` selects and orders the tasks to train,
+    so that a single-task run is the same problem with one task: same model, same initial parameters, same data for
+    that task in the same order.
+
+    Raises ValueError on unknown tasks.
+    """
+
+    name: ClassVar[str]
+    all_tasks: ClassVar[tuple[str, ...]]
+    default_tasks: ClassVar[tuple[str, ...] | None] = None
+    """The tasks trained when none are chosen; None: all of them."""
+    training: ClassVar[Training]
+    splits: ClassVar[str]
+    """One sentence on where train, validation and test come from."""
+    batch_shape: ClassVar[tuple[int, ...]] = ()
+    """Shape of independent replicas trained as one batch; the losses are ``(*batch_shape, K)``."""
+    rows_belong_to_tasks: ClassVar[bool] = False
+    """True: the rows (leading dimension) of the shared layer's input are K equal, consecutive groups, one for each task."""
+
+    def __init__(self, *, tasks: Sequence[str] | None = None) -> None:
+        chosen = tuple(tasks) if tasks is not None else (self.default_tasks or self.all_tasks)
+        if not chosen:
+            raise ValueError(f"{self.name}: expected at least one task, found none")
+        for task in chosen:
+            if task not in self.all_tasks:
+                raise ValueError(f"{self.name}: expected tasks among {', '.join(self.all_tasks)}, found {task!r}")
+        if len(set(chosen)) < len(chosen):
+            raise ValueError(f"{self.name}: expected every task once, found {', '.join(chosen)}")
+        self.tasks = chosen
+
+    @property
+    def num_tasks(self) -> int:
+        """K."""
+        return len(self.tasks)
+
+    @property
+    @abstractmethod
+    def metrics(self) -> tuple[Metric, ...]:
+        """The metrics of the chosen tasks, then those of the whole model."""
+
+    @abstractmethod
+    def data(self, seed: int, training: Training) -> Data:
+        """Load or draw all splits. The same seed gives the same bytes in every process."""
+
+    @abstractmethod
+    def model(self, seed: int) -> nn.Module:
+        """A new model with the initial parameters of this seed, the same whatever tasks are chosen."""
+
+    @abstractmethod
+    def losses(self, model: nn.Module, batch: Batch) -> Tensor:
+        """``(*batch_shape, K)`` mean loss per task, with graph; a pure function of model and batch."""
+
+    @abstractmethod
+    def evaluate(self, model: nn.Module, batches: Iterator[Batch]) -> Evaluation:
+        """Mean losses and all metrics over the batches. Called without gradients, in evaluation mode."""
+
+    @abstractmethod
+    def shared_layer(self, model: nn.Module) -> nn.Module:
+        """The last module whose own parameters all tasks share: gradient norms are measured there.
+
+        With ``batch_shape`` its parameters carry the replicas as leading dimensions. With ``rows_belong_to_tasks`` it is
+        a linear layer (``nn.Linear`` or GPT-2's ``Conv1D``).
+        """
+
+    def probe(self, model: nn.Module) -> dict[str, Tensor]:
+        """Further numbers worth a curve, logged with the losses: name -> ``(*batch_shape,)``."""
+        return {}
+
+    def facts(self) -> dict[str, Any]:
+        """What the record should say of the origin of the data: corpus hashes, versions. JSON values, after ``data``."""
+        return {}
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch on a device."""
+    if device.type == "cpu":
+        return batch
+    return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+
+
+def replicas(batch_shape: Sequence[int]) -> int:
+    """How many independent replicas a batch shape holds."""
+    return math.prod(batch_shape)

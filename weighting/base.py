@@ -1,0 +1,234 @@
+"""The contract of a loss-weighting method.
+
+Weights are data. At every training step a method answers with one vector: the coefficients w with which the raw task
+losses are summed before the backward pass, ``total = (w * losses).sum()``, so that ``w_i = dTotal / dL_i`` exactly. A
+method sees detached numbers, returns detached numbers and never touches the autograd graph. It can therefore be replayed
+from a log, saved half-way, evaluated for many replicas at once and used in anybody's training loop::
+
+    weighter = weighting.create("dwa", num_tasks=3, window=100)
+    weighter.start(Observation(losses=first_losses))
+    for batch in batches:
+        losses = task_losses(model, batch)                          # (3,), with graph
+        now = Observation(losses=losses.detach())
+        (weighter.weights(now) * losses).sum().backward()
+        optimizer.step(); optimizer.zero_grad()
+        weighter.update(now)
+
+Shapes: every tensor is ``(*batch_shape, K)``. The last dimension holds the K tasks; leading dimensions are independent
+replicas of the method.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from enum import Flag, auto
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+Field = Literal["losses", "val_losses", "losses_after", "grad_norms", "gramian"]
+
+
+class Needs(Flag):
+    """What a method reads besides the losses of the step. Whoever trains computes only what is asked for."""
+
+    NOTHING = 0
+    VAL_LOSSES = auto()
+    """Losses of one validation mini-batch under the model after the step."""
+    LOSSES_AFTER_STEP = auto()
+    """Losses of the same training batch under the model after the step."""
+    GRAD_NORMS = auto()
+    """Norms of the unweighted task gradients at the shared layer."""
+    GRAMIAN = auto()
+    """Inner products of the unweighted task gradients."""
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What a method may see at one step. Every field but the asked-for ones is None.
+
+    losses        ``(*batch_shape, K)`` raw training losses of this step's batch, before the step
+    val_losses    ``(*batch_shape, K)`` one validation mini-batch after the step; at ``start``, the initial validation losses
+    losses_after  ``(*batch_shape, K)`` the same training batch after the step
+    grad_norms    ``(*batch_shape, K)`` norm of each UNWEIGHTED task gradient at the shared layer
+    gramian       ``(*batch_shape, K, K)`` inner products of the unweighted task gradients
+    present       ``(*batch_shape, K)`` bool, which tasks the training batch contains; None: all
+    val_present   ``(*batch_shape, K)`` bool, the same for the validation batch
+    """
+
+    losses: Tensor | None = None
+    val_losses: Tensor | None = None
+    losses_after: Tensor | None = None
+    grad_norms: Tensor | None = None
+    gramian: Tensor | None = None
+    present: Tensor | None = None
+    val_present: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Tensor) and value.requires_grad:
+                object.__setattr__(self, field.name, value.detach())
+
+    def with_(self, **changes: Tensor | None) -> Observation:
+        """The same observation with further fields filled in."""
+        return replace(self, **changes)
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What a method's defaults may depend on: facts of the run, known before the first step."""
+
+    steps: int
+    """Training steps of the run."""
+    steps_per_epoch: int
+    """Steps in which the training set is seen once."""
+    val_batches: int
+    """Validation mini-batches in the validation set."""
+    seed: int
+    """A seed for methods that draw random numbers."""
+
+
+class Weighter(nn.Module, ABC):
+    """Base class of all methods: K raw losses in, K coefficients out.
+
+    A method must give ``name`` and ``weights``. It may give ``start``, ``update`` and ``wants`` and set the class
+    attributes below. State lives in registered buffers and is float64 unless moved, so that ``.to()``, ``state_dict()``
+    and ``load_state_dict()`` work as for any module; weights are returned in the dtype and on the device of the losses.
+
+    Absent tasks (``Observation.present``) get weight zero and leave no trace in the state.
+
+    num_tasks    K >= 1
+    batch_shape  shape of the independent replicas, () for one
+
+    Raises ValueError on hyperparameters outside their range, when the method is created.
+    """
+
+    name: ClassVar[str]
+    needs: ClassVar[Needs] = Needs.NOTHING
+    claims: ClassVar[frozenset[str]] = frozenset()
+    """Properties that tests check, e.g. nonnegative, sums_to_one, sums_to_num_tasks, permutation_equivariant, scale_free."""
+    search: ClassVar[Mapping[str, Sequence[object]]] = {}
+    """The published search space of the hyperparameters."""
+
+    def __init__(self, num_tasks: int, *, batch_shape: Sequence[int] = ()) -> None:
+        super().__init__()
+        check(self.name, "num_tasks", num_tasks, integer=True, least=1)
+        self.num_tasks = num_tasks
+        self.batch_shape = tuple(batch_shape)
+
+    @classmethod
+    def defaults_for(cls, run: RunFacts) -> dict[str, Any]:
+        """Defaults that depend on the run, e.g. a window of one epoch. Explicit hyperparameters win over them."""
+        return {}
+
+    def start(self, first: Observation) -> None:  # noqa: B027 - most methods need nothing here
+        """Look at the initial losses (and validation losses, if needed) before training."""
+
+    @abstractmethod
+    def weights(self, now: Observation) -> Tensor:
+        """This step's coefficients of the raw losses: ``(*batch_shape, K)``, no gradient. Changes no state."""
+
+    def wants(self) -> Needs:
+        """Which of its needs the coming step will read; never more than ``needs``."""
+        return self.needs
+
+    def update(self, after: Observation) -> None:  # noqa: B027 - static methods learn nothing
+        """Learn from the step that was just made."""
+
+    # ---- help for subclasses -------------------------------------------------------------------------------------
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """``(*batch_shape, K)``."""
+        return (*self.batch_shape, self.num_tasks)
+
+    def add_state(self, name: str, value: Tensor | float) -> None:
+        """Register state that is saved and moved with the method; a number fills ``(*batch_shape, K)``."""
+        tensor = value if isinstance(value, Tensor) else torch.full(self.shape, float(value), dtype=torch.float64)
+        self.register_buffer(name, tensor)
+
+    def read(self, seen: Observation, field: Field) -> Tensor:
+        """The observed field in the dtype and on the device of the state. Raises ValueError if it is missing or misshapen."""
+        value: Tensor | None = getattr(seen, field)
+        if value is None:
+            raise ValueError(f"{self.name}: expected an observation with {field!r}, found none")
+        shape = (*self.shape, self.num_tasks) if field == "gramian" else self.shape
+        if value.shape != shape:
+            raise ValueError(f"{self.name}: expected {field} of shape {shape}, found {tuple(value.shape)}")
+        return value.to(self._state_like())
+
+    def present(self, seen: Observation, field: Literal["present", "val_present"] = "present") -> Tensor:
+        """Which tasks are there: bool ``(*batch_shape, K)``, on the device of the state."""
+        value: Tensor | None = getattr(seen, field)
+        device = self._state_like().device
+        if value is None:
+            return torch.ones(self.shape, dtype=torch.bool, device=device)
+        if value.shape != self.shape:
+            raise ValueError(f"{self.name}: expected {field} of shape {self.shape}, found {tuple(value.shape)}")
+        return value.to(device=device, dtype=torch.bool)
+
+    def reply(self, weights: Tensor, now: Observation) -> Tensor:
+        """The weights as a method returns them: absent tasks at zero, dtype and device of the losses."""
+        if now.losses is None:
+            raise ValueError(f"{self.name}: expected an observation with 'losses', found none")
+        weights = weights.expand(self.shape).to(now.losses)
+        if now.present is None:
+            return weights
+        return torch.where(now.present, weights, torch.zeros_like(weights))
+
+    def _state_like(self) -> Tensor:
+        for buffer in self.buffers():
+            if buffer.is_floating_point():
+                return buffer
+        return torch.empty(0, dtype=torch.float64)
+
+
+def check(
+    owner: str,
+    name: str,
+    value: object,
+    *,
+    integer: bool = False,
+    least: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+) -> None:
+    """Raise a ValueError of one line unless ``value`` is a finite number (or an integer) within its bounds."""
+    bounds = [
+        f"{words} {bound:g}"
+        for words, bound in (("at least", least), ("above", above), ("below", below))
+        if bound is not None
+    ]
+    expected = " ".join(["an integer" if integer else "a finite number", " and ".join(bounds)]).strip()
+    number = isinstance(value, int) if integer else isinstance(value, int | float)
+    if (
+        not number
+        or isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or not math.isfinite(value)
+        or (least is not None and value < least)
+        or (above is not None and value <= above)
+        or (below is not None and value >= below)
+    ):
+        raise ValueError(f"{owner}: expected {name} to be {expected}, found {value!r}")
+
+
+def check_choice(owner: str, name: str, value: object, choices: Sequence[str]) -> None:
+    """Raise a ValueError of one line unless ``value`` is one of ``choices``."""
+    if value not in choices:
+        raise ValueError(f"{owner}: expected {name} to be one of {', '.join(choices)}, found {value!r}")
+
+
+def task_vector(owner: str, name: str, value: float | Sequence[float], num_tasks: int) -> Tensor:
+    """A float64 vector with one number per task, from one number for all or K numbers. Raises ValueError of one line."""
+    numbers = [value] * num_tasks if isinstance(value, int | float) else list(value)
+    if len(numbers) != num_tasks:
+        raise ValueError(f"{owner}: expected {name} with {num_tasks} numbers, one per task, found {len(numbers)}: {value!r}")
+    for number in numbers:
+        check(owner, f"every number of {name}", number)
+    return torch.tensor([float(number) for number in numbers], dtype=torch.float64)
