@@ -195,7 +195,9 @@ def read_run(folder: Path) -> Run:
         raise DamagedRecord(f"{folder}: cannot be read: {line}") from error
     missing = [column for column in COLUMNS if column not in trajectory.columns]
     if missing:
-        raise DamagedRecord(f"{folder / TRAJECTORY_FILE}: expected columns {', '.join(COLUMNS)}, found none of {missing}")
+        raise DamagedRecord(
+            f"{folder / TRAJECTORY_FILE}: expected columns {', '.join(COLUMNS)}, found none of {missing}"
+        )
     if record.state == "finished" and trajectory.empty:
         raise DamagedRecord(f"{folder / TRAJECTORY_FILE}: expected rows of a finished run, found none")
     if folder.name != record.key:

@@ -228,7 +228,9 @@ def task_vector(owner: str, name: str, value: float | Sequence[float], num_tasks
     """A float64 vector with one number per task, from one number for all or K numbers. Raises ValueError of one line."""
     numbers = [value] * num_tasks if isinstance(value, int | float) else list(value)
     if len(numbers) != num_tasks:
-        raise ValueError(f"{owner}: expected {name} with {num_tasks} numbers, one per task, found {len(numbers)}: {value!r}")
+        raise ValueError(
+            f"{owner}: expected {name} with {num_tasks} numbers, one per task, found {len(numbers)}: {value!r}"
+        )
     for number in numbers:
         check(owner, f"every number of {name}", number)
     return torch.tensor([float(number) for number in numbers], dtype=torch.float64)

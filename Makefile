@@ -1,0 +1,33 @@
+# `make bench` compares, `make test` checks. Both make their own virtual environment first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: bench test reference clean
+
+bench: $(VENV)/.installed
+	$(BIN)/python run_bench.py
+
+test: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest -n auto
+
+# Makes the committed reference again: every number and picture of the README and of results/reference.
+reference: $(VENV)/.installed
+	$(BIN)/python run_bench.py full --out results/reference --plots plots/reference
+
+# torch goes in the same command as what depends on it, so that nothing else can choose its version.
+$(VENV)/.installed: requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+$(VENV)/.installed-test: requirements-test.txt requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-test.txt
+	touch $@ $(VENV)/.installed
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
