@@ -1,0 +1,1 @@
+"""What measures: problems, the harness that trains them, the report that reads the records."""

@@ -42,7 +42,7 @@ class Training(BaseModel):
     evaluate_every: int = Field(default=50, ge=1)
     """Steps between evaluations on the whole validation split."""
     selection: Literal["best_validation", "last"] = "best_validation"
-    """``best_validation``: the evaluated step with the lowest mean over tasks of L_val(t) / L_val(0). ``last``: the last step."""
+    """``best_validation``: the evaluated step with the lowest mean over tasks of L_val(t) / L_val(0). ``last``: the end."""
 
 
 @dataclass(frozen=True)

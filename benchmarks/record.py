@@ -173,35 +173,35 @@ class Run:
         return self.record.run.problem.name
 
 
-class DamagedRecord(Exception):
+class DamagedRecordError(Exception):
     """A run folder that cannot be used; the message says why, in one line."""
 
 
 def read_run(folder: Path) -> Run:
-    """The run in a folder. Raises DamagedRecord."""
+    """The run in a folder. Raises DamagedRecordError."""
     try:
         text = (folder / RUN_FILE).read_text(encoding="utf-8")
         version = json.loads(text).get("schema_version")
         if version != SCHEMA:
-            raise DamagedRecord(f"{folder / RUN_FILE}: expected schema_version {SCHEMA}, found {version!r}")
+            raise DamagedRecordError(f"{folder / RUN_FILE}: expected schema_version {SCHEMA}, found {version!r}")
         record = Record.model_validate_json(text)
         trajectory = pd.read_parquet(folder / TRAJECTORY_FILE)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
-        raise DamagedRecord(f"{folder / RUN_FILE}: {place}: {first['msg']}") from error
+        raise DamagedRecordError(f"{folder / RUN_FILE}: {place}: {first['msg']}") from error
     except (OSError, ValueError, AttributeError) as error:
         line = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DamagedRecord(f"{folder}: cannot be read: {line}") from error
+        raise DamagedRecordError(f"{folder}: cannot be read: {line}") from error
     missing = [column for column in COLUMNS if column not in trajectory.columns]
     if missing:
-        raise DamagedRecord(
+        raise DamagedRecordError(
             f"{folder / TRAJECTORY_FILE}: expected columns {', '.join(COLUMNS)}, found none of {missing}"
         )
     if record.state == "finished" and trajectory.empty:
-        raise DamagedRecord(f"{folder / TRAJECTORY_FILE}: expected rows of a finished run, found none")
+        raise DamagedRecordError(f"{folder / TRAJECTORY_FILE}: expected rows of a finished run, found none")
     if folder.name != record.key:
-        raise DamagedRecord(f"{folder / RUN_FILE}: expected key {folder.name}, found {record.key}")
+        raise DamagedRecordError(f"{folder / RUN_FILE}: expected key {folder.name}, found {record.key}")
     return Run(record, trajectory)
 
 

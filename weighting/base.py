@@ -126,7 +126,7 @@ class Weighter(nn.Module, ABC):
         """Defaults that depend on the run, e.g. a window of one epoch. Explicit hyperparameters win over them."""
         return {}
 
-    def start(self, first: Observation) -> None:  # noqa: B027 - most methods need nothing here
+    def start(self, first: Observation) -> None:
         """Look at the initial losses (and validation losses, if needed) before training."""
 
     @abstractmethod
@@ -137,7 +137,7 @@ class Weighter(nn.Module, ABC):
         """Which of its needs the coming step will read; never more than ``needs``."""
         return self.needs
 
-    def update(self, after: Observation) -> None:  # noqa: B027 - static methods learn nothing
+    def update(self, after: Observation) -> None:
         """Learn from the step that was just made."""
 
     # ---- help for subclasses -------------------------------------------------------------------------------------
@@ -153,7 +153,7 @@ class Weighter(nn.Module, ABC):
         self.register_buffer(name, tensor)
 
     def read(self, seen: Observation, field: Field) -> Tensor:
-        """The observed field in the dtype and on the device of the state. Raises ValueError if it is missing or misshapen."""
+        """The observed field in the dtype and on the device of the state. Raises ValueError if missing or misshapen."""
         value: Tensor | None = getattr(seen, field)
         if value is None:
             raise ValueError(f"{self.name}: expected an observation with {field!r}, found none")
@@ -228,9 +228,7 @@ def task_vector(owner: str, name: str, value: float | Sequence[float], num_tasks
     """A float64 vector with one number per task, from one number for all or K numbers. Raises ValueError of one line."""
     numbers = [value] * num_tasks if isinstance(value, int | float) else list(value)
     if len(numbers) != num_tasks:
-        raise ValueError(
-            f"{owner}: expected {name} with {num_tasks} numbers, one per task, found {len(numbers)}: {value!r}"
-        )
+        raise ValueError(f"{owner}: expected {name} with {num_tasks} numbers, one per task, found {len(numbers)}: {value!r}")
     for number in numbers:
         check(owner, f"every number of {name}", number)
     return torch.tensor([float(number) for number in numbers], dtype=torch.float64)
