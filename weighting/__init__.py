@@ -1,1 +1,56 @@
-"""Loss weighting for multi-task learning: K raw losses in, K coefficients out."""
+"""Loss weighting for multi-task learning: K raw losses in, K coefficients out.
+
+``create(name, num_tasks, **hyperparameters)`` makes a method by its name; ``names()`` lists them. The contract is in
+``weighting.base``; each method is a file of its own.
+"""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+from weighting.base import Needs, Observation, RunFacts, Weighter, build
+from weighting.coba import CoBa
+from weighting.dwa import DynamicWeightAverage
+from weighting.famo import Famo
+from weighting.gradnorm import GradNorm
+from weighting.random import RandomLossWeighting
+from weighting.static import Static
+from weighting.uncertainty import UncertaintyWeighting
+from weighting.uniform import Uniform
+
+__all__ = ["METHODS", "Needs", "Observation", "RunFacts", "Weighter", "create", "method", "names"]
+
+METHODS: dict[str, type[Weighter]] = {
+    "uniform": Uniform,
+    "static": Static,
+    "random": RandomLossWeighting,
+    "gradnorm": GradNorm,
+    "dwa": DynamicWeightAverage,
+    "uncertainty": UncertaintyWeighting,
+    "famo": Famo,
+    "coba": CoBa,
+}
+
+
+def names() -> list[str]:
+    """The names of all methods, in the order of tables."""
+    return list(METHODS)
+
+
+def method(name: str) -> type[Weighter]:
+    """The class of a method. Raises ValueError with the nearest known name."""
+    if name not in METHODS:
+        near = difflib.get_close_matches(name, METHODS, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ValueError(f"unknown weighter {name!r}; {hint}known: {', '.join(METHODS)}")
+    return METHODS[name]
+
+
+def create(name: str, num_tasks: int, **hyperparameters: Any) -> Weighter:
+    """A new method by name, with the paper's defaults where no hyperparameter is given.
+
+    ``batch_shape`` is accepted by every method. Raises ValueError on an unknown name or hyperparameter, or a value
+    outside its range.
+    """
+    return build(method(name), num_tasks, **hyperparameters)

@@ -20,6 +20,8 @@ replicas of the method.
 
 from __future__ import annotations
 
+import difflib
+import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -113,7 +115,7 @@ class Weighter(nn.Module, ABC):
     claims: ClassVar[frozenset[str]] = frozenset()
     """Properties that tests check, e.g. nonnegative, sums_to_one, sums_to_num_tasks, permutation_equivariant, scale_free."""
     search: ClassVar[Mapping[str, Sequence[object]]] = {}
-    """The published search space of the hyperparameters."""
+    """The search space of the hyperparameters: the published one, where there is one."""
 
     def __init__(self, num_tasks: int, *, batch_shape: Sequence[int] = ()) -> None:
         super().__init__()
@@ -173,10 +175,10 @@ class Weighter(nn.Module, ABC):
         return value.to(device=device, dtype=torch.bool)
 
     def reply(self, weights: Tensor, now: Observation) -> Tensor:
-        """The weights as a method returns them: absent tasks at zero, dtype and device of the losses."""
+        """The weights as a method returns them: a copy, absent tasks at zero, dtype and device of the losses."""
         if now.losses is None:
             raise ValueError(f"{self.name}: expected an observation with 'losses', found none")
-        weights = weights.expand(self.shape).to(now.losses)
+        weights = weights.expand(self.shape).to(now.losses, copy=True)
         if now.present is None:
             return weights
         return torch.where(now.present, weights, torch.zeros_like(weights))
@@ -232,3 +234,24 @@ def task_vector(owner: str, name: str, value: float | Sequence[float], num_tasks
     for number in numbers:
         check(owner, f"every number of {name}", number)
     return torch.tensor([float(number) for number in numbers], dtype=torch.float64)
+
+
+def hyperparameters_of(kind: type[Weighter]) -> dict[str, object]:
+    """Name -> default of every hyperparameter of a method (``num_tasks`` and ``batch_shape`` are none)."""
+    parameters = inspect.signature(kind.__init__).parameters
+    return {
+        name: parameter.default
+        for name, parameter in parameters.items()
+        if name not in ("self", "num_tasks", "batch_shape") and parameter.kind is not parameter.VAR_KEYWORD
+    }
+
+
+def build(kind: type[Weighter], num_tasks: int, **hyperparameters: Any) -> Weighter:
+    """An instance of a method. Raises ValueError on an unknown hyperparameter, with the nearest known one."""
+    known = hyperparameters_of(kind)
+    for name in hyperparameters:
+        if name not in known and name != "batch_shape":
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise ValueError(f"{kind.name}: unknown hyperparameter {name!r}; {hint}known: {', '.join(known) or 'none'}")
+    return kind(num_tasks, **hyperparameters)

@@ -1,0 +1,111 @@
+"""FAMO: fast adaptive multitask optimization, balancing the rates at which the log-losses fall.
+
+Source    Liu, Feng, Stone, Liu, FAMO, NeurIPS 2023, arXiv:2306.03792, Algorithm 1, Eqs. (7), (9) and (11); numbers
+          checked against the authors' code (traces).
+Symbols   xi logits, z = softmax(xi); D_i = L_i - min_i + 1e-8; c = sum_i z_i / D_i, held constant; w_i = z_i / (D_i c),
+          which sum to 1; delta_i = log D_i(before) - log D_i(after the step, same batch); gradient on xi:
+          z * (delta - sum_j z_j delta_j), the transposed softmax Jacobian times delta; Adam with weight decay gamma.
+Departs   nowhere with ``lookahead="same_batch"``. With ``"next_batch"`` the losses of the next step stand for those after
+          this one: no extra forward pass, but the difference contains the noise between two batches, and the logits
+          learn of a step one step later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from weighting.base import Needs, Observation, Weighter, check, check_choice, task_vector
+from weighting.optimizers import ElementOptimizer
+
+EPSILON = 1e-8
+
+
+class Famo(Weighter):
+    """z / (D c) with logits that learn which task improves least.
+
+    lr          of the logits' Adam
+    gamma       >= 0, weight decay of the logits, a pull towards equal z; the paper picks 1e-4, 1e-3 or 1e-2 on validation
+    min_losses  lower bounds of the losses, one number or one per task; every loss must stay above its bound
+    lookahead   "same_batch" (the paper: one more forward pass) | "next_batch" (none)
+
+    Raises ValueError when a loss falls below its bound.
+    """
+
+    name = "famo"
+    needs = Needs.LOSSES_AFTER_STEP
+    claims = frozenset({"nonnegative", "sums_to_one", "permutation_equivariant", "scale_free"})
+    search = {"gamma": (1e-4, 1e-3, 1e-2)}
+
+    def __init__(
+        self,
+        num_tasks: int,
+        *,
+        batch_shape: Sequence[int] = (),
+        lr: float = 0.025,
+        gamma: float = 1e-3,
+        min_losses: float | Sequence[float] = 0.0,
+        lookahead: Literal["same_batch", "next_batch"] = "same_batch",
+    ) -> None:
+        super().__init__(num_tasks, batch_shape=batch_shape)
+        check(self.name, "gamma", gamma, least=0)
+        check_choice(self.name, "lookahead", lookahead, ("same_batch", "next_batch"))
+        self.lookahead = lookahead
+        self.add_state("logits", 0.0)
+        self.add_state("min_losses", task_vector(self.name, "min_losses", min_losses, num_tasks))
+        self.logits: Tensor
+        self.min_losses: Tensor
+        self.optimizer = ElementOptimizer(self.name, self.shape, optimizer="adam", lr=lr, weight_decay=gamma)
+        if lookahead == "next_batch":
+            self.add_state("last_log_distance", float("nan"))
+            self.last_log_distance: Tensor
+
+    def wants(self) -> Needs:
+        """The losses after the step, unless the next batch stands for them."""
+        return Needs.LOSSES_AFTER_STEP if self.lookahead == "same_batch" else Needs.NOTHING
+
+    def weights(self, now: Observation) -> Tensor:
+        """Nonnegative, sum 1 over the present tasks, ``(*batch_shape, K)``."""
+        shares = self._softmax(now) / self._distance(self.read(now, "losses"), now)
+        return self.reply(shares / shares.sum(-1, keepdim=True), now)
+
+    def update(self, after: Observation) -> None:
+        """One Adam step on the logits."""
+        log_before = self._distance(self.read(after, "losses"), after).log()
+        if self.lookahead == "same_batch":
+            log_after = self._distance(self.read(after, "losses_after"), after).log()
+            self._learn(log_before - log_after, after, self.present(after) if after.present is not None else None)
+            return
+        present = self.present(after)
+        known = present & ~self.last_log_distance.isnan()
+        change = torch.where(known, self.last_log_distance - log_before, torch.zeros_like(log_before))
+        if bool(known.any()):
+            self._learn(change, after, known)
+        self.last_log_distance.copy_(torch.where(present, log_before, self.last_log_distance))
+
+    def _learn(self, delta: Tensor, seen: Observation, present: Tensor | None) -> None:
+        z = self._softmax(seen)
+        gradient = z * (delta - (z * delta).sum(-1, keepdim=True))
+        self.optimizer.step(self.logits, gradient, present)
+
+    def _softmax(self, seen: Observation) -> Tensor:
+        """z over the present tasks; 0 for the others."""
+        if seen.present is None:
+            return self.logits.softmax(-1)
+        return self.logits.masked_fill(~self.present(seen), float("-inf")).softmax(-1)
+
+    def _distance(self, losses: Tensor, seen: Observation) -> Tensor:
+        """D, with 1 for absent tasks, whose losses mean nothing."""
+        distance = losses - self.min_losses + EPSILON
+        if seen.present is not None:
+            distance = torch.where(self.present(seen), distance, torch.ones_like(distance))
+        if bool((distance <= 0).any()):
+            below = (losses - self.min_losses).flatten(0, -2) if losses.ndim > 1 else losses - self.min_losses
+            raise ValueError(
+                f"famo: expected every loss above its lower bound min_losses = {self.min_losses.tolist()}, "
+                f"found one {-float(below.min()):.3g} below"
+            )
+        return distance

@@ -1,0 +1,51 @@
+"""Random loss weighting (RLW): weights drawn anew at every step, the litmus test of every adaptive method.
+
+Source    Lin, Ye, Zhang, Tsang, Reasonable Effectiveness of Random Weighting, TMLR 2022, arXiv:2111.10603, Eq. (3).
+Symbols   w = softmax(eps), eps ~ N(0, I) in R^K, drawn at every step; the weights sum to 1.
+Departs   nowhere. The draws are a function of (seed, step) alone, so that a resumed run repeats them; replicas of one
+          weighter share them, as single weighters of one seed do.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from weighting.base import Observation, RunFacts, Weighter, check
+
+
+class RandomLossWeighting(Weighter):
+    """Softmax of standard normals at each step.
+
+    seed  integer >= 0, of the weighter's own generator
+    """
+
+    name = "random"
+    claims = frozenset({"nonnegative", "sums_to_one", "scale_free", "task_scale_free"})
+
+    def __init__(self, num_tasks: int, *, batch_shape: Sequence[int] = (), seed: int = 0) -> None:
+        super().__init__(num_tasks, batch_shape=batch_shape)
+        check(self.name, "seed", seed, integer=True, least=0)
+        self.seed = seed
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+        self.steps: Tensor
+
+    @classmethod
+    def defaults_for(cls, run: RunFacts) -> dict[str, Any]:
+        """The run's seed, so that paired runs do not share their draws."""
+        return {"seed": run.seed}
+
+    def weights(self, now: Observation) -> Tensor:
+        """Positive, sum 1 over all K tasks, ``(*batch_shape, K)``."""
+        digest = hashlib.sha256(f"{self.seed}/{int(self.steps)}".encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+        normals = torch.randn(self.num_tasks, generator=generator, dtype=torch.float64)
+        return self.reply(normals.softmax(-1), now)
+
+    def update(self, after: Observation) -> None:
+        """Go on to the next draw."""
+        self.steps += 1

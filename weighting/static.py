@@ -1,0 +1,38 @@
+"""Static weighting: constants given by the user, tuned or not.
+
+Source    Linear scalarization with fixed coefficients; Xin et al., Do Current Multi-Task Optimization Methods in Deep
+          Learning Even Help?, NeurIPS 2022, arXiv:2209.11379, compare every method with the front of its settings.
+Symbols   w_i given, constant.
+Departs   nowhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from weighting.base import Observation, Weighter, check, task_vector
+
+
+class Static(Weighter):
+    """The given weights at every step.
+
+    weights  K numbers, none negative, not all zero; None: all ones
+    """
+
+    name = "static"
+    claims = frozenset({"nonnegative", "scale_free", "task_scale_free"})
+
+    def __init__(self, num_tasks: int, *, batch_shape: Sequence[int] = (), weights: Sequence[float] | None = None) -> None:
+        super().__init__(num_tasks, batch_shape=batch_shape)
+        given = task_vector(self.name, "weights", 1.0 if weights is None else weights, num_tasks)
+        for number in given.tolist():
+            check(self.name, "every number of weights", number, least=0)
+        check(self.name, "the sum of weights", float(given.sum()), above=0)
+        self.add_state("given", given)
+        self.given: Tensor
+
+    def weights(self, now: Observation) -> Tensor:
+        """The given weights, ``(*batch_shape, K)``."""
+        return self.reply(self.given, now)

@@ -1,0 +1,60 @@
+"""Uncertainty weighting (UW): each task's noise is learned, and noisy tasks count less.
+
+Source    Kendall, Gal, Cipolla, Multi-Task Learning Using Uncertainty to Weigh Losses, CVPR 2018, arXiv:1705.07115,
+          Eq. (7) in the log-variance form of its section 3.2.
+Symbols   s_i = log sigma_i^2, the log-variance; total = sum_i L_i exp(-s_i) / 2 + s_i / 2; hence w_i = exp(-s_i) / 2
+          and d total / d s_i = (1 - L_i exp(-s_i)) / 2. The sum of the weights is free.
+Departs   from the paper in the optimizer: there s is trained by the model's own, here by one of its own, whose
+          settings are hyperparameters. The default (Adam, 0.025) is that of nash-mtl and FAMO's experiments. The paper
+          drops the factor 1/2 for classification losses; here every task has it, as in both repositories.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from weighting.base import Observation, Weighter, task_vector
+from weighting.optimizers import ElementOptimizer, OptimizerName
+
+
+class UncertaintyWeighting(Weighter):
+    """w = exp(-s) / 2 with learned log-variances s.
+
+    lr, optimizer, momentum, weight_decay  of the optimizer of s: "adam" or "sgd" (momentum is SGD's)
+    initial_log_variance                   one number, or one per task
+    """
+
+    name = "uncertainty"
+    claims = frozenset({"nonnegative", "permutation_equivariant"})
+    search = {"lr": (1e-4, 1e-3, 1e-2, 2.5e-2)}
+
+    def __init__(
+        self,
+        num_tasks: int,
+        *,
+        batch_shape: Sequence[int] = (),
+        lr: float = 0.025,
+        optimizer: OptimizerName = "adam",
+        momentum: float = 0.0,
+        weight_decay: float = 0.0,
+        initial_log_variance: float | Sequence[float] = 0.0,
+    ) -> None:
+        super().__init__(num_tasks, batch_shape=batch_shape)
+        initial = task_vector(self.name, "initial_log_variance", initial_log_variance, num_tasks)
+        self.add_state("log_variance", initial.expand(self.shape).clone())
+        self.log_variance: Tensor
+        self.optimizer = ElementOptimizer(
+            self.name, self.shape, optimizer=optimizer, lr=lr, momentum=momentum, weight_decay=weight_decay
+        )
+
+    def weights(self, now: Observation) -> Tensor:
+        """Positive, ``(*batch_shape, K)``."""
+        return self.reply(torch.exp(-self.log_variance) / 2, now)
+
+    def update(self, after: Observation) -> None:
+        """One gradient step on the log-variances."""
+        gradient = (1 - self.read(after, "losses") * torch.exp(-self.log_variance)) / 2
+        self.optimizer.step(self.log_variance, gradient, self.present(after) if after.present is not None else None)
