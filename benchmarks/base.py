@@ -172,6 +172,10 @@ class Problem(ABC):
         a linear layer (``nn.Linear`` or GPT-2's ``Conv1D``).
         """
 
+    def present(self, batch: Batch) -> Tensor | None:
+        """Which tasks a batch contains, bool ``(*batch_shape, K)``; None: all. The loss of an absent task must be finite."""
+        return None
+
     def probe(self, model: nn.Module) -> dict[str, Tensor]:
         """Further numbers worth a curve, logged with the losses: name -> ``(*batch_shape,)``."""
         return {}

@@ -17,6 +17,7 @@ probe.<name>   float64  further numbers of the problem (``Problem.probe``), wher
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -51,6 +52,8 @@ class ProblemSpec(_Model):
     options: dict[str, Any]
     """All options but ``tasks``."""
     tasks: tuple[str, ...]
+    source: str | None = None
+    """Hash of the file of a problem of the user's own."""
 
 
 class WeighterSpec(_Model):
@@ -60,7 +63,9 @@ class WeighterSpec(_Model):
     label: str
     """How tables and pictures call it: the name, with the hyperparameters that tell it from others of the suite."""
     hyperparameters: dict[str, Any]
-    """As planned; None where the default depends on the run (see ``Record.resolved``)."""
+    """As planned; "auto" where the default depends on the run (``Record.resolved`` has what it came to)."""
+    source: str | None = None
+    """Hash of the file of a weighter of the user's own."""
 
 
 class RunSpec(_Model):
@@ -70,8 +75,17 @@ class RunSpec(_Model):
     weighter: WeighterSpec
     seed: int
     training: Training
+    device: str = "cpu"
+    """Kind of device, "cpu" or "cuda": numbers and costs are not the same on both."""
     role: Literal["method", "single_task"] = "method"
     """``single_task``: the STL baseline of the only task in ``problem.tasks``."""
+
+    @property
+    def key(self) -> str:
+        """16 hexadecimal digits of the hash of everything but the label."""
+        content = self.model_dump(mode="json", exclude={"weighter": {"label"}})
+        text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 class Fingerprints(_Model):
@@ -112,7 +126,7 @@ class Costs(_Model):
     extra_backwards: float
     """Partial or whole backward passes per step beyond the one of the weighted total."""
     peak_memory_mb: float | None
-    """CUDA: peak of the allocator. CPU: peak resident set of the process that trained it; None where unknown."""
+    """CUDA: peak of the allocator. CPU: growth of the peak resident set of the run's own process. None where unknown."""
 
 
 class Record(_Model):

@@ -184,8 +184,8 @@ class Weighter(nn.Module, ABC):
         return torch.where(now.present, weights, torch.zeros_like(weights))
 
     def _state_like(self) -> Tensor:
-        for buffer in self.buffers():
-            if buffer.is_floating_point():
+        for buffer in self._buffers.values():
+            if buffer is not None and buffer.is_floating_point():
                 return buffer
         return torch.empty(0, dtype=torch.float64)
 

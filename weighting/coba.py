@@ -21,7 +21,7 @@ Departs   The paper's text leaves open how DF is normalised and which slopes ent
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -31,6 +31,13 @@ from weighting.history import Series, TrendSinceStart, TrendWindow, Window, divi
 
 LEAST_WARMUP = 20
 """Steps. The paper's rule, as many steps as there are validation batches, leaves nothing to fit when these are few."""
+
+
+class _Scores(NamedTuple):
+    relative: Tensor
+    absolute: Tensor
+    divergence_factor: Tensor
+    """``(*batch_shape, 1)``, not yet bounded."""
 
 
 class CoBa(Weighter):
@@ -111,7 +118,7 @@ class CoBa(Weighter):
         losses, present = self.read(first, "val_losses"), self._val_present(first)
         self._remember(losses, present)
         if self.variant == "paper":
-            self.ratios.add_point(torch.ones_like(losses), 0.0, present)
+            self.ratios.add_point(losses / self.initial_losses, 0.0, present)
 
     def wants(self) -> Needs:
         """A validation batch at every ``update_every``-th step."""
@@ -122,7 +129,7 @@ class CoBa(Weighter):
         if now.present is None:
             return self.reply(self.current, now)
         weights = torch.where(self.present(now), self.current, torch.zeros_like(self.current))
-        return self.reply(divide(weights, weights.sum(-1, keepdim=True)), now)
+        return self.reply(weights / weights.sum(-1, keepdim=True), now)
 
     def update(self, after: Observation) -> None:
         """Record the validation losses, if it is time, and weigh anew."""
@@ -130,7 +137,7 @@ class CoBa(Weighter):
         present = self._val_present(after)
         if records:
             self._record(self.read(after, "val_losses"), present)
-        self.steps += 1
+        self.steps.add_(1)
         done = int(self.steps)
         if self.variant == "paper":
             if records and done >= max(self.warmup, 1):
@@ -149,13 +156,14 @@ class CoBa(Weighter):
 
     def _remember(self, losses: Tensor, present: Tensor | None) -> None:
         new = self.initial_losses.isnan() if present is None else self.initial_losses.isnan() & present
-        self.initial_losses.copy_(torch.where(new, losses, self.initial_losses))
+        # A task without loss keeps the ratio 0, and so the slope 0, instead of 0 / 0.
+        divisor = torch.where(losses == 0, torch.finfo(losses.dtype).tiny, losses)
+        self.initial_losses.copy_(torch.where(new, divisor, self.initial_losses))
 
     def _record(self, losses: Tensor, present: Tensor | None) -> None:
         if present is not None:
             self._remember(losses, present)
-        unchanged = (losses == 0) & (self.initial_losses == 0)
-        ratios = (losses / self.initial_losses).masked_fill(unchanged, 1.0)
+        ratios = losses / self.initial_losses
         if self.variant == "paper":
             self.ratios.add_point(ratios, float(self.update_every), present)
             return
@@ -169,31 +177,30 @@ class CoBa(Weighter):
 
     def _paper_weights(self, present: Tensor | None) -> Tensor:
         slopes = self.ratios.slopes()
-        self.slope_sizes.add(slopes.abs().unsqueeze(-1), present)
-        self.largest_slopes.add(slopes.amax(-1))
-        factor = self._divergence_factor().clamp(max=1)
-        return factor * self._relative_scores(slopes) + (1 - factor) * self._absolute_scores(slopes)
+        scores = self._scores(slopes, slopes.amax(-1), present)
+        return torch.lerp(scores.absolute, scores.relative, scores.divergence_factor.clamp(max=1))
 
     def _mftcoder_weights(self) -> Tensor:
         slopes = self.ratios.slopes()
-        self.slope_sizes.add(slopes.abs().unsqueeze(-1), None)
-        self.largest_slopes.add(self.largest_ratio.slopes().squeeze(-1))
-        factor = self._divergence_factor()
-        scores = factor * self._relative_scores(slopes) + (1 - factor) * self._absolute_scores(slopes)
-        weights = (self.num_tasks * scores).softmax(-1)
+        scores = self._scores(slopes, self.largest_ratio.slopes().squeeze(-1), None)
+        mixed = torch.lerp(scores.absolute, scores.relative, scores.divergence_factor)
+        weights = (self.num_tasks * mixed).softmax(-1)
         least = 1 / (10 * self.num_tasks)
         raised = weights * (1 - least * self.num_tasks) + least
         return torch.where(weights.amin(-1, keepdim=True) < least, raised, weights)
 
-    def _relative_scores(self, slopes: Tensor) -> Tensor:
-        return (self.num_tasks * divide(slopes, slopes.abs().sum(-1, keepdim=True))).softmax(-1)
-
-    def _absolute_scores(self, slopes: Tensor) -> Tensor:
-        return (-self.slope_sizes.filled() * divide(slopes, self.slope_sizes.sum())).softmax(-1)
+    def _scores(self, slopes: Tensor, largest: Tensor, present: Tensor | None) -> _Scores:
+        """Record the slopes ``(*batch_shape, K)`` and the largest ``(*batch_shape)``, and score them."""
+        sizes = slopes.abs()
+        self.slope_sizes.add(sizes.unsqueeze(-1), present)
+        self.largest_slopes.add(largest)
+        relative = divide(self.num_tasks * slopes, sizes.sum(-1, keepdim=True)).softmax(-1)
+        absolute = divide(-self.slope_sizes.filled() * slopes, self.slope_sizes.sum()).softmax(-1)
+        return _Scores(relative, absolute, self._divergence_factor())
 
     def _divergence_factor(self) -> Tensor:
         """DF before it is bounded, ``(*batch_shape, 1)``: one pass over one number per recorded step."""
         slopes = self.largest_slopes.all()
         count = len(self.largest_slopes)
-        logits = -self.tau * count * divide(slopes, slopes.abs().sum(-1, keepdim=True))
-        return count * torch.exp(logits[..., -1:] - logits.logsumexp(-1, keepdim=True))
+        logits = divide(-self.tau * count * slopes, slopes.abs().sum(-1, keepdim=True))
+        return count * logits.softmax(-1)[..., -1:]

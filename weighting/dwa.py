@@ -63,13 +63,13 @@ class DynamicWeightAverage(Weighter):
         """Add the step's losses to the window; at its end, weigh anew."""
         losses = self.read(after, "losses")
         if after.present is None:
-            self.total += losses
-            self.count += 1
+            self.total.add_(losses)
+            self.count.add_(1)
         else:
             present = self.present(after)
-            self.total += torch.where(present, losses, torch.zeros_like(losses))
-            self.count += present.to(self.count)
-        self.steps += 1
+            self.total.add_(torch.where(present, losses, torch.zeros_like(losses)))
+            self.count.add_(present)
+        self.steps.add_(1)
         if int(self.steps) % self.window == 0:
             self._end_window()
 

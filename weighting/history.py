@@ -13,59 +13,60 @@ from torch import Tensor, nn
 
 
 class Window(nn.Module):
-    """The last ``length`` rows of ``width`` numbers of each item, in no particular order; empty rows are zeros.
+    """The last ``length`` records of ``width`` numbers of each item, in no particular order; empty places are zeros.
 
     shape   of the items, e.g. ``(*batch_shape, K)``
-    length  rows kept per item, >= 1
+    length  records kept per item, >= 1
     """
 
     def __init__(self, shape: tuple[int, ...], length: int, width: int = 1) -> None:
         super().__init__()
         self.length, self.width = length, width
-        self.register_buffer("rows", torch.zeros(*shape, length, width, dtype=torch.float64))
-        self.register_buffer("counts", torch.zeros(shape, dtype=torch.int64))
-        self.rows: Tensor
+        self.register_buffer("kept", torch.zeros(*shape, width, length, dtype=torch.float64))
+        self.register_buffer("counts", torch.zeros(*shape, 1, 1, dtype=torch.int64))
+        self.kept: Tensor
         self.counts: Tensor
 
-    def add(self, row: Tensor, present: Tensor | None) -> None:
-        """Record a row ``(*shape, width)`` for each present item (None: all); the oldest goes when the window is full."""
-        place = (self.counts % self.length)[..., None, None].expand(*self.counts.shape, 1, self.width)
-        row = row.unsqueeze(-2)
+    def add(self, record: Tensor, present: Tensor | None) -> None:
+        """Keep a record ``(*shape, width)`` for each present item (None: all); the oldest goes when the window is full."""
+        kept, counts = self.kept, self.counts
+        place = (counts % self.length).expand(*kept.shape[:-1], 1)
+        record = record.unsqueeze(-1)
         if present is None:
-            self.counts += 1
+            counts.add_(1)
         else:
-            row = torch.where(present[..., None, None], row, self.rows.gather(-2, place))
-            self.counts += present
-        self.rows.scatter_(-2, place, row)
+            here = present[..., None, None]
+            record = torch.where(here, record, kept.gather(-1, place))
+            counts.add_(here)
+        kept.scatter_(-1, place, record)
 
     def filled(self) -> Tensor:
-        """How many rows each item has, ``(*shape)``."""
-        return self.counts.clamp(max=self.length)
+        """How many records each item has, ``(*shape)``."""
+        return self.counts[..., 0, 0].clamp(max=self.length)
 
     def sum(self) -> Tensor:
-        """Sum over the window of the first number of each row, ``(*shape)``."""
-        return self.rows[..., 0].sum(-1)
+        """Sum over the window of records of one number, ``(*shape)``."""
+        return self.kept.sum((-2, -1))
 
 
 class TrendWindow(Window):
     """The last ``length`` points (x, y) of each item, with the slope of their regression line.
 
-    A row is (1, x, y) with x counted back from now, so that its sums of squares stay small in runs of any length.
+    A record is (1, x, y) with x counted back from now, so that its sums of squares stay small in runs of any length.
     """
 
     def __init__(self, shape: tuple[int, ...], length: int) -> None:
         super().__init__(shape, length, width=3)
 
     def add_point(self, value: Tensor, elapsed: Tensor | float, present: Tensor | None) -> None:
-        """Let ``elapsed`` (a number, or one per item) pass, then record y = ``value`` ``(*shape)`` for each present item."""
-        passed = elapsed.unsqueeze(-1) if isinstance(elapsed, Tensor) else elapsed
-        self.rows[..., 1] -= passed * self.rows[..., 0]
+        """Let ``elapsed`` (a number, or one per item) pass, then keep y = ``value`` ``(*shape)`` for each present item."""
+        ones, times, _ = self.kept.unbind(-2)
+        times.sub_(ones * (elapsed.unsqueeze(-1) if isinstance(elapsed, Tensor) else elapsed))
         self.add(torch.stack((torch.ones_like(value), torch.zeros_like(value), value), dim=-1), present)
 
     def slopes(self) -> Tensor:
         """Ordinary least squares slope of each item, ``(*shape)``; 0 with fewer than two points."""
-        sums = self.rows.mT @ self.rows
-        number, x, y, xx, xy = (sums[..., i, j] for i, j in ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2)))
+        number, x, y, _, xx, xy, *_ = (self.kept @ self.kept.mT).flatten(-2).unbind(-1)
         return divide(number * xy - x * y, number * xx - x * x)
 
 
@@ -89,15 +90,15 @@ class TrendSinceStart(nn.Module):
     def add_point(self, value: Tensor, elapsed: Tensor | float, present: Tensor | None) -> None:
         """As ``TrendWindow.add_point``."""
         here = torch.ones_like(self.counts) if present is None else present.to(self.counts)
-        self.time += elapsed
-        self.counts += here
+        self.time.add_(elapsed)
+        self.counts.add_(here)
         share = here / self.counts.clamp(min=1)
         from_mean = self.time - self.mean_time
-        self.mean_time += share * from_mean
-        self.spread += here * from_mean * (self.time - self.mean_time)
+        self.mean_time.add_(share * from_mean)
+        self.spread.add_(here * from_mean * (self.time - self.mean_time))
         shift = torch.where(here > 0, value - self.mean_value, torch.zeros_like(value))
-        self.mean_value += share * shift
-        self.comoment += (self.time - self.mean_time) * shift
+        self.mean_value.add_(share * shift)
+        self.comoment.add_((self.time - self.mean_time) * shift)
 
     def slopes(self) -> Tensor:
         """Ordinary least squares slope of each item; 0 with fewer than two points."""
@@ -123,7 +124,7 @@ class Series(nn.Module):
         if number == self.room.shape[-1]:
             self.room = torch.cat([self.room, torch.zeros_like(self.room)], dim=-1)
         self.room[..., number] = value
-        self.count += 1
+        self.count.add_(1)
 
     def all(self) -> Tensor:
         """Everything recorded, ``(*batch_shape, count)``."""
@@ -137,6 +138,5 @@ class Series(nn.Module):
 
 
 def divide(numerator: Tensor, denominator: Tensor) -> Tensor:
-    """The quotient, and 0 where the denominator is 0."""
-    zero = denominator == 0
-    return (numerator / torch.where(zero, 1.0, denominator)).masked_fill(zero, 0.0)
+    """The quotient for denominators >= 0, and 0 for 0/0."""
+    return numerator / denominator.clamp(min=torch.finfo(denominator.dtype).tiny)

@@ -48,4 +48,4 @@ class RandomLossWeighting(Weighter):
 
     def update(self, after: Observation) -> None:
         """Go on to the next draw."""
-        self.steps += 1
+        self.steps.add_(1)
