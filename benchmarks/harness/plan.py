@@ -1,0 +1,248 @@
+"""From a suite to a plan: the list of runs, every setting filled in and checked, before anything starts."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import PydanticSchemaGenerationError, TypeAdapter, ValidationError
+
+from benchmarks.base import Problem, Training
+from benchmarks.catalog import own_source, problem_class, weighter_class
+from benchmarks.errors import UserError, unknown
+from benchmarks.harness.suite import ProblemEntry, SuiteFile, WeighterEntry, explain
+from benchmarks.record import ProblemSpec, RunSpec, WeighterSpec
+from weighting import RunFacts, Weighter
+from weighting.base import build, hyperparameters_of
+
+AUTO = "auto"
+"""Stands in the plan for a default that the run's facts decide."""
+
+SINGLE_TASK = "single_task"
+"""The label of the baselines that learn one task each (STL)."""
+
+CONTROLS = ("uniform", "random")
+"""Weighters that are part of every comparison."""
+
+
+@dataclass(frozen=True)
+class Filters:
+    """What the command line changes; None: as the suite says."""
+
+    problems: Sequence[str] | None = None
+    weighters: Sequence[str] | None = None
+    seeds: Sequence[int] | None = None
+    steps: int | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All runs of a suite, in the order in which they start."""
+
+    suite: str
+    question: str
+    runs: list[RunSpec] = field(default_factory=list)
+
+
+def make_plan(file: SuiteFile, filters: Filters, device: str) -> Plan:
+    """Every run of the suite that passes the filters. Raises UserError on the first mistake."""
+    suite = file.suite
+    plan = Plan(file.name, suite.question)
+    _check_filters(file, filters)
+    for number, entry in enumerate(suite.problems):
+        if filters.problems is not None and entry.name not in filters.problems:
+            continue
+        planner = _ProblemPlanner(file, number, entry, filters, device)
+        plan.runs.extend(planner.runs())
+    if not plan.runs:
+        raise UserError(f"{file.path}: expected runs that pass the filters, found none")
+    keys = [run.key for run in plan.runs]
+    doubled = next((run for run in plan.runs if keys.count(run.key) > 1), None)
+    if doubled is not None:
+        raise UserError(
+            f"{file.path}: expected every run once, found {doubled.weighter.label} on {doubled.problem.name}, "
+            f"seed {doubled.seed}, twice"
+        )
+    return plan
+
+
+def problem_from(spec: ProblemSpec) -> Problem:
+    """The problem of a run. Raises UserError on a name or an option that does not fit."""
+    return problem_class(spec.name)(tasks=spec.tasks, **spec.options)
+
+
+def hyperparameters_in_run(spec: WeighterSpec, facts: RunFacts) -> dict[str, Any]:
+    """The hyperparameters as they are used: defaults that depend on the run filled in."""
+    decided = weighter_class(spec.name).defaults_for(facts)
+    return {name: decided[name] if value == AUTO else value for name, value in spec.hyperparameters.items()}
+
+
+def _check_filters(file: SuiteFile, filters: Filters) -> None:
+    known = [entry.name for entry in file.suite.problems]
+    for name in filters.problems or ():
+        if name not in known:
+            raise UserError(f"--problems: {unknown('problem', name, known)}")
+    lists = [file.suite.weighters, *(entry.weighters or [] for entry in file.suite.problems)]
+    weighters = dict.fromkeys([SINGLE_TASK, *CONTROLS, *(weighter.name for entries in lists for weighter in entries)])
+    for name in filters.weighters or ():
+        if name not in weighters:
+            raise UserError(f"--weighters: {unknown('weighter', name, weighters)}")
+
+
+class _ProblemPlanner:
+    """The runs of one problem of a suite."""
+
+    def __init__(self, file: SuiteFile, number: int, entry: ProblemEntry, filters: Filters, device: str) -> None:
+        self.file, self.entry, self.filters, self.device = file, entry, filters, device
+        self.place: list[str | int] = ["problems", number]
+        try:
+            self.kind = problem_class(entry.name)
+            self.source = own_source(entry.name)
+        except UserError as error:
+            raise file.error([*self.place, "name"], str(error)) from error
+        self.problem, self.options = self._problem()
+        self.training = self._training()
+
+    def runs(self) -> list[RunSpec]:
+        seeds = self.filters.seeds or self.entry.seeds or self.file.suite.seeds
+        return [run for seed in dict.fromkeys(seeds) for run in self._runs_of_seed(seed)]
+
+    def _runs_of_seed(self, seed: int) -> list[RunSpec]:
+        runs = [self._run(self.problem.tasks, spec, seed) for spec in self._weighters()]
+        if self._wanted(SINGLE_TASK):
+            spec = WeighterSpec(name="uniform", label=SINGLE_TASK, hyperparameters={})
+            runs += [self._run((task,), spec, seed, role="single_task") for task in self.problem.tasks]
+        return runs
+
+    def _run(self, tasks: tuple[str, ...], weighter: WeighterSpec, seed: int, role: Any = "method") -> RunSpec:
+        problem = ProblemSpec(name=self.entry.name, options=self.options, tasks=tasks, source=self.source)
+        return RunSpec(problem=problem, weighter=weighter, seed=seed, training=self.training, device=self.device, role=role)
+
+    def _wanted(self, weighter: str) -> bool:
+        return self.filters.weighters is None or weighter in self.filters.weighters
+
+    # ---- the problem ---------------------------------------------------------------------------------------------
+
+    def _problem(self) -> tuple[Problem, dict[str, Any]]:
+        """The problem, and all its options with their defaults."""
+        defaults = {
+            name: parameter.default
+            for name, parameter in inspect.signature(self.kind.__init__).parameters.items()
+            if name not in ("self", "tasks") and parameter.kind is parameter.KEYWORD_ONLY
+        }
+        for name in self.entry.options:
+            if name not in defaults and name != "tasks":
+                raise self.file.error([*self.place, "options", name], unknown("option", name, [*defaults, "tasks"]))
+        hints = typing.get_type_hints(self.kind.__init__)
+        for name, value in self.entry.options.items():
+            self._check_type([*self.place, "options", name], value, hints.get(name, Any))
+        given = {**defaults, **self.entry.options}
+        tasks = given.pop("tasks", None)
+        try:
+            return self.kind(tasks=tasks, **given), given
+        except (ValueError, TypeError) as error:
+            raise self.file.error([*self.place, "options"], str(error)) from error
+
+    def _training(self) -> Training:
+        changes: dict[str, Any] = {}
+        for place, given in ((["training"], self.file.suite.training), ([*self.place, "training"], self.entry.training)):
+            changes |= given
+            try:
+                training = Training.model_validate({**self.kind.training.model_dump(), **changes}, strict=True)
+            except ValidationError as error:
+                inner, message = explain(error, lambda _: list(Training.model_fields))
+                raise self.file.error([*place, *inner], message) from error
+        return training if self.filters.steps is None else training.model_copy(update={"steps": self.filters.steps})
+
+    # ---- the weighters -------------------------------------------------------------------------------------------
+
+    def _weighters(self) -> list[WeighterSpec]:
+        if self.entry.weighters is not None:
+            place, entries = [*self.place, "weighters"], self.entry.weighters
+        else:
+            place, entries = ["weighters"], self.file.suite.weighters
+        named = [entry.name for entry in entries]
+        for name in self.entry.hyperparameters:
+            if name not in named:
+                raise self.file.error([*self.place, "hyperparameters", name], unknown("weighter", name, named))
+        specs = [spec for number, entry in enumerate(entries) for spec in self._grid([*place, number], entry)]
+        specs += [
+            spec for control in CONTROLS if control not in named for spec in self._grid(place, WeighterEntry(name=control))
+        ]
+        return [spec for spec in _labelled(specs) if self._wanted(spec.name)]
+
+    def _grid(self, place: list[str | int], entry: WeighterEntry) -> list[WeighterSpec]:
+        """One spec for each combination of values."""
+        try:
+            kind = weighter_class(entry.name)
+            source = own_source(entry.name)
+        except UserError as error:
+            raise self.file.error([*place, "name"], str(error)) from error
+        changes = self.entry.hyperparameters.get(entry.name, {})
+        given = {**entry.hyperparameters, **changes}
+        defaults = hyperparameters_of(kind)
+        hints = typing.get_type_hints(kind.__init__)
+        axes: dict[str, list[Any]] = {}
+        for name, value in given.items():
+            here = [*self.place, "hyperparameters", entry.name, name] if name in changes else [*place, name]
+            if name not in defaults:
+                raise self.file.error(here, f"{entry.name}: {unknown('hyperparameter', name, defaults)}")
+            axes[name] = self._values(here, value, hints.get(name, Any))
+        combinations = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+        return [self._checked(place, entry.name, kind, source, combination) for combination in combinations]
+
+    def _values(self, place: list[str | int], value: Any, hint: Any) -> list[Any]:
+        """The values of one axis of the grid: a list, unless the hyperparameter itself is a list of numbers."""
+        takes_list = "Sequence" in str(hint)
+        is_grid = isinstance(value, list) and (not takes_list or any(isinstance(item, list) for item in value))
+        if isinstance(value, list) and not value:
+            raise self.file.error(place, "expected at least one value, found an empty list")
+        values = value if is_grid else [value]
+        for item in values:
+            self._check_type(place, item, hint)
+        return list(values)
+
+    def _check_type(self, place: list[str | int], value: Any, hint: Any) -> None:
+        try:
+            TypeAdapter(hint).validate_python(value, strict=True)
+        except ValidationError as error:
+            raise self.file.error(place, explain(error)[1]) from error
+        except PydanticSchemaGenerationError:
+            return
+
+    def _checked(
+        self, place: list[str | int], name: str, kind: type[Weighter], source: str | None, chosen: Mapping[str, Any]
+    ) -> WeighterSpec:
+        try:
+            build(kind, self.problem.num_tasks, batch_shape=self.problem.batch_shape, **chosen)
+        except (ValueError, TypeError) as error:
+            raise self.file.error(place, f"{error} (for problem {self.entry.name})") from error
+        decided = kind.defaults_for(RunFacts(steps=1, steps_per_epoch=1, val_batches=1, seed=0))
+        values = {**hyperparameters_of(kind), **dict.fromkeys(decided, AUTO), **chosen}
+        return WeighterSpec(name=name, label=name, hyperparameters=values, source=source)
+
+
+def _labelled(specs: Sequence[WeighterSpec]) -> list[WeighterSpec]:
+    """Labels that tell apart: the name, with the hyperparameters in which specs of one name differ."""
+    labelled = []
+    for spec in specs:
+        short = spec.name.rpartition(":")[2]
+        kin = [other for other in specs if other.name == spec.name]
+        differing = [
+            name
+            for name, value in spec.hyperparameters.items()
+            if any(other.hyperparameters[name] != value for other in kin)
+        ]
+        values = ", ".join(f"{name}={_short(spec.hyperparameters[name])}" for name in differing)
+        labelled.append(spec.model_copy(update={"label": f"{short}[{values}]" if values else short}))
+    return labelled
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return "(" + ", ".join(_short(item) for item in value) + ")"
+    return f"{value:g}" if isinstance(value, float) else str(value)
