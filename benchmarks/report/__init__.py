@@ -1,1 +1,105 @@
-"""From records to tables and pictures, without training."""
+"""From the records of a suite to tables, pictures and a page, without training: the same records give the same bytes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from benchmarks.report import formatting
+from benchmarks.report.loading import Loaded, Unusable, load
+from benchmarks.report.page import Chapter, Picture, failures, page, terminal
+from benchmarks.report.palette import Style, method_styles
+from benchmarks.report.plots import curves, landscape, overview, style, weights
+from benchmarks.report.sections import Section, sections
+from benchmarks.report.table import Table
+from benchmarks.report.tables import across, section_tables
+from benchmarks.report.write import write
+
+__all__ = ["Loaded", "Report", "Unusable", "load", "write_report"]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was written, what to print, and what a reader must know."""
+
+    paths: tuple[Path, ...]
+    text: str
+    """At most 140 columns: the overview, then failures and warnings."""
+    failures: tuple[str, ...]
+    warnings: tuple[str, ...]
+    """Runs left out, baselines missing, records unusable."""
+
+
+def write_report(suite_folder: Path, plots_folder: Path, keys: Collection[str] | None = None) -> Report:
+    """Make all tables, pictures and the page of a suite, of all its runs or of those with the given keys.
+
+    Writes ``report.md`` and ``tables/`` in the suite folder and the pictures in the plots folder; each file is whole or
+    not there. Raises OSError if a file cannot be written.
+    """
+    loaded = load(suite_folder, keys)
+    found, warnings = sections(loaded.runs)
+    tables = [section_tables(section) for section in found]
+    warnings += [warning for each in tables for warning in each.warnings]
+    styles = method_styles(method for section in found for method in section.methods)
+    paths: list[Path] = []
+    with style.settings():
+        draw = _Drawer(suite_folder, plots_folder, paths)
+        chapters = [
+            Chapter(section, each, _section_pictures(draw, section, styles))
+            for section, each in zip(found, tables, strict=True)
+        ]
+        made = overview.figure([section.name for section in found], tables, styles)
+        pictures = draw(made, "overview", "Δm against cost", overview.CAPTION)
+    everything = across(found, tables)
+    folder = suite_folder / "tables"
+    for chapter in chapters:
+        for table in (chapter.tables.overview, *chapter.tables.others):
+            paths += _write_table(folder, table)
+        paths.append(write(folder / f"{chapter.section.slug}_runs.csv", formatting.to_csv(chapter.tables.runs)))
+    paths += _write_table(folder, everything)
+    text = page(suite_folder.name, loaded.runs, chapters, everything, pictures, loaded.unusable, warnings)
+    paths.append(write(suite_folder / "report.md", text))
+    return Report(
+        paths=tuple(paths),
+        text=terminal(chapters, loaded.unusable, warnings),
+        failures=tuple(failures(chapters)),
+        warnings=(*warnings, *(f"unusable record: {each.reason}" for each in loaded.unusable)),
+    )
+
+
+@dataclass(frozen=True)
+class _Drawer:
+    """Writes figures and remembers where."""
+
+    suite_folder: Path
+    plots_folder: Path
+    paths: list[Path]
+
+    def __call__(self, figure: Figure | None, name: str, title: str, caption: str) -> tuple[Picture, ...]:
+        if figure is None:
+            return ()
+        for suffix, data in style.render(figure).items():
+            self.paths.append(write(self.plots_folder / f"{name}{suffix}", data))
+        relative = os.path.relpath(self.plots_folder / f"{name}.png", self.suite_folder)
+        return (Picture(title, caption, Path(relative).as_posix()),)
+
+
+def _section_pictures(draw: _Drawer, section: Section, styles: Mapping[str, Style]) -> tuple[Picture, ...]:
+    name = section.slug
+    return (
+        *draw(curves.figure(section, styles), f"{name}_curves", f"{section.name}: validation loss", curves.CAPTION),
+        *draw(weights.figure(section), f"{name}_weights", f"{section.name}: weights", weights.CAPTION),
+        *draw(landscape.figure(section, styles), f"{name}_landscape", f"{section.name}: paths", landscape.CAPTION),
+    )
+
+
+def _write_table(folder: Path, table: Table) -> list[Path]:
+    return [
+        write(folder / f"{table.name}.md", formatting.to_markdown(table)),
+        write(folder / f"{table.name}.csv", formatting.table_csv(table)),
+        write(folder / f"{table.name}.tex", formatting.to_latex(table)),
+    ]

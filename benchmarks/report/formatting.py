@@ -1,0 +1,209 @@
+"""Tables as text: CSV (all digits), Markdown, LaTeX, terminal (as many digits as the standard errors allow)."""
+
+from __future__ import annotations
+
+import math
+import re
+import textwrap
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from benchmarks.report.statistics import Floats
+from benchmarks.report.table import ERROR, Column, Table
+
+MISSING = "–"  # noqa: RUF001  the dash that typography has for "none"
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    **{mark: "\\" + mark for mark in "&%$#_{}"},
+    "±": r"$\pm$",
+    "↑": r"$\uparrow$",
+    "↓": r"$\downarrow$",
+    "Δ": r"$\Delta$",
+    MISSING: "--",
+    "|": r"\textbar{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+}
+
+
+def cells(table: Table) -> list[list[str]]:
+    """The table's rows as text, one cell for every column."""
+    return [list(row) for row in zip(*(_column(table.frame, column.key) for column in table.columns), strict=True)]
+
+
+def best(table: Table) -> set[tuple[int, int]]:
+    """(Row, column) of the best values, among the rows that are ranked. A column in which all are equal has none."""
+    found: set[tuple[int, int]] = set()
+    rows = list(table.ranked)
+    for index, column in enumerate(table.columns):
+        if column.better is None or len(rows) < 2:
+            continue
+        values = table.frame[column.key].to_numpy(np.float64)[rows]
+        known = values[np.isfinite(values)]
+        if known.size < 2 or np.ptp(known) == 0:
+            continue
+        goal = known.min() if column.better == "lower" else known.max()
+        found |= {(row, index) for row, value in zip(rows, values, strict=True) if value == goal}
+    return found
+
+
+def to_csv(frame: pd.DataFrame) -> str:
+    """All digits, plain column names."""
+    return frame.to_csv(index=False, lineterminator="\n")
+
+
+def table_csv(table: Table) -> str:
+    """The columns shown and their standard errors, under their keys."""
+    names = [name for column in table.columns for name in (column.key, column.key + ERROR)]
+    return to_csv(table.frame[[name for name in names if name in table.frame.columns]])
+
+
+def to_markdown(table: Table) -> str:
+    """Title, table, caption; the best values in bold."""
+    bold = best(table)
+    text = [[escape_markdown(cell) for cell in row] for row in cells(table)]
+    rows = [[f"**{cell}**" if (i, j) in bold else cell for j, cell in enumerate(row)] for i, row in enumerate(text)]
+    header = [escape_markdown(column.header + column.arrow) for column in table.columns]
+    ruler = ["---:" if _is_number(table.frame, column) else "---" for column in table.columns]
+    lines = ["| " + " | ".join(row) + " |" for row in (header, ruler, *rows)]
+    tail = [escape_markdown(line) for line in (table.caption, *table.notes)]
+    return "\n".join([f"### {table.title}", "", *lines, "", "\n\n".join(tail), ""])
+
+
+def to_latex(table: Table) -> str:
+    """A table environment (package booktabs); the best values in bold."""
+    bold = best(table)
+    rows = [
+        [f"\\textbf{{{_escape_latex(cell)}}}" if (i, j) in bold else _escape_latex(cell) for j, cell in enumerate(row)]
+        for i, row in enumerate(cells(table))
+    ]
+    header = [_escape_latex(column.header + column.arrow) for column in table.columns]
+    spec = "".join("r" if _is_number(table.frame, column) else "l" for column in table.columns)
+    body = [" & ".join(row) + r" \\" for row in rows]
+    caption = _escape_latex(" ".join((f"{table.title}.", table.caption, *table.notes)))
+    return "\n".join(
+        [
+            r"\begin{table}",
+            r"\centering",
+            f"\\caption{{{caption}}}",
+            f"\\label{{tab:{re.sub(r'[^A-Za-z0-9]+', '-', table.name)}}}",
+            f"\\begin{{tabular}}{{{spec}}}",
+            r"\toprule",
+            " & ".join(header) + r" \\",
+            r"\midrule",
+            *body,
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
+def to_terminal(table: Table, width: int = 140, label_width: int = 34) -> str:
+    """Plain text no wider than ``width``: columns that do not fit go into further blocks under the same row labels.
+
+    The best values carry a star. The first column labels the rows.
+    """
+    mark = best(table)
+    text = [[cell + ("*" if (i, j) in mark else " ") for j, cell in enumerate(row)] for i, row in enumerate(cells(table))]
+    columns = [_terminal_column(column, [row[j] for row in text]) for j, column in enumerate(table.columns)]
+    labels = [_shorten(row[0].strip(), label_width) for row in text]
+    wide = max([len(label) for label in labels], default=0)
+    blocks: list[list[list[str]]] = [[]]
+    room = width - wide
+    for lines in columns[1:]:
+        if blocks[-1] and room < len(lines[0]) + 2:
+            blocks.append([])
+            room = width - wide
+        blocks[-1].append(lines)
+        room -= len(lines[0]) + 2
+    return "\n\n".join(_block(labels, wide, block) for block in blocks if block)
+
+
+def number(value: float, decimals: int) -> str:
+    """A number for reading; very large and very small ones with an exponent."""
+    if not math.isfinite(value):
+        return MISSING if math.isnan(value) else str(value)
+    if value != 0 and (abs(value) >= 1e6 or (abs(value) < 0.5 * 10.0**-decimals and abs(value) < 1e-4)):
+        return f"{value:.2e}"
+    text = f"{value:.{decimals}f}"
+    return text.removeprefix("-") if float(text) == 0 else text
+
+
+def decimals_for(means: Floats, errors: Floats) -> int:
+    """Decimals of a whole column: two digits of the typical standard error, else four digits of the typical mean."""
+    known = errors[np.isfinite(errors) & (errors > 0)]
+    digits = 2
+    if known.size == 0:
+        known, digits = np.abs(means[np.isfinite(means) & (means != 0)]), 4
+        if known.size == 0 or np.all(known == np.round(known)):
+            return 0
+    typical = float(np.median(known))
+    return int(np.clip(digits - 1 - math.floor(math.log10(typical)), 0, 5))
+
+
+def _column(frame: pd.DataFrame, key: str) -> list[str]:
+    values = frame[key]
+    if not pd.api.types.is_numeric_dtype(values):
+        return [MISSING if value is None or value != value else str(value) for value in values]
+    means = values.to_numpy(np.float64)
+    name = key + ERROR
+    errors = frame[name].to_numpy(np.float64) if name in frame.columns else np.full_like(means, math.nan)
+    places = decimals_for(means, errors)
+    return [
+        number(mean, places) + ("" if math.isnan(error) else f" ± {number(error, places)}")
+        for mean, error in zip(means, errors, strict=True)
+    ]
+
+
+def _is_number(frame: pd.DataFrame, column: Column) -> bool:
+    return bool(pd.api.types.is_numeric_dtype(frame[column.key])) or column.key == "finished"
+
+
+def _terminal_column(column: Column, body: Sequence[str]) -> list[str]:
+    """Header and body lines, padded to one width; the header wrapped, so that it is hardly wider than the body."""
+    wide = max([len(cell) for cell in body], default=0)
+    # A name may break after the slash between its task and its metric.
+    words = re.sub(r"(?<=\w)/(?=\w)", "/ ", column.short or column.header)
+    header = textwrap.wrap(words, max(wide - 1, 8), break_long_words=False) or [""]
+    if column.arrow:
+        header[-1] += column.arrow
+    wide = max([wide, *(len(line) + 1 for line in header)])
+    return _padded(header, body, wide)
+
+
+def _padded(header: Sequence[str], body: Sequence[str], wide: int, top: int = 4) -> list[str]:
+    """``top`` header lines (empty ones above), then the body, all right-aligned."""
+    lines = list(header)
+    if len(lines) > top:
+        lines = [*lines[: top - 1], " ".join(lines[top - 1 :])]
+        wide = max(wide, len(lines[-1]) + 1)
+    return [line.rjust(wide) for line in [*[""] * (top - len(lines)), *(line + " " for line in lines), *body]]
+
+
+def _block(labels: Sequence[str], wide: int, columns: Sequence[Sequence[str]], top: int = 4) -> str:
+    left = [""] * top + list(labels)
+    lines = [
+        (label.ljust(wide) + "  " + "  ".join(column[row] for column in columns)).rstrip() for row, label in enumerate(left)
+    ]
+    body = max(len(line) for line in lines)
+    head = [line for line in lines[:top] if line.strip()]
+    return "\n".join([*head, "-" * body, *lines[top:]])
+
+
+def _shorten(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def escape_markdown(text: str) -> str:
+    """Text that Markdown shows as it is."""
+    return re.sub(r"([\\|*_`<>\[\]])", r"\\\1", text.replace("\n", " "))
+
+
+def _escape_latex(text: str) -> str:
+    return "".join(_LATEX.get(mark, mark) for mark in text)

@@ -1,0 +1,85 @@
+"""Reading the records of a suite. Nothing here writes, and a damaged record is a line in a list, never an exception."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from benchmarks.record import DamagedRecordError, Run, read_run, run_folders
+from benchmarks.report.statistics import Floats
+
+
+@dataclass(frozen=True)
+class Unusable:
+    """A run folder that could not be read."""
+
+    folder: Path
+    reason: str
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What a suite folder holds."""
+
+    runs: tuple[Run, ...]
+    unusable: tuple[Unusable, ...]
+
+
+def load(suite_folder: Path, keys: Collection[str] | None = None) -> Loaded:
+    """All runs of a suite folder, or those with the given keys. A folder that does not exist holds none.
+
+    Raises OSError if the folder of runs itself cannot be listed.
+    """
+    runs: list[Run] = []
+    unusable: list[Unusable] = []
+    for folder in run_folders(suite_folder):
+        if keys is not None and folder.name not in keys:
+            continue
+        try:
+            runs.append(_checked(read_run(folder)))
+        except DamagedRecordError as error:
+            unusable.append(Unusable(folder, str(error)))
+        # Arrow and pandas raise many kinds of error on a damaged file; a report must survive them all.
+        except Exception as error:  # noqa: BLE001
+            line = (str(error).splitlines() or [""])[0]
+            unusable.append(Unusable(folder, f"{folder}: cannot be read: {type(error).__name__}: {line}"))
+    return Loaded(tuple(runs), tuple(unusable))
+
+
+def _checked(run: Run) -> Run:
+    """The run, if its trajectory can be computed with. Raises DamagedRecordError."""
+    record, trajectory = run.record, run.trajectory
+    for column in ("step", "replica", "train_loss", "val_loss", "weight"):
+        if len(trajectory) and not pd.api.types.is_numeric_dtype(trajectory[column]):
+            raise DamagedRecordError(f"{record.key}: expected numbers in column {column}, found {trajectory[column].dtype}")
+    if trajectory.duplicated(["step", "replica", "task"]).any():
+        raise DamagedRecordError(f"{record.key}: expected one row for a step, replica and task, found several")
+    if len(trajectory) and set(trajectory["task"].unique()) != set(record.tasks):
+        raise DamagedRecordError(f"{record.key}: expected rows of the tasks {', '.join(record.tasks)}, found others")
+    if record.state == "finished" and record.selection is None:
+        raise DamagedRecordError(f"{record.key}: expected the selected step of a finished run, found none")
+    wanted = [info.key for info in record.metric_infos]
+    missing = [key for key in wanted if key not in record.metrics.get("test", {})]
+    if record.state == "finished" and missing:
+        raise DamagedRecordError(f"{record.key}: expected all test metrics, found no {', '.join(missing)}")
+    return run
+
+
+def cube(run: Run, column: str) -> tuple[NDArray[np.int64], Floats]:
+    """A column of the trajectory as an array: steps ``(T,)`` in order and values ``(T, R, K)``, tasks in the record's order.
+
+    Steps at which no task has a value (validation between evaluations, weights in the last row) are left out.
+    """
+    tasks = list(run.record.tasks)
+    known = run.trajectory.loc[run.trajectory[column].notna(), ["step", "replica", "task", column]]
+    steps, row = np.unique(known["step"].to_numpy(np.int64), return_inverse=True)
+    replicas, layer = np.unique(known["replica"].to_numpy(np.int64), return_inverse=True)
+    place = known["task"].map({task: index for index, task in enumerate(tasks)}).to_numpy(np.int64)
+    values = np.full((len(steps), max(1, len(replicas)), len(tasks)), np.nan)
+    values[row, layer, place] = known[column].to_numpy(np.float64)
+    return steps, values

@@ -1,0 +1,76 @@
+"""Weights over the steps: one panel per method, one line per task."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from numpy.typing import NDArray
+
+from benchmarks.record import Run
+from benchmarks.report.loading import cube
+from benchmarks.report.palette import Style, task_styles
+from benchmarks.report.plots import style
+from benchmarks.report.sections import Section
+from benchmarks.report.statistics import Floats, band, windows
+
+CAPTION = (
+    f"Coefficients of the raw losses, averaged over windows where more than {style.POINTS // 2} steps were logged: mean over "
+    "seeds (and replicas), band ± standard error over seeds. Panels share their axis unless they say otherwise."
+)
+Curves = tuple[NDArray[np.int64], Floats]
+
+
+def figure(section: Section) -> Figure | None:
+    """All methods of a section, or None if no weight was logged."""
+    curves: dict[str, Curves] = {}
+    for method in section.methods:
+        shown = section.finished(method) or [run for (name, _), run in sorted(section.runs.items()) if name == method][:1]
+        found = _mean_curves(shown)
+        if found is not None:
+            curves[method] = found
+    if not curves:
+        return None
+    made, axes = style.grid(len(curves), height=1.4)
+    looks = task_styles(section.tasks)
+    # One far-off method must not flatten the others: it gets a scale of its own.
+    own = style.off_scale({method: values[:, 0] for method, (_, values) in curves.items()})
+    common = [values[:, 0] for method, (_, values) in curves.items() if method not in own]
+    for axis, (method, found) in zip(axes, curves.items(), strict=True):
+        panel(axis, method, found, section.tasks, looks)
+        style.values_axis(axis, [found[1][:, 0]] if method in own else common)
+        if method in own:
+            style.note(axis, "own scale")
+        number = len(section.finished(method))
+        rest = "" if number == len(section.seeds) else f" ({number}/{len(section.seeds)} seeds)"
+        axis.set_title("\n".join(textwrap.wrap(method + rest, 30 if len(axes) > 6 else 40)))
+    style.edges(axes, "step", "weight")
+    style.legend_below(made, [Line2D([], [], **looks[task].line) for task in section.tasks], section.tasks)
+    return made
+
+
+def panel(axis: Axes, method: str, curves: Curves, tasks: Sequence[str], looks: Mapping[str, Style]) -> Axes:
+    """One method. curves: steps ``(T,)`` and mean and standard error ``(K, 2, T)``."""
+    steps, values = curves
+    for (mean, error), task in zip(values, tasks, strict=True):
+        axis.plot(steps, mean, label=task, **looks[task].line)
+        if np.isfinite(error).any():
+            axis.fill_between(steps, mean - error, mean + error, color=looks[task].color, alpha=0.2, linewidth=0)
+    style.steps_axis(axis)
+    axis.set_title(method)
+    return axis
+
+
+def _mean_curves(runs: Sequence[Run]) -> Curves | None:
+    """Steps ``(T,)`` and mean and standard error over the runs ``(K, 2, T)``."""
+    found = [cube(run, "weight") for run in runs]
+    if not found or not all(len(steps) for steps, _ in found):
+        return None
+    length = min(len(steps) for steps, _ in found)
+    stacked = np.stack([windows(values[:length].mean(axis=1), style.POINTS // 2) for _, values in found])
+    steps = windows(found[0][0][:length].astype(np.float64), style.POINTS // 2)
+    return np.asarray(steps, dtype=np.int64), np.stack([np.stack(band(stacked[..., task])) for task in range(stacked.shape[-1])])

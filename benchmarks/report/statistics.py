@@ -1,0 +1,126 @@
+"""The arithmetic of the report: pure functions on arrays. Missing numbers are NaN, and what rests on one is NaN too."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+
+Floats = NDArray[np.float64]
+
+
+def mean_and_error(values: Floats) -> tuple[float, float]:
+    """Mean and standard error (sample standard deviation / sqrt(n)).
+
+    values: ``(n,)``. The error is NaN for n < 2, the mean is NaN for n = 0; a NaN among the values makes both NaN, so that
+    no mean silently stands for fewer runs than its row says.
+    """
+    if values.size == 0 or not np.isfinite(values).all():
+        return math.nan, math.nan
+    if values.size == 1:
+        return float(values[0]), math.nan
+    return float(values.mean()), float(values.std(ddof=1) / math.sqrt(values.size))
+
+
+def band(values: Floats) -> tuple[Floats, Floats]:
+    """Mean and standard error over the first axis, for curves.
+
+    values: ``(n, T)``. Returns ``(T,)`` twice; the error is NaN throughout for n < 2.
+    Raises ValueError for n = 0.
+    """
+    if len(values) == 0:
+        raise ValueError("expected at least one curve, found none")
+    mean = values.mean(axis=0)
+    if len(values) == 1:
+        return mean, np.full_like(mean, math.nan)
+    return mean, values.std(axis=0, ddof=1) / math.sqrt(len(values))
+
+
+def changes_percent(values: Floats, baseline: Floats, higher_is_better: Sequence[bool]) -> Floats:
+    """Change of each metric against the baseline in percent of the baseline's size; negative: better than the baseline.
+
+    values, baseline: ``(..., M)``; higher_is_better: M. Returns ``(..., M)``, NaN where the baseline is 0 or missing.
+    """
+    sign = np.where(np.asarray(higher_is_better, dtype=bool), -1.0, 1.0)
+    size = np.where(baseline == 0, math.nan, np.abs(baseline))
+    return np.asarray(100.0 * sign * (values - baseline) / size, dtype=np.float64)
+
+
+def delta_m_over_metrics(changes: Floats) -> Floats:
+    """Delta-m, every metric counting the same (Nash-MTL, FAMO). changes: ``(..., M)``. Returns ``(...)``."""
+    if changes.shape[-1] == 0:
+        return np.full(changes.shape[:-1], math.nan)
+    return np.asarray(changes.mean(axis=-1))
+
+
+def delta_m_over_tasks(changes: Floats, tasks: Sequence[str]) -> Floats:
+    """Delta-m, every task counting the same: mean within a task, then over tasks.
+
+    changes: ``(..., M)``; tasks: the M metrics' tasks. Returns ``(...)``.
+    """
+    if changes.shape[-1] == 0:
+        return np.full(changes.shape[:-1], math.nan)
+    owner = np.asarray(tasks)
+    within = [changes[..., owner == task].mean(axis=-1) for task in dict.fromkeys(tasks)]
+    return np.asarray(np.stack(within, axis=-1).mean(axis=-1))
+
+
+def mean_ranks(values: Floats, higher_is_better: Sequence[bool]) -> Floats:
+    """Rank of each method within this pool, averaged over the metrics; 1 is best and ties share their mean rank.
+
+    values: ``(methods, M)``; higher_is_better: M. Returns ``(methods,)``. A metric that lacks a method's value ranks nobody.
+    """
+    sign = np.where(np.asarray(higher_is_better, dtype=bool), -1.0, 1.0)
+    complete = np.isfinite(values).all(axis=0)
+    if not complete.any() or len(values) == 0:
+        return np.full(len(values), math.nan)
+    return np.asarray(rankdata((sign * values)[:, complete], axis=0).mean(axis=1), dtype=np.float64)
+
+
+def convergence_spread(steps: NDArray[np.int64], losses: Floats, total: int) -> float:
+    """(Latest minus earliest step at which a task's validation loss is lowest) / total, meaned over replicas.
+
+    steps: ``(T,)``; losses: ``(T, R, K)``, NaN where not measured. The first of equal lowest losses counts.
+    """
+    if len(steps) == 0 or total < 1:
+        return math.nan
+    known = np.where(np.isfinite(losses), losses, math.inf)
+    if not np.isfinite(known.min(axis=0)).all():
+        return math.nan
+    at = steps[known.argmin(axis=0)]
+    return float((at.max(axis=-1) - at.min(axis=-1)).mean() / total)
+
+
+def price_of_one_checkpoint(steps: NDArray[np.int64], losses: Floats, selected: int) -> float:
+    """Mean over tasks and replicas of (loss at the selected step - the task's lowest) / |that lowest|.
+
+    steps: ``(T,)``; losses: ``(T, R, K)``. NaN if the selected step was not measured or a lowest loss is 0.
+    """
+    place = np.flatnonzero(steps == selected)
+    if len(place) == 0:
+        return math.nan
+    lowest = np.where(np.isfinite(losses), losses, math.inf).min(axis=0)
+    size = np.where((lowest == 0) | ~np.isfinite(lowest), math.nan, np.abs(lowest))
+    return float(((losses[place[0]] - lowest) / size).mean())
+
+
+def mean_weight(weights: Floats) -> float:
+    """The sum of the weights / K, meaned over steps and replicas: a factor on the learning rate, 1 for uniform sums of K.
+
+    weights: ``(T, R, K)``; steps with a NaN weight are left out.
+    """
+    sums = weights.sum(axis=-1)
+    known = sums[np.isfinite(sums)]
+    return float(known.mean() / weights.shape[-1]) if known.size else math.nan
+
+
+def windows(values: Floats, limit: int) -> Floats:
+    """At most ``limit`` means over consecutive windows of the first axis. values: ``(T, ...)``."""
+    size = max(1, math.ceil(len(values) / limit))
+    starts = np.arange(0, len(values), size)
+    counts = np.diff(np.append(starts, len(values)))
+    sums = np.add.reduceat(values, starts, axis=0)
+    return np.asarray(sums / counts.reshape(-1, *[1] * (values.ndim - 1)))
