@@ -8,7 +8,7 @@ Symbols   x = (a, b) the only parameter; f1, f2 the losses; c1, c2 blend the upp
 Departs   the true minima below stand for the bounds -2.1 and -21 that FAMO's code gives its method; the five starts are
           trained as one batch, which changes nothing, since Adam works element by element.
 
-Finding   equal weights with Adam miss the front from one start, (9, 9): it ends in f1's ditch at (5.0, 3.9) with a front gap
+Finding   equal weights with Adam miss the front from one start, (9, 9): it ends in f2's ditch at (5.0, 3.9) with a front gap
           of 0.96. FAMO with gamma 0 reaches the front from all five.
 """
 
