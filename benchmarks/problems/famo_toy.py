@@ -108,7 +108,7 @@ class Points(nn.Module):
         return landscape(self.points)
 
 
-class Nothing(Data):
+class _Nothing(Data):
     """The data of a problem without data: empty batches; all splits are the same function."""
 
     steps_per_epoch = 1
@@ -116,19 +116,15 @@ class Nothing(Data):
 
     @property
     def fingerprint(self) -> str:
-        """Hash of all that defines the landscape."""
         return hashlib.sha256(repr((STARTS, SCALES, FLOOR)).encode()).hexdigest()
 
     def train_batch(self, step: int) -> Batch:
-        """An empty batch."""
         return {}
 
     def validation_batch(self, index: int) -> Batch:
-        """An empty batch."""
         return {}
 
     def batches(self, split: Split) -> Iterator[Batch]:
-        """One empty batch."""
         yield {}
 
 
@@ -164,7 +160,7 @@ class FamoToy(Problem):
 
     def data(self, seed: int, training: Training) -> Data:
         """Empty batches, whatever the seed."""
-        return Nothing()
+        return _Nothing()
 
     def model(self, seed: int) -> nn.Module:
         """The five starts, whatever the seed."""
@@ -190,8 +186,7 @@ class FamoToy(Problem):
 
     def probe(self, model: nn.Module) -> dict[str, Tensor]:
         """The coordinates ``a`` and ``b`` of the five points, each ``(5,)``."""
-        a, b = _points(model).unbind(-1)
-        return {"a": a, "b": b}
+        return dict(zip("ab", _points(model).unbind(-1), strict=True))
 
 
 def _points(model: nn.Module) -> Tensor:

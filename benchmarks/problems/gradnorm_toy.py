@@ -77,15 +77,10 @@ class GradNormToy(Problem):
         super().__init__(tasks=tasks)
         check(self.name, "gain", gain, above=0)
         check(self.name, "spread", spread, least=1)
-        sizes = {"train": train_examples, "validation": validation_examples, "test": test_examples}
-        for split, size in sizes.items():
+        self.sizes: dict[Split, int] = {"train": train_examples, "validation": validation_examples, "test": test_examples}
+        for split, size in self.sizes.items():
             check(self.name, f"{split}_examples", size, integer=True, least=1, below=LARGEST_SPLIT + 1)
         self.gain, self.spread = gain, spread
-        self._sizes: dict[Split, int] = {
-            "train": train_examples,
-            "validation": validation_examples,
-            "test": test_examples,
-        }
         self._columns = [self.all_tasks.index(task) for task in self.tasks]
         self._in_order = self.tasks == self.all_tasks
 
@@ -120,7 +115,7 @@ class GradNormToy(Problem):
         # In float64 and then rounded: the bytes do not depend on how many threads add up a dot product.
         initial_model = self.model(seed).double()
         splits: dict[Split, Batch] = {}
-        for split, size in self._sizes.items():
+        for split, size in self.sizes.items():
             draw = generator(seed, self.name, "inputs", split)
             inputs = torch.randn(size, INPUTS, generator=draw)
             targets = self.targets(inputs.double(), shared, own)

@@ -154,31 +154,28 @@ class MultiDigits(Problem):
 
     def losses(self, model: nn.Module, batch: Batch) -> Tensor:
         """``(K,)`` mean loss per task, with graph."""
-        features = model(batch["noisy"])
-        return torch.stack([_loss(task, _answer(model, task, features), batch) for task in self.tasks])
+        return torch.stack([_loss(task, answer, batch) for task, answer in self._answers(model, batch).items()])
 
     def evaluate(self, model: nn.Module, batches: Iterator[Batch]) -> Evaluation:
         """Mean losses ``(K,)`` and metrics over the batches."""
-        losses, metrics, rows = [], [], []
+        losses, scores, rows = [], [], []
         for batch in batches:
-            features = model(batch["noisy"])
-            answers = {task: _answer(model, task, features) for task in self.tasks}
-            found = [_loss(task, answer, batch) for task, answer in answers.items()]
-            losses.append(torch.stack(found))
-            metrics.append(
-                torch.stack([
-                    loss if task == "reconstruction" else (answers[task].argmax(-1) == batch[task]).float().mean()
-                    for task, loss in zip(self.tasks, found, strict=True)
-                ])
-            )  # fmt: skip
+            answers = self._answers(model, batch)
+            losses.append(torch.stack([_loss(task, answer, batch) for task, answer in answers.items()]))
+            scores.append(torch.stack([_score(task, answer, batch) for task, answer in answers.items()]))
             rows.append(count(batch))
-        values = mean_over_rows(metrics, rows).tolist()
         keys = [metric.key for metric in self.metrics]
-        return Evaluation(mean_over_rows(losses, rows), dict(zip(keys, values, strict=True)))
+        return Evaluation(mean_over_rows(losses, rows), dict(zip(keys, mean_over_rows(scores, rows).tolist(), strict=True)))
 
     def shared_layer(self, model: nn.Module) -> nn.Module:
         """The linear layer before the heads."""
-        return _network(model).shared
+        assert isinstance(model, Network)
+        return model.shared
+
+    def _answers(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        assert isinstance(model, Network)
+        features = model(batch["noisy"])
+        return {task: model.answer(task, features) for task in self.tasks}
 
     def facts(self) -> dict[str, Any]:
         """The library that bundles the images, and the hash of their pixels."""
@@ -186,16 +183,13 @@ class MultiDigits(Problem):
         return {"scikit-learn": sklearn.__version__, "digits_sha256": hashlib.sha256(pixels).hexdigest()}
 
 
-def _network(model: nn.Module) -> Network:
-    assert isinstance(model, Network)
-    return model
-
-
-def _answer(model: nn.Module, task: str, features: Tensor) -> Tensor:
-    return _network(model).answer(task, features)
-
-
 def _loss(task: str, answer: Tensor, batch: Batch) -> Tensor:
     if task == "reconstruction":
         return functional.mse_loss(answer, batch["clean"])
     return functional.cross_entropy(answer, batch[task])
+
+
+def _score(task: str, answer: Tensor, batch: Batch) -> Tensor:
+    if task == "reconstruction":
+        return functional.mse_loss(answer, batch["clean"])
+    return (answer.argmax(-1) == batch[task]).float().mean()
