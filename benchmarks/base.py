@@ -124,6 +124,8 @@ class Problem(ABC):
     """One sentence on where train, validation and test come from."""
     batch_shape: ClassVar[tuple[int, ...]] = ()
     """Shape of independent replicas trained as one batch; the losses are ``(*batch_shape, K)``."""
+    heavy_modules: ClassVar[tuple[str, ...]] = ()
+    """Modules that are slow to import and that every run needs: imported once, before the workers are forked."""
     rows_belong_to_tasks: ClassVar[bool] = False
     """True: the rows (leading dimension) of the shared layer's input are K equal, consecutive groups, one for each task."""
 

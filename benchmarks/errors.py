@@ -10,6 +10,15 @@ class UserError(Exception):
     """Bad input. Its message is the one line that the user reads; the command ends with exit code 2."""
 
 
+class StorageError(Exception):
+    """Results cannot be written. Its message is the one line that the user reads; what was finished is kept."""
+
+    @classmethod
+    def of(cls, error: OSError, place: object) -> StorageError:
+        """From what the system said of a place."""
+        return cls(f"cannot write {error.filename or place}: {error.strerror or error}")
+
+
 def unknown(kind: str, name: object, known: Iterable[str]) -> str:
     """The sentence for an unknown name, with the nearest known one."""
     names = list(known)

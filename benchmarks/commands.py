@@ -1,0 +1,165 @@
+"""The commands of ``run_bench.py``: each takes the parsed options and returns the exit code."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from benchmarks.errors import StorageError, UserError
+from benchmarks.harness.plan import Filters, Plan, make_plan
+from benchmarks.harness.pool import Outcome, Recorded, carry_out
+from benchmarks.harness.suite import read_suite
+from benchmarks.harness.worker import cores, run_folder
+from benchmarks.record import RunSpec
+
+FAILED = 1
+INTERRUPTED = 130
+
+
+def run(options: argparse.Namespace) -> int:
+    """Train what the suite's plan still lacks, then report."""
+    plan = _plan(options)
+    jobs = options.jobs or cores()
+    threads = max(1, cores() // jobs)
+    folder: Path = options.out / plan.suite
+    missing = [spec for spec in plan.runs if not run_folder(folder, spec.key).exists()]
+    _print_plan(plan, len(plan.runs) - len(missing), jobs, threads, options.device)
+    if options.dry_run:
+        for spec in plan.runs:
+            print(_run_line(spec, "to train" if spec in missing else "recorded"))
+        return 0
+    _check_folder(folder)
+    _check_folder(options.plots)
+    outcome = carry_out(folder, plan.suite, plan.runs, jobs=jobs, threads=threads, device=options.device)
+    for warning in outcome.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    if outcome.interrupted:
+        done = len(outcome.recorded)
+        print(f"\nstopped: {done} of {len(plan.runs)} runs are recorded; the same command goes on from here:")
+        print(f"  {_this_command()}")
+        return INTERRUPTED
+    _report(plan, folder, options.plots)
+    return _say_failures(outcome)
+
+
+def report(options: argparse.Namespace) -> int:
+    """Make tables and pictures again from the records of the suite's plan."""
+    plan = _plan(options)
+    folder: Path = options.out / plan.suite
+    lacking = [spec for spec in plan.runs if not run_folder(folder, spec.key).exists()]
+    if len(lacking) == len(plan.runs):
+        raise UserError(f"expected recorded runs of suite {plan.suite!r} in {folder / 'runs'}, found none")
+    if lacking:
+        print(f"warning: {len(lacking)} of {len(plan.runs)} planned runs have no record yet", file=sys.stderr)
+    _report(plan, folder, options.plots)
+    return 0
+
+
+def cost(options: argparse.Namespace) -> int:
+    """Measure what a step costs under each weighter, beside hand-written PyTorch."""
+    from benchmarks.cost import write_costs
+
+    _check_folder(options.out)
+    try:
+        print(write_costs(options.out, torch.device(options.device)))
+    except OSError as error:
+        raise StorageError.of(error, options.out) from error
+    return 0
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {"run": run, "report": report, "cost": cost}
+
+
+def _plan(options: argparse.Namespace) -> Plan:
+    filters = Filters(options.problems, options.weighters, options.seeds, options.steps)
+    return make_plan(read_suite(options.suite), filters, _device_kind(options.device))
+
+
+def _device_kind(name: str) -> str:
+    try:
+        device = torch.device(name)
+        if device.type == "cpu":
+            return "cpu"
+        if device.type == "cuda" and torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count():
+            return "cuda"
+    except RuntimeError:
+        pass
+    count = torch.cuda.device_count()
+    found = f"{count} CUDA device{'s' * (count != 1)}" if count else "no CUDA device"
+    raise UserError(f"--device: expected cpu, cuda or cuda:N as this machine has, found {name!r} and {found}")
+
+
+def _check_folder(folder: Path) -> None:
+    """Raise UserError unless files can be written into the folder, which is made if need be."""
+    probe = folder / ".writable"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"expected a folder that can be written at {folder}: {error.strerror}") from error
+
+
+def _report(plan: Plan, folder: Path, plots: Path) -> None:
+    from benchmarks.report import write_report
+
+    try:
+        made = write_report(folder, plots / plan.suite, keys={spec.key for spec in plan.runs})
+    except OSError as error:
+        raise StorageError.of(error, folder) from error
+    print()
+    print(made.text)
+    print(f"\ntables:   {folder / 'report.md'}\npictures: {plots / plan.suite}")
+
+
+def _say_failures(outcome: Outcome) -> int:
+    failures: list[Recorded] = outcome.failures
+    if not failures:
+        return 0
+    first = failures[0]
+    print(
+        f"error: {len(failures)} of {len(outcome.recorded)} runs did not finish; the first: {_run_name(first.spec)} "
+        f"{first.state}: {first.reason}",
+        file=sys.stderr,
+    )
+    return FAILED
+
+
+def _print_plan(plan: Plan, recorded: int, jobs: int, threads: int, device: str) -> None:
+    if plan.question:
+        print(f"suite {plan.suite}: {plan.question}\n")
+    for name, runs in _by_problem(plan):
+        methods = dict.fromkeys(run.weighter.label for run in runs if run.role == "method")
+        single = dict.fromkeys(run.problem.tasks[0] for run in runs if run.role == "single_task")
+        seeds = dict.fromkeys(str(run.seed) for run in runs)
+        print(f"  {name}: {runs[0].training.steps} steps, seeds {' '.join(seeds)}")
+        if methods:
+            print(f"    weighters    {', '.join(methods)}")
+        if single:
+            print(f"    single task  {', '.join(single)}")
+    to_do = len(plan.runs) - recorded
+    count = f"{len(plan.runs)} runs: {recorded} recorded, {to_do} to train"
+    print(f"\n{count}, {jobs} at a time on {device}, {threads} thread{'s' * (threads > 1)} each", flush=True)
+
+
+def _by_problem(plan: Plan) -> list[tuple[str, list[RunSpec]]]:
+    names = dict.fromkeys(run.problem.name for run in plan.runs)
+    return [(name, [run for run in plan.runs if run.problem.name == name]) for name in names]
+
+
+def _run_line(spec: RunSpec, state: str) -> str:
+    return f"  {spec.key}  {state:9} {_run_name(spec)}"
+
+
+def _run_name(spec: RunSpec) -> str:
+    task = f" ({spec.problem.tasks[0]})" if spec.role == "single_task" else ""
+    return f"{spec.problem.name}, {spec.weighter.label}{task}, seed {spec.seed}"
+
+
+def _this_command() -> str:
+    return shlex.join([Path(sys.executable).name, *sys.argv])

@@ -1,0 +1,49 @@
+"""Checkpoints: what an unfinished run needs to end as if it had never stopped, in one file, written atomically."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.errors import StorageError
+
+
+class Checkpoint:
+    """The checkpoint file of one run."""
+
+    def __init__(self, folder: Path, key: str) -> None:
+        self.path = folder / f"{key}.pt"
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Write the state; the file is the old one or the new one, never half of it. Raises StorageError."""
+        scratch = self.path.with_suffix(".writing")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            torch.save(state, scratch)
+            scratch.replace(self.path)
+        except (OSError, RuntimeError) as error:
+            # torch's own writer reports a full disk as a RuntimeError.
+            scratch.unlink(missing_ok=True)
+            cause = error if isinstance(error, OSError) else OSError(str(error).splitlines()[0])
+            raise StorageError.of(cause, self.path) from error
+        except BaseException:
+            scratch.unlink(missing_ok=True)
+            raise
+
+    def load(self, device: torch.device) -> dict[str, Any] | None:
+        """The saved state, or None where there is none that can be used."""
+        try:
+            state: dict[str, Any] = torch.load(self.path, map_location=device, weights_only=True)
+        except FileNotFoundError:
+            return None
+        except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError):
+            self.path.unlink(missing_ok=True)
+            return None
+        return state
+
+    def remove(self) -> None:
+        """Forget the state: the run is recorded."""
+        self.path.unlink(missing_ok=True)

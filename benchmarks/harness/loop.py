@@ -1,0 +1,393 @@
+"""The loop engine: trains one run, step by step, and is the reference for any other engine.
+
+A step is ``Loop._step`` and reads like plain PyTorch. Everything around it (logging, evaluation, checkpoints) is timed
+apart, so that a method is charged for its step alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from benchmarks.base import Batch, Data, Evaluation, Problem, Training, replicas, to_device
+from benchmarks.harness.checkpoint import Checkpoint
+from benchmarks.harness.gradients import SharedLayerNorms, gramian
+from benchmarks.record import Costs, Fingerprints, Selection
+from weighting import Needs, Observation, Weighter
+
+CHECKPOINT_SECONDS = 5.0
+"""Least time between two checkpoints of a run."""
+
+FINGERPRINT_BATCHES = 3
+
+
+class Stopped(Exception):  # noqa: N818 - a request, not an error
+    """The run was asked to stop; its checkpoint is written."""
+
+
+class Diverged(Exception):  # noqa: N818 - an outcome, recorded as a row
+    """A loss or a weight is not finite any more."""
+
+    def __init__(self, step: int, reason: str) -> None:
+        super().__init__(reason)
+        self.step, self.reason = step, reason
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a trained run leaves for its record."""
+
+    selection: Selection
+    validation: dict[str, float]
+    test: dict[str, float]
+    costs: Costs
+
+
+@dataclass
+class _Log:
+    """Rows of the trajectory, one array per logged step."""
+
+    steps: list[int] = field(default_factory=list)
+    train_losses: list[list[float]] = field(default_factory=list)
+    val_losses: list[list[float]] = field(default_factory=list)
+    weights: list[list[float]] = field(default_factory=list)
+    probes: dict[str, list[list[float]]] = field(default_factory=dict)
+
+
+class Loop:
+    """One run of one problem under one weighter.
+
+    model, weighter, data  as for the run, on ``device``
+    checkpoint             where the state is kept while the run is unfinished; None: nowhere
+    on_log                 called after every logged block of steps with (steps done, raw losses by task)
+    should_stop            asked after every block; True: write the checkpoint and raise ``Stopped``
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        data: Data,
+        weighter: Weighter,
+        training: Training,
+        seed: int,
+        *,
+        device: torch.device,
+        checkpoint: Checkpoint | None = None,
+        on_log: Callable[[int, dict[str, float]], None] = lambda step, losses: None,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.problem, self.data, self.training, self.device = problem, data, training, device
+        self.model = problem.model(seed)
+        self.initial_parameters = hash_tensors(self.model.state_dict().values())
+        self.model.to(device)
+        self.weighter = weighter.to(device)
+        self.optimizer = make_optimizer(self.model, training)
+        self.checkpoint, self.on_log, self.should_stop = checkpoint, on_log, should_stop
+        self.norms = SharedLayerNorms(problem, self.model) if Needs.GRAD_NORMS in weighter.needs else None
+        self.step = 0
+        self.resumed = 0
+        self.log = _Log()
+        self.extra_forwards = self.extra_backwards = 0
+        self.block_seconds: list[float] = []
+        self.block_steps: list[int] = []
+        self.best: dict[str, Any] | None = None
+        self.initial_val_losses: Tensor | None = None
+        self.first_bad_step = torch.full((), training.steps, dtype=torch.int64, device=device)
+
+    # ---- the run -------------------------------------------------------------------------------------------------
+
+    def fingerprints(self) -> Fingerprints:
+        """What must agree between the runs of a comparison."""
+        batches = [self.data.train_batch(step) for step in range(FINGERPRINT_BATCHES)]
+        batches.append(self.data.validation_batch(0))
+        tensors = [tensor for batch in batches for _, tensor in sorted(batch.items())]
+        return Fingerprints(
+            initial_parameters=self.initial_parameters, data=self.data.fingerprint, data_order=hash_tensors(tensors)
+        )
+
+    def run(self) -> Outcome:
+        """Train to the end, from the checkpoint where there is one. Raises Diverged, Stopped, StorageError."""
+        if not self._resume():
+            self._evaluate()
+            self._start_weighter()
+        saved_at = time.monotonic()
+        while self.step < self.training.steps:
+            self._block()
+            if self.step % self.training.evaluate_every == 0 or self.step == self.training.steps:
+                self._evaluate()
+            stop = self.should_stop()
+            if self.checkpoint is not None and (stop or time.monotonic() - saved_at >= CHECKPOINT_SECONDS):
+                self.save()
+                saved_at = time.monotonic()
+            if stop:
+                raise Stopped
+        return self._score()
+
+    def _block(self) -> None:
+        """Train to the next step that is logged or evaluated, timed as a whole; then log the first of these steps."""
+        first, training = self.step, self.training
+        end = min(_next_multiple(first, training.log_every), _next_multiple(first, training.evaluate_every), training.steps)
+        self._open_row()
+        self._synchronize()
+        started = time.perf_counter()
+        losses, weights = first_step = self._train_step()
+        while self.step < end:
+            losses, weights = self._train_step()
+        self._synchronize()
+        self.block_seconds.append(time.perf_counter() - started)
+        self.block_steps.append(end - first)
+        self._fill(self.log.train_losses, first_step[0])
+        self._fill(self.log.weights, first_step[1])
+        self._check(losses, weights)
+        per_task = losses.reshape(-1, self.problem.num_tasks).mean(0).tolist()
+        self.on_log(self.step, dict(zip(self.problem.tasks, per_task, strict=True)))
+
+    def _train_step(self) -> tuple[Tensor, Tensor]:
+        result = self._step(to_device(self.data.train_batch(self.step), self.device))
+        self.step += 1
+        return result
+
+    def _step(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """One training step. Returns the detached raw losses and the weights, both ``(*batch_shape, K)``."""
+        wanted = self.weighter.wants()
+        if self.norms is not None and Needs.GRAD_NORMS in wanted:
+            self.norms.arm()
+        losses = self.problem.losses(self.model, batch)
+        seen = Observation(losses=losses, present=self.problem.present(batch))
+        if Needs.GRAMIAN in wanted:
+            parameters = [p for p in self.model.parameters() if p.requires_grad]
+            seen = seen.with_(gramian=gramian(losses, parameters, len(self.problem.batch_shape)))
+            self.extra_backwards += self.problem.num_tasks
+        weights = self._normalize(self.weighter.weights(seen))
+        norms = self._norms_before(losses, weights) if Needs.GRAD_NORMS in wanted else None
+
+        total = (weights * losses).sum()
+        self.optimizer.zero_grad(set_to_none=True)
+        total.backward()  # type: ignore[no-untyped-call]
+        if self.training.grad_clip is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.training.grad_clip)
+        if self.training.lr_schedule != "constant":
+            set_lr(self.optimizer, self.training, self.step)
+        self.optimizer.step()
+
+        if Needs.GRAD_NORMS in wanted:
+            if norms is None and self.norms is not None:
+                norms = self.norms.after_backward(weights)
+            seen = seen.with_(grad_norms=norms)
+        self.weighter.update(self._look_after(seen, batch, wanted))
+        self._watch(total)
+        return losses.detach(), weights
+
+    def _look_after(self, seen: Observation, batch: Batch, wanted: Needs) -> Observation:
+        """The observation with the losses that the method wants to see under the model after the step."""
+        with torch.no_grad():
+            if Needs.LOSSES_AFTER_STEP in wanted:
+                seen = seen.with_(losses_after=self.problem.losses(self.model, batch))
+                self.extra_forwards += 1
+            if Needs.VAL_LOSSES in wanted:
+                validation = to_device(self.data.validation_batch(self.step), self.device)
+                seen = seen.with_(
+                    val_losses=self.problem.losses(self.model, validation), val_present=self.problem.present(validation)
+                )
+                self.extra_forwards += 1
+        return seen
+
+    def _norms_before(self, losses: Tensor, weights: Tensor) -> Tensor | None:
+        if self.norms is None:
+            raise RuntimeError(f"{self.weighter.name}: expected `needs` to cover what `wants` asks for")
+        return self.norms.before_backward(losses, weights)
+
+    def _normalize(self, weights: Tensor) -> Tensor:
+        if self.training.normalize == "none":
+            return weights
+        target = 1 if self.training.normalize == "sum_to_one" else self.problem.num_tasks
+        return weights * (target / weights.sum(-1, keepdim=True))
+
+    # ---- around the steps ----------------------------------------------------------------------------------------
+
+    def _start_weighter(self) -> None:
+        """Show the weighter the losses of the first batch and, if it needs them, of the whole validation split."""
+        batch = to_device(self.data.train_batch(0), self.device)
+        with torch.no_grad():
+            first = Observation(losses=self.problem.losses(self.model, batch), present=self.problem.present(batch))
+        if Needs.VAL_LOSSES in self.weighter.needs and self.initial_val_losses is not None:
+            first = first.with_(val_losses=self.initial_val_losses.to(self.device))
+        self.weighter.start(first)
+
+    def _evaluate(self) -> None:
+        """Measure the whole validation split and remember the model if it is the best so far."""
+        result = self._measure("validation")
+        if self.initial_val_losses is None:
+            self.initial_val_losses = result.losses
+        self._open_row()
+        self._fill(self.log.val_losses, result.losses)
+        score = float((result.losses / self.initial_val_losses).mean())
+        last_rule = self.training.selection == "last"
+        if self.best is None or last_rule or score < self.best["score"]:
+            # With the rule "last" the model at the end is the one to score: there is nothing to copy.
+            parameters = {} if last_rule else {n: t.detach().clone() for n, t in self.model.state_dict().items()}
+            self.best = {"score": score, "step": self.step, "metrics": result.metrics, "parameters": parameters}
+
+    def _measure(self, split: Any) -> Evaluation:
+        self.model.eval()
+        with torch.no_grad():
+            batches = (to_device(batch, self.device) for batch in self.data.batches(split))
+            result = self.problem.evaluate(self.model, batches)
+        self.model.train()
+        return result
+
+    def _open_row(self) -> None:
+        """Make the row of the present step, unless the evaluation of this step has made it."""
+        if self.log.steps and self.log.steps[-1] == self.step:
+            return
+        blank = [math.nan] * (replicas(self.problem.batch_shape) * self.problem.num_tasks)
+        self.log.steps.append(self.step)
+        for column in (self.log.train_losses, self.log.val_losses, self.log.weights):
+            column.append(blank)
+        for name, values in self.problem.probe(self.model).items():
+            self.log.probes.setdefault(name, []).append(values.detach().flatten().tolist())
+
+    def _fill(self, column: list[list[float]], values: Tensor) -> None:
+        column[-1] = values.double().flatten().tolist()
+
+    def _check(self, losses: Tensor, weights: Tensor) -> None:
+        """Raise Diverged if a step up to now had a total that is not finite."""
+        bad_step = int(self.first_bad_step)
+        if bad_step < self.training.steps:
+            raise Diverged(bad_step, self._why(losses, weights))
+
+    def _watch(self, total: Tensor) -> None:
+        """Note the first step with a total that is not finite, without waiting for the device."""
+        bad = ~torch.isfinite(total.detach())
+        self.first_bad_step = torch.where(bad, self.first_bad_step.clamp(max=self.step), self.first_bad_step)
+
+    def _why(self, losses: Tensor, weights: Tensor) -> str:
+        parts = []
+        for what, tensor in (("loss", losses), ("weight", weights)):
+            bad = ~torch.isfinite(tensor).reshape(-1, self.problem.num_tasks).all(0)
+            parts += [
+                f"{what} of {task} is not finite" for task, is_bad in zip(self.problem.tasks, bad, strict=True) if is_bad
+            ]
+        return "; ".join(parts) or "the weighted total is not finite"
+
+    def _synchronize(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def _score(self) -> Outcome:
+        """Score test once, at the selected step."""
+        best = self.best
+        if best is None:
+            raise RuntimeError("expected an evaluation before the score")
+        if best["parameters"]:
+            self.model.load_state_dict(best["parameters"])
+        selection = Selection(rule=self.training.selection, step=best["step"])
+        return Outcome(selection, best["metrics"], self._measure("test").metrics, self._costs())
+
+    def _costs(self) -> Costs:
+        per_step = np.array(self.block_seconds) / np.array(self.block_steps)
+        backwards = self.extra_backwards + (self.norms.extra_backwards if self.norms else 0)
+        memory = torch.cuda.max_memory_allocated(self.device) / 2**20 if self.device.type == "cuda" else None
+        return Costs(
+            seconds_per_step=float(np.median(per_step)),
+            train_seconds=float(sum(self.block_seconds)),
+            extra_forwards=self.extra_forwards / self.training.steps,
+            extra_backwards=backwards / self.training.steps,
+            peak_memory_mb=memory,
+        )
+
+    # ---- stop and go on ------------------------------------------------------------------------------------------
+
+    def save(self) -> None:
+        """Write the checkpoint. Raises StorageError."""
+        if self.checkpoint is None:
+            raise RuntimeError("expected a place for checkpoints, found none")
+        self.checkpoint.save(
+            {
+                "step": self.step,
+                "resumed": self.resumed,
+                "threads": torch.get_num_threads(),
+                "model": self.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "weighter": self.weighter.state_dict(),
+                "best": self.best,
+                "initial_val_losses": self.initial_val_losses,
+                "log": vars(self.log),
+                "blocks": (self.block_seconds, self.block_steps),
+                "extra": (self.extra_forwards, self.extra_backwards, self.norms.extra_backwards if self.norms else 0),
+            }
+        )
+
+    def _resume(self) -> bool:
+        state = self.checkpoint.load(self.device) if self.checkpoint is not None else None
+        if state is None:
+            return False
+        # The order of sums depends on the number of threads: the same number, the same bits.
+        torch.set_num_threads(state["threads"])
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.weighter.load_state_dict(state["weighter"])
+        self.step, self.resumed, self.best = state["step"], state["resumed"] + 1, state["best"]
+        self.initial_val_losses = state["initial_val_losses"].cpu()
+        self.log = _Log(**state["log"])
+        self.block_seconds, self.block_steps = state["blocks"]
+        self.extra_forwards, self.extra_backwards, norm_passes = state["extra"]
+        if self.norms is not None:
+            self.norms.extra_backwards = norm_passes
+        return True
+
+    def trajectory(self) -> pd.DataFrame:
+        """What was logged so far, as ``benchmarks.record`` describes it."""
+        log, tasks = self.log, self.problem.tasks
+        count = replicas(self.problem.batch_shape)
+        rows = len(log.steps)
+        columns: dict[str, Any] = {
+            "step": np.repeat(np.array(log.steps, dtype=np.int64), count * len(tasks)),
+            "replica": np.tile(np.repeat(np.arange(count, dtype=np.int32), len(tasks)), rows),
+            "task": np.tile(np.array(tasks, dtype=object), rows * count),
+        }
+        for name, values in (("train_loss", log.train_losses), ("val_loss", log.val_losses), ("weight", log.weights)):
+            columns[name] = np.array(values, dtype=float).reshape(-1)
+        for name, values in log.probes.items():
+            columns[f"probe.{name}"] = np.repeat(np.array(values, dtype=float).reshape(-1), len(tasks))
+        return pd.DataFrame(columns)
+
+
+def _next_multiple(number: int, of: int) -> int:
+    return (number // of + 1) * of
+
+
+def make_optimizer(model: nn.Module, training: Training) -> torch.optim.Optimizer:
+    """The optimizer of the training settings over all trainable parameters."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if training.optimizer == "sgd":
+        return torch.optim.SGD(parameters, lr=training.lr, momentum=training.momentum, weight_decay=training.weight_decay)
+    kind = torch.optim.AdamW if training.optimizer == "adamw" else torch.optim.Adam
+    return kind(parameters, lr=training.lr, weight_decay=training.weight_decay)
+
+
+def set_lr(optimizer: torch.optim.Optimizer, training: Training, step: int) -> None:
+    """The learning rate of a step: a cosine from ``lr`` to a tenth of it."""
+    share = step / training.steps
+    lr = training.lr * (0.1 + 0.9 * (1 + math.cos(math.pi * share)) / 2)
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
+def hash_tensors(tensors: Iterable[Tensor]) -> str:
+    """16 hexadecimal digits of the hash of the tensors' bytes, shapes and types."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        array = np.ascontiguousarray(tensor.detach().cpu().numpy())
+        digest.update(f"{array.dtype}{array.shape}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,273 @@
+"""Carries out a plan: which runs are still to do, processes side by side, progress, and a clean end on Ctrl-C."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import signal
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkServerContext, SpawnContext
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from types import FrameType
+
+import pandas as pd
+from tqdm import tqdm
+
+from benchmarks.catalog import problem_class
+from benchmarks.errors import StorageError
+from benchmarks.harness.worker import Job, Message, lock_of, make_record, remove_leftovers, run_folder, work
+from benchmarks.record import COLUMNS, DamagedRecordError, RunSpec, State, read_run, set_aside, write_run
+
+BUSY_SECONDS = 1.0
+"""Wait before asking again for a run that another command is training."""
+
+KEPT_STATES: tuple[State, ...] = ("finished", "diverged")
+"""States that a repeated command does not train again: the same run would end the same way."""
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """How a run stands."""
+
+    spec: RunSpec
+    state: State
+    reason: str = ""
+
+
+@dataclass
+class Outcome:
+    """What became of a plan."""
+
+    recorded: list[Recorded] = field(default_factory=list)
+    """Runs with a record, those of earlier commands included."""
+    unfinished: int = 0
+    """Runs without a record, after an interruption."""
+    interrupted: bool = False
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def failures(self) -> list[Recorded]:
+        """Runs that did not finish."""
+        return [run for run in self.recorded if run.state != "finished"]
+
+
+def take_stock(folder: Path, runs: list[RunSpec]) -> tuple[list[Recorded], list[RunSpec], list[str]]:
+    """The planned runs that have a record, those that are to do, and a warning for each damaged one that was set aside."""
+    recorded, to_do, warnings = [], [], []
+    for spec in runs:
+        place = run_folder(folder, spec.key)
+        if not place.exists():
+            to_do.append(spec)
+            continue
+        try:
+            record = read_run(place).record
+        except DamagedRecordError as error:
+            aside = set_aside(place, str(error))
+            warnings.append(f"set aside as {aside}, to be trained again: {error}")
+            to_do.append(spec)
+            continue
+        if record.state in KEPT_STATES:
+            recorded.append(Recorded(spec, record.state, record.reason or ""))
+        else:
+            to_do.append(spec)
+    return recorded, to_do, warnings
+
+
+def carry_out(folder: Path, suite: str, runs: list[RunSpec], *, jobs: int, threads: int, device: str) -> Outcome:
+    """Train every run that has no record yet. Raises StorageError where results cannot be written."""
+    remove_leftovers(folder)
+    recorded, to_do, warnings = take_stock(folder, runs)
+    outcome = Outcome(recorded=recorded, warnings=warnings)
+    work_list = [Job(spec, suite, folder, device, threads) for spec in to_do]
+    if work_list:
+        _Pool(work_list, jobs, outcome, total=len(runs)).run()
+    return outcome
+
+
+@dataclass
+class _Worker:
+    job: Job
+    process: BaseProcess
+    ear: Connection
+    slot: int
+    message: Message | None = None
+
+
+class _Pool:
+    """At most ``jobs`` workers at a time."""
+
+    def __init__(self, work_list: list[Job], jobs: int, outcome: Outcome, total: int) -> None:
+        self.waiting = deque(work_list)
+        self.outcome = outcome
+        self.workers: list[_Worker] = []
+        self.jobs = min(jobs, len(work_list))
+        self.not_before = 0.0
+        self.interrupted = False
+        self.storage_error: StorageError | None = None
+        self.context = _context(_preload(work_list))
+        self.display = _Display(total, len(outcome.recorded), self.jobs)
+
+    def run(self) -> None:
+        with self.display, _on_interrupt(self._interrupt):
+            while self.workers or (self.waiting and not self._ending()):
+                self._fill()
+                self._listen()
+        self.outcome.interrupted = self.interrupted
+        self.outcome.unfinished = len(self.waiting)
+        if self.storage_error is not None:
+            raise self.storage_error
+
+    def _ending(self) -> bool:
+        return self.interrupted or self.storage_error is not None
+
+    def _interrupt(self) -> None:
+        self.interrupted = True
+        self._stop_workers()
+
+    def _stop_workers(self) -> None:
+        for worker in self.workers:
+            worker.process.terminate()
+
+    def _fill(self) -> None:
+        while self.waiting and len(self.workers) < self.jobs and not self._ending() and time.monotonic() >= self.not_before:
+            job = self.waiting.popleft()
+            slot = min(set(range(self.jobs)) - {worker.slot for worker in self.workers})
+            ear, mouth = self.context.Pipe(duplex=False)
+            process = self.context.Process(target=work, args=(job, mouth), daemon=True)
+            process.start()
+            mouth.close()
+            self.workers.append(_Worker(job, process, ear, slot))
+            self.display.begin(slot, job.spec)
+
+    def _listen(self) -> None:
+        """Hear every worker that has something to say, for half a second at most."""
+        if not self.workers:
+            time.sleep(min(0.5, max(0.0, self.not_before - time.monotonic())))
+            return
+        for ear in wait([worker.ear for worker in self.workers], timeout=0.5):
+            worker = next(worker for worker in self.workers if worker.ear is ear)
+            try:
+                message = worker.ear.recv()
+            except (EOFError, OSError):
+                self._ended(worker)
+                continue
+            if message.kind == "progress":
+                self.display.advance(worker.slot, message)
+            else:
+                worker.message = message
+
+    def _ended(self, worker: _Worker) -> None:
+        worker.process.join()
+        worker.ear.close()
+        self.workers.remove(worker)
+        message = worker.message
+        if message is None:
+            self._died(worker)
+        elif message.kind == "recorded":
+            self._recorded(worker.job, message.state, message.text)
+        elif message.kind == "busy":
+            self.waiting.append(worker.job)
+            self.not_before = time.monotonic() + BUSY_SECONDS
+        elif message.kind == "stopped":
+            self.waiting.appendleft(worker.job)
+        else:
+            self.waiting.appendleft(worker.job)
+            self.storage_error = StorageError(message.text)
+            self._stop_workers()
+        self.display.end(worker.slot, done=message is None or message.kind == "recorded")
+
+    def _recorded(self, job: Job, state: State | None, reason: str) -> None:
+        if state is None:
+            # Another command trained it meanwhile.
+            recorded, _, _ = take_stock(job.folder, [job.spec])
+            self.outcome.recorded += recorded
+            return
+        self.outcome.recorded.append(Recorded(job.spec, state, reason))
+
+    def _died(self, worker: _Worker) -> None:
+        """A worker ended without a word: while ending that is a stop, otherwise a crash, and a row."""
+        if self._ending():
+            self.waiting.appendleft(worker.job)
+            return
+        code = worker.process.exitcode
+        reason = f"its process ended with exit code {code}"
+        if code is not None and code < 0:
+            name = signal.Signals(-code).name
+            reason = f"its process was ended by {name}" + (", perhaps for lack of memory" if name == "SIGKILL" else "")
+        started = datetime.now(UTC).isoformat(timespec="seconds")
+        record = make_record(worker.job, "crashed", started, None, reason=reason)
+        with lock_of(worker.job.folder, worker.job.spec.key):
+            write_run(worker.job.folder / "runs", record, pd.DataFrame(columns=list(COLUMNS)))
+        self._recorded(worker.job, "crashed", reason)
+
+
+class _Display:
+    """A bar for the plan and one for each running run; nothing where the output is no terminal."""
+
+    def __init__(self, total: int, done: int, slots: int) -> None:
+        quiet = not sys.stderr.isatty()
+        self.plan = tqdm(total=total, initial=done, desc="runs", unit="run", position=0, disable=quiet, dynamic_ncols=True)
+        self.bars = [
+            tqdm(total=1, position=slot + 1, disable=quiet, leave=False, unit="step", dynamic_ncols=True)
+            for slot in range(slots)
+        ]
+
+    def __enter__(self) -> _Display:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for bar in [*self.bars, self.plan]:
+            bar.close()
+
+    def begin(self, slot: int, spec: RunSpec) -> None:
+        task = f" {spec.problem.tasks[0]}" if spec.role == "single_task" else ""
+        bar = self.bars[slot]
+        bar.reset(total=spec.training.steps)
+        bar.set_description(f"{spec.problem.name} {spec.weighter.label}{task} seed {spec.seed}")
+
+    def advance(self, slot: int, message: Message) -> None:
+        bar = self.bars[slot]
+        bar.update(message.step - bar.n)
+        bar.set_postfix({task: f"{loss:.3g}" for task, loss in list((message.losses or {}).items())[:6]}, refresh=False)
+
+    def end(self, slot: int, *, done: bool) -> None:
+        if done:
+            self.plan.update()
+
+
+def _preload(work_list: list[Job]) -> list[str]:
+    """What the server from which the workers are forked imports once for all of them."""
+    kinds = {problem_class(job.spec.problem.name) for job in work_list}
+    modules = {module for kind in kinds for module in (kind.__module__, *kind.heavy_modules)}
+    return ["benchmarks.harness.worker", *sorted(module for module in modules if not module.startswith("own_"))]
+
+
+def _context(preload: list[str]) -> SpawnContext | ForkServerContext:
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(preload)
+    return context
+
+
+@contextlib.contextmanager
+def _on_interrupt(stop: Callable[[], None]) -> Iterator[None]:
+    """Call ``stop`` on Ctrl-C or SIGTERM instead of raising; a second Ctrl-C raises KeyboardInterrupt."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        stop()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,232 @@
+"""One run in a process of its own: lock, train, record.
+
+A process each gives every run its own memory account and keeps a crash from taking others along.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+import warnings
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Literal
+
+import filelock
+import pandas as pd
+import psutil
+import torch
+
+from benchmarks.base import Data, Problem
+from benchmarks.catalog import weighter_class
+from benchmarks.errors import StorageError, one_line
+from benchmarks.harness import provenance
+from benchmarks.harness.checkpoint import Checkpoint
+from benchmarks.harness.loop import Diverged, Loop, Stopped
+from benchmarks.harness.plan import hyperparameters_in_run, problem_from
+from benchmarks.record import COLUMNS, MetricInfo, Record, RunSpec, State, write_run
+from benchmarks.seeds import derive
+from weighting import RunFacts, Weighter
+from weighting.base import build
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a worker needs to know."""
+
+    spec: RunSpec
+    suite: str
+    folder: Path
+    """The suite's folder under ``results``."""
+    device: str
+    threads: int
+
+
+@dataclass(frozen=True)
+class Message:
+    """What a worker tells: progress, then one end."""
+
+    kind: Literal["progress", "recorded", "busy", "stopped", "cannot_write"]
+    step: int = 0
+    losses: dict[str, float] | None = None
+    state: State | None = None
+    text: str = ""
+
+
+def run_folder(folder: Path, key: str) -> Path:
+    """Where a run's record lies."""
+    return folder / "runs" / key
+
+
+def lock_of(folder: Path, key: str) -> filelock.BaseFileLock:
+    """The lock that whoever trains a run holds; the system frees it when the holder dies."""
+    locks = folder / "unfinished"
+    locks.mkdir(parents=True, exist_ok=True)
+    return filelock.FileLock(locks / f"{key}.lock", timeout=0)
+
+
+def work(job: Job, tell: Connection) -> None:
+    """Entry point of the process. Tells the parent how it went; leaves when the parent is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    asked_to_stop = _StopSwitch()
+    signal.signal(signal.SIGTERM, asked_to_stop.switch)
+    torch.set_num_threads(job.threads)
+    warnings.simplefilter("ignore", FutureWarning)
+    key = job.spec.key
+    try:
+        with lock_of(job.folder, key):
+            if run_folder(job.folder, key).exists():
+                # Another process recorded it between this one's plan and its start.
+                tell.send(Message("recorded"))
+                return
+            tell.send(_train_and_record(job, tell, asked_to_stop))
+    except filelock.Timeout:
+        tell.send(Message("busy"))
+    except (BrokenPipeError, EOFError):
+        sys.exit(1)
+    except StorageError as error:
+        tell.send(Message("cannot_write", text=str(error)))
+    except OSError as error:
+        tell.send(Message("cannot_write", text=str(StorageError.of(error, job.folder))))
+
+
+class _StopSwitch:
+    """Turned by a signal, asked between steps."""
+
+    def __init__(self) -> None:
+        self.on = False
+
+    def switch(self, *_: object) -> None:
+        self.on = True
+
+    def __call__(self) -> bool:
+        return self.on
+
+
+def _train_and_record(job: Job, tell: Connection, should_stop: _StopSwitch) -> Message:
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    memory = _PeakMemory()
+    checkpoint = Checkpoint(job.folder / "unfinished", job.spec.key)
+    problem: Problem | None = None
+    loop: Loop | None = None
+    fields: dict[str, Any] = {}
+    state: State = "finished"
+    try:
+        device = torch.device(job.device)
+        problem = problem_from(job.spec.problem)
+        seed = job.spec.seed
+        data = problem.data(seed, job.spec.training)
+        fields["facts"] = problem.facts()
+        weighter, fields["resolved"] = _weighter(job.spec, problem, data)
+        memory.start(device)
+        loop = Loop(
+            problem,
+            data,
+            weighter,
+            job.spec.training,
+            seed,
+            device=device,
+            checkpoint=checkpoint,
+            on_log=lambda step, losses: tell.send(Message("progress", step, losses)),
+            should_stop=should_stop,
+        )
+        fields["num_parameters"] = sum(p.numel() for p in loop.model.parameters() if p.requires_grad)
+        fields["fingerprints"] = loop.fingerprints()
+        outcome = loop.run()
+        fields["selection"] = outcome.selection
+        fields["metrics"] = {"validation": outcome.validation, "test": outcome.test}
+        fields["costs"] = outcome.costs.model_copy(update={"peak_memory_mb": memory.peak_mb(device)})
+    except Stopped:
+        return Message("stopped")
+    except Diverged as outcome:
+        state, fields["reason"], fields["failed_step"] = "diverged", outcome.reason, outcome.step
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        state, fields["reason"] = "out_of_memory", one_line(error)
+    except (StorageError, BrokenPipeError, EOFError):
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever a problem or a weighter raises is a row, and the others go on
+        state, fields["reason"] = "crashed", one_line(error)
+    if state != "finished" and loop is not None:
+        fields.setdefault("failed_step", loop.step)
+    record = make_record(job, state, started, problem, resumed=loop.resumed if loop else 0, **fields)
+    trajectory = loop.trajectory() if loop is not None else pd.DataFrame(columns=list(COLUMNS))
+    write_run(job.folder / "runs", record, trajectory)
+    checkpoint.remove()
+    return Message("recorded", state=state, text=record.reason or "")
+
+
+def make_record(job: Job, state: State, started: str, problem: Problem | None, **fields: Any) -> Record:
+    """The record of a run; what is unknown of a failed one stays empty."""
+    metrics = problem.metrics if problem is not None else ()
+    return Record(
+        key=job.spec.key,
+        suite=job.suite,
+        run=job.spec,
+        state=state,
+        tasks=job.spec.problem.tasks,
+        metric_infos=tuple(
+            MetricInfo(key=m.key, name=m.name, task=m.task, higher_is_better=m.higher_is_better, primary=m.primary)
+            for m in metrics
+        ),
+        splits=problem.splits if problem is not None else "",
+        versions=provenance.versions(),
+        commit=provenance.commit(),
+        machine=provenance.machine(torch.device(job.device)),
+        started=started,
+        **{"resolved": {}, **fields},
+    )
+
+
+def _weighter(spec: RunSpec, problem: Problem, data: Data) -> tuple[Weighter, dict[str, Any]]:
+    """The weighter of a run, and its hyperparameters as used."""
+    facts = RunFacts(
+        steps=spec.training.steps,
+        steps_per_epoch=data.steps_per_epoch,
+        val_batches=data.num_validation_batches,
+        seed=derive(spec.seed, problem.name, "weighter"),
+    )
+    hyperparameters = hyperparameters_in_run(spec.weighter, facts)
+    kind = weighter_class(spec.weighter.name)
+    return build(kind, problem.num_tasks, batch_shape=problem.batch_shape, **hyperparameters), hyperparameters
+
+
+class _PeakMemory:
+    """Growth of the process's peak resident set since ``start``; on CUDA the peak of the allocator."""
+
+    def __init__(self) -> None:
+        self.before_mb = 0.0
+
+    def start(self, device: torch.device) -> None:
+        self.before_mb = psutil.Process().memory_info().rss / 2**20
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+
+    def peak_mb(self, device: torch.device) -> float | None:
+        if device.type == "cuda":
+            return torch.cuda.max_memory_allocated(device) / 2**20
+        if sys.platform == "win32":
+            return None
+        import resource
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return max(0.0, peak / (2**20 if sys.platform == "darwin" else 2**10) - self.before_mb)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove half-written run folders whose writer is gone (their lock is free)."""
+    for scratch in (folder / "runs").glob(".*-*"):
+        key = scratch.name[1:].rpartition("-")[0]
+        try:
+            with lock_of(folder, key):
+                shutil.rmtree(scratch, ignore_errors=True)
+        except (filelock.Timeout, OSError):
+            continue
+
+
+def cores() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

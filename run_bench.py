@@ -1,0 +1,88 @@
+"""Compare loss weightings: train identical models under each, log every task's loss, write tables and pictures.
+
+python run_bench.py                     the quick suite
+python run_bench.py full                another suite, or the path of a .yaml file
+python run_bench.py report quick        tables and pictures again from the records, without training
+python run_bench.py cost                what a step costs under each weighter, beside hand-written PyTorch
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from benchmarks import commands
+from benchmarks.errors import StorageError, UserError
+from benchmarks.harness.suite import suite_names
+
+INTERRUPTED = 130
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} (see {self.prog} --help)")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="run_bench.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", nargs="?", default="run", help="run (the default), report or cost")
+    parser.add_argument("suite", nargs="?", default="quick", help=f"{', '.join(suite_names())}, or a .yaml file")
+    filters = parser.add_argument_group("filters, as comma-separated lists")
+    filters.add_argument("--problems", type=_names, help="only these problems of the suite")
+    filters.add_argument("--weighters", type=_names, help="only these weighters; single_task for the baselines")
+    filters.add_argument("--seeds", type=_seeds, help="these seeds instead of the suite's")
+    filters.add_argument("--steps", type=_positive, help="this many training steps")
+    parser.add_argument("--jobs", type=_positive, help="runs side by side; default: the number of cores")
+    parser.add_argument("--device", default="cpu", help="cpu (the default), cuda or cuda:N")
+    parser.add_argument("--out", type=Path, default=Path("results"), help="folder of the records and tables")
+    parser.add_argument("--plots", type=Path, default=Path("plots"), help="folder of the pictures")
+    parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
+    return parser
+
+
+def _names(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise argparse.ArgumentTypeError("expected at least one name, found none")
+    return names
+
+
+def _seeds(text: str) -> list[int]:
+    if not all(name.isdecimal() for name in _names(text)):
+        raise argparse.ArgumentTypeError(f"expected integers >= 0, separated by commas, found {text!r}")
+    return [int(name) for name in _names(text)]
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected an integer >= 1, found {text!r}")
+    return int(text)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command. Returns 0, 1 when a run failed, 2 for bad input, 3 for results that cannot be written, 130."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    first = next((word for word in given if not word.startswith("-")), None)
+    if first is None or first not in commands.COMMANDS:
+        given.insert(0, "run")
+    try:
+        options = _parser().parse_args(given)
+        return commands.COMMANDS[options.command](options)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except StorageError as error:
+        print(f"error: {error}; everything that was finished is kept", file=sys.stderr)
+        return 3
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main())
