@@ -82,7 +82,7 @@ def make(
         splits=f"Made-up numbers stand for the train, validation and test splits of {problem}.",
         num_parameters=1234,
         fingerprints=fingerprints or Fingerprints(initial_parameters=f"p{seed}", data=f"d{seed}", data_order=f"o{seed}"),
-        selection=Selection(rule=training.selection, step=int(measured.index[measured.argmin()]))
+        selection=Selection(rule=training.selection, step=int(measured.index.to_numpy()[measured.argmin()]))
         if finished and len(measured)
         else None,
         metrics={"test": test, "validation": test} if finished else {},

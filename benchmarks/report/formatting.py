@@ -30,9 +30,9 @@ _LATEX = {
 }
 
 
-def cells(table: Table) -> list[list[str]]:
-    """The table's rows as text, one cell for every column."""
-    return [list(row) for row in zip(*(_column(table.frame, column.key) for column in table.columns), strict=True)]
+def cells(table: Table, *, compact: bool = False) -> list[list[str]]:
+    """The table's rows as text, one cell for every column; ``compact``: one digit of the standard errors, no spaces."""
+    return [list(row) for row in zip(*(_column(table.frame, column, compact) for column in table.columns), strict=True)]
 
 
 def best(table: Table) -> set[tuple[int, int]]:
@@ -78,10 +78,10 @@ def to_latex(table: Table) -> str:
     """A table environment (package booktabs); the best values in bold."""
     bold = best(table)
     rows = [
-        [f"\\textbf{{{_escape_latex(cell)}}}" if (i, j) in bold else _escape_latex(cell) for j, cell in enumerate(row)]
+        [f"\\textbf{{{cell}}}" if (i, j) in bold else cell for j, cell in enumerate(map(_latex_cell, row))]
         for i, row in enumerate(cells(table))
     ]
-    header = [_escape_latex(column.header + column.arrow) for column in table.columns]
+    header = [_escape_latex((column.short.replace("/ ", "/") or column.header) + column.arrow) for column in table.columns]
     spec = "".join("r" if _is_number(table.frame, column) else "l" for column in table.columns)
     body = [" & ".join(row) + r" \\" for row in rows]
     caption = _escape_latex(" ".join((f"{table.title}.", table.caption, *table.notes)))
@@ -110,14 +110,19 @@ def to_terminal(table: Table, width: int = 140, label_width: int = 34) -> str:
     The best values carry a star. The first column labels the rows.
     """
     mark = best(table)
-    text = [[cell + ("*" if (i, j) in mark else " ") for j, cell in enumerate(row)] for i, row in enumerate(cells(table))]
+    text = [
+        [cell + ("*" if (i, j) in mark else " ") for j, cell in enumerate(row)]
+        for i, row in enumerate(cells(table, compact=True))
+    ]
     columns = [_terminal_column(column, [row[j] for row in text]) for j, column in enumerate(table.columns)]
     labels = [_shorten(row[0].strip(), label_width) for row in text]
     wide = max([len(label) for label in labels], default=0)
     blocks: list[list[list[str]]] = [[]]
     room = width - wide
-    for lines in columns[1:]:
-        if blocks[-1] and room < len(lines[0]) + 2:
+    for index, lines in enumerate(columns[1:], start=1):
+        rest = sum(len(other[0]) + 2 for other in columns[index:])
+        together = table.columns[index].opens_block and room < rest <= width - wide
+        if blocks[-1] and (together or room < len(lines[0]) + 2):
             blocks.append([])
             room = width - wide
         blocks[-1].append(lines)
@@ -125,20 +130,19 @@ def to_terminal(table: Table, width: int = 140, label_width: int = 34) -> str:
     return "\n\n".join(_block(labels, wide, block) for block in blocks if block)
 
 
-def number(value: float, decimals: int) -> str:
-    """A number for reading; very large and very small ones with an exponent."""
+def number(value: float, decimals: int, *, tiny: bool = True) -> str:
+    """A number for reading; very large and, with ``tiny``, very small ones with an exponent."""
     if not math.isfinite(value):
         return MISSING if math.isnan(value) else str(value)
-    if value != 0 and (abs(value) >= 1e6 or (abs(value) < 0.5 * 10.0**-decimals and abs(value) < 1e-4)):
+    if value != 0 and (abs(value) >= 1e6 or (tiny and abs(value) < 0.5 * 10.0**-decimals and abs(value) < 1e-4)):
         return f"{value:.2e}"
     text = f"{value:.{decimals}f}"
     return text.removeprefix("-") if float(text) == 0 else text
 
 
-def decimals_for(means: Floats, errors: Floats) -> int:
-    """Decimals of a whole column: two digits of the typical standard error, else four digits of the typical mean."""
+def decimals_for(means: Floats, errors: Floats, digits: int = 2) -> int:
+    """Decimals of a whole column: some digits of the typical standard error, else four digits of the typical mean."""
     known = errors[np.isfinite(errors) & (errors > 0)]
-    digits = 2
     if known.size == 0:
         known, digits = np.abs(means[np.isfinite(means) & (means != 0)]), 4
         if known.size == 0 or np.all(known == np.round(known)):
@@ -147,16 +151,17 @@ def decimals_for(means: Floats, errors: Floats) -> int:
     return int(np.clip(digits - 1 - math.floor(math.log10(typical)), 0, 5))
 
 
-def _column(frame: pd.DataFrame, key: str) -> list[str]:
-    values = frame[key]
+def _column(frame: pd.DataFrame, column: Column, compact: bool) -> list[str]:
+    values = frame[column.key]
     if not pd.api.types.is_numeric_dtype(values):
         return [MISSING if value is None or value != value else str(value) for value in values]
     means = values.to_numpy(np.float64)
-    name = key + ERROR
+    name = column.key + ERROR
     errors = frame[name].to_numpy(np.float64) if name in frame.columns else np.full_like(means, math.nan)
-    places = decimals_for(means, errors)
+    places = decimals_for(means, errors, 1 if compact else 2) if column.decimals is None else column.decimals
+    sign = "±" if compact else " ± "
     return [
-        number(mean, places) + ("" if math.isnan(error) else f" ± {number(error, places)}")
+        number(mean, places) + ("" if math.isnan(error) else f"{sign}{number(error, places, tiny=False)}")
         for mean, error in zip(means, errors, strict=True)
     ]
 
@@ -168,9 +173,7 @@ def _is_number(frame: pd.DataFrame, column: Column) -> bool:
 def _terminal_column(column: Column, body: Sequence[str]) -> list[str]:
     """Header and body lines, padded to one width; the header wrapped, so that it is hardly wider than the body."""
     wide = max([len(cell) for cell in body], default=0)
-    # A name may break after the slash between its task and its metric.
-    words = re.sub(r"(?<=\w)/(?=\w)", "/ ", column.short or column.header)
-    header = textwrap.wrap(words, max(wide - 1, 8), break_long_words=False) or [""]
+    header = textwrap.wrap(column.short or column.header, max(wide - 1, 8), break_long_words=False) or [""]
     if column.arrow:
         header[-1] += column.arrow
     wide = max([wide, *(len(line) + 1 for line in header)])
@@ -202,7 +205,12 @@ def _shorten(text: str, width: int) -> str:
 
 def escape_markdown(text: str) -> str:
     """Text that Markdown shows as it is."""
-    return re.sub(r"([\\|*_`<>\[\]])", r"\\\1", text.replace("\n", " "))
+    # An underscore inside a word is none of Markdown's marks.
+    return re.sub(r"([\\|*`<>\[\]]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))", r"\\\1", text.replace("\n", " "))
+
+
+def _latex_cell(text: str) -> str:
+    return re.sub(r"^-(?=\d)", "$-$", _escape_latex(text))
 
 
 def _escape_latex(text: str) -> str:

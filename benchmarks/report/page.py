@@ -50,7 +50,7 @@ def page(
         lines += ["No usable run was found.", ""]
     else:
         lines += _compared(runs, chapters)
-        lines += ["## All problems", "", to_markdown(overview), *_pictures(pictures)]
+        lines += [to_markdown(overview).replace("### ", "## ", 1), *_pictures(pictures)]
     for chapter in chapters:
         lines += [f"## {escape_markdown(chapter.section.name)}", "", _splits(chapter.section), ""]
         lines += [text for table in chapter.tables.others for text in (to_markdown(table),)]
@@ -75,7 +75,7 @@ def terminal(chapters: Sequence[Chapter], unusable: Sequence[Unusable], warnings
             "and then over tasks."
         )
     else:
-        parts.append("No usable run was found.")
+        parts.append("No run of a method was found." if chapters else "No usable run was found.")
     remarks = [*failures(chapters), *warnings, *(f"unusable record: {each.reason}" for each in unusable)]
     if remarks:
         parts.append("\n".join(f"! {remark}" for remark in remarks))
@@ -110,8 +110,8 @@ def _compared(runs: Sequence[Run], chapters: Sequence[Chapter]) -> list[str]:
                 f"training {_compact(section.training.model_dump(mode='json'))}"
             ).replace("\\*", "*")
         )
-    lines += ["", *_methods(runs), ""]
-    rules = {run.record.selection.rule for run in runs if run.record.selection is not None}
+    lines += ["", *_methods(runs, [method for chapter in chapters for method in chapter.section.methods]), ""]
+    rules = [run.record.selection.rule for run in runs if run.record.selection is not None]
     lines += [f"- Selection rule: {_listed(rule.replace('_', ' ') for rule in rules)}."]
     lines += [f"- Machine: {_listed(_compact(run.record.machine) for run in runs)}."]
     lines += [f"- Versions: {_listed(_compact(run.record.versions) for run in runs)}."]
@@ -119,7 +119,7 @@ def _compared(runs: Sequence[Run], chapters: Sequence[Chapter]) -> list[str]:
     return lines
 
 
-def _methods(runs: Sequence[Run]) -> list[str]:
+def _methods(runs: Sequence[Run], order: Sequence[str]) -> list[str]:
     """A table of the methods with their hyperparameters as they were used."""
     labels, _ = method_labels(runs)
     names: dict[str, str] = {}
@@ -131,8 +131,7 @@ def _methods(runs: Sequence[Run]) -> list[str]:
             used = run.record.resolved or run.record.run.weighter.hyperparameters
             resolved.setdefault(label, {}).setdefault(_compact(used), []).append(run.problem)
     lines = ["| method | weighter | hyperparameters |", "| --- | --- | --- |"]
-    order = {method: index for index, method in enumerate(resolved)}
-    for label in sorted(resolved, key=lambda label: (names[label], order[label])):
+    for label in dict.fromkeys(order):
         several = len(resolved[label]) > 1
         text = "; ".join(
             f"{', '.join(dict.fromkeys(problems))}: {used}" if several else used

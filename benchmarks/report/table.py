@@ -20,6 +20,10 @@ class Column:
     better: Literal["lower", "higher"] | None = None
     short: str = ""
     """The header where there is little room."""
+    decimals: int | None = None
+    """As many as the standard errors allow, unless given."""
+    opens_block: bool = False
+    """This column and those after it stay together where a table must be broken."""
 
     @property
     def arrow(self) -> str:

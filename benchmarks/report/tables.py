@@ -32,20 +32,20 @@ class SectionTables:
 METHOD = Column("method", "method")
 FINISHED = Column("finished", "n")
 DELTAS = (
-    Column(columns.DELTA_METRICS, f"Δm % ({SIGN}), mean over metrics", "lower", "Δm % metrics"),
+    Column(columns.DELTA_METRICS, f"Δm % ({SIGN}), mean over metrics", "lower", "Δm % metrics", opens_block=True),
     Column(columns.DELTA_TASKS, f"Δm % ({SIGN}), mean over tasks", "lower", "Δm % tasks"),
 )
-RANK = Column("mean_rank", "mean rank", "lower", "rank")
+RANK = Column("mean_rank", "mean rank", "lower", "mean rank", decimals=2)
 SPREAD = Column(columns.SPREAD, "convergence spread", "lower", "spread")
 PRICE = Column(columns.PRICE, "price of one checkpoint", "lower", "price")
 SELECTED = Column(columns.SELECTED, "selected step")
 SECONDS = Column(columns.SECONDS, "s/step", "lower")
-RELATIVE = Column("relative_seconds", "s/step relative to uniform", "lower", "s/step / uniform")
+RELATIVE = Column("relative_seconds", "s/step relative to uniform", "lower", "s/step, uniform=1", decimals=2)
 COSTS = (
-    Column(columns.FORWARDS, "extra forwards per step"),
-    Column(columns.BACKWARDS, "extra backwards per step"),
-    Column(columns.MEMORY, "peak memory (MB)"),
-    Column(columns.WEIGHT, "sum of weights / K"),
+    Column(columns.FORWARDS, "extra forwards per step", decimals=2),
+    Column(columns.BACKWARDS, "extra backwards per step", decimals=2),
+    Column(columns.MEMORY, "peak memory (MB)", decimals=0),
+    Column(columns.WEIGHT, "sum of weights / K", decimals=3),
 )
 
 
@@ -75,7 +75,7 @@ def across(sections: Sequence[Section], tables: Sequence[SectionTables]) -> Tabl
     frame = _with_columns(frame, ("problem", *(column.key for column in shown)))
     kept = tuple(column for column in shown if frame[column.key].notna().any())
     kept = (Column("problem", "problem"), METHOD, FINISHED, *kept)
-    return Table("overview", "All problems", _sentence(seeds_note()), kept, frame)
+    return Table("overview", "Overview", _sentence(seeds_note()), kept, frame)
 
 
 def has_uniform(section: Section) -> str | None:
@@ -103,7 +103,8 @@ def _summary(section: Section, runs: pd.DataFrame) -> pd.DataFrame:
             row[key], row[key + ERROR] = statistics.mean_and_error(own[key].to_numpy(np.float64))
         # Timings have outliers to one side only, and one of them moves a mean of three.
         row[columns.SECONDS] = _median(own[columns.SECONDS])
-        del row[columns.SECONDS + ERROR]
+        for key in (columns.SECONDS, columns.FORWARDS, columns.BACKWARDS, columns.MEMORY):
+            del row[key + ERROR]
         if uniform is not None:
             base = _median(runs.loc[runs["method"] == uniform, columns.SECONDS])
             row[RELATIVE.key] = _median(own[columns.SECONDS]) / base if base else math.nan
@@ -217,7 +218,9 @@ def _overview_table(section: Section, summary: pd.DataFrame) -> Table:
 
 def metric_column(info: MetricInfo) -> Column:
     """The column of a test metric."""
-    return Column(info.key, info.key, "higher" if info.higher_is_better else "lower")
+    # Where there is little room, a header may break after the task.
+    short = info.name if info.task is None else f"{info.task}/ {info.name}"
+    return Column(info.key, info.key, "higher" if info.higher_is_better else "lower", short)
 
 
 def pool_note(section: Section) -> str:

@@ -24,7 +24,7 @@ REACH = 10.5
 """The region shown, in both directions."""
 _CELLS = 90
 _PATH_POINTS = 120
-_FRONT = "#F0B800"
+_FRONT = "#A79BE0"
 
 
 def figure(section: Section, styles: Mapping[str, Style]) -> Figure | None:
@@ -36,14 +36,14 @@ def figure(section: Section, styles: Mapping[str, Style]) -> Figure | None:
     heights, front = _landscape(), _front()
     for axis, (method, run) in zip(axes, shown.items(), strict=True):
         panel(axis, run, styles[method], heights, front)
-        axis.set_title(method if run.record.state == "finished" else f"{method} ({run.record.state})")
+        style.title(axis, method, "" if run.record.state == "finished" else run.record.state.replace("_", " "))
     style.edges(axes, "a", "b")
     marks: dict[str, Any] = {"markersize": 4, "color": "#333333", "linestyle": ""}
     handles = [
         Line2D([], [], color="#333333"),
         Line2D([], [], marker="o", markerfacecolor="white", **marks),
         Line2D([], [], marker="o", **marks),
-        Line2D([], [], color=_FRONT, linewidth=3),
+        Line2D([], [], color=_FRONT, linewidth=3.5),
         Line2D([], [], color="#B5B5B5", linewidth=0.6),
     ]
     style.legend_below(made, handles, ["path", "start", "end", "Pareto front", "equal mean loss"])
@@ -54,8 +54,8 @@ def panel(axis: Axes, run: Run, look: Style, heights: tuple[Floats, Floats], fro
     """One method. heights: places ``(n,)`` along either axis and the mean loss there ``(n, n)``; front: ``(m, 2)``."""
     places, mean = heights
     levels = np.quantile(mean, np.linspace(0.03, 0.97, 9))
-    axis.contour(places, places, mean, levels=levels, colors="#C8C8C8", linewidths=0.5, linestyles="solid", zorder=1)
-    axis.plot(front[:, 0], front[:, 1], color=_FRONT, linewidth=3, solid_capstyle="butt", zorder=1.5, label="_front")
+    axis.contour(places, places, mean, levels=levels, colors="#BDBDBD", linewidths=0.5, linestyles="solid", zorder=1)
+    axis.plot(front[:, 0], front[:, 1], color=_FRONT, linewidth=3.5, solid_capstyle="butt", zorder=1.5, label="_front")
     for path in paths(run):
         axis.plot(path[:, 0], path[:, 1], color=look.color, linewidth=1.0, zorder=2.5, label="_path")
         axis.plot(*path[0], marker="o", markersize=4, markerfacecolor="white", color=look.color, zorder=3, label="_start")

@@ -31,7 +31,7 @@ def figure(names: Sequence[str], tables: Sequence[SectionTables], styles: Mappin
     present: list[str] = []
     for axis, (name, frame) in zip(axes, shown, strict=True):
         panel(axis, frame, styles)
-        axis.set_title(name)
+        style.title(axis, name)
         present += [method for method in frame["method"] if method not in present]
     style.edges(axes, "s/step relative to uniform", "Δm %  (lower is better)")
     handles = [

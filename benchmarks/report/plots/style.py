@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -57,7 +58,9 @@ SETTINGS: dict[str, Any] = {
 
 def grid(panels: int, *, height: float = 1.45, square: bool = False) -> tuple[Figure, list[Axes]]:
     """A figure with room for some panels: one paper column for one panel, two for more; unused places stay empty."""
-    columns = min(panels, 4 if panels == 4 or panels > 6 or square else 3)
+    columns = min(panels, 3)
+    if square or panels == 4 or (panels > 6 and -panels % 4 <= -panels % 3):
+        columns = min(panels, 4)
     rows = math.ceil(panels / columns)
     width = SINGLE if columns == 1 else DOUBLE
     if square:
@@ -94,7 +97,7 @@ def legend_below(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) 
 
 def steps_axis(axis: Axes) -> None:
     """Few round ticks, thousands as k."""
-    axis.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    axis.xaxis.set_major_locator(MaxNLocator(4, integer=True, steps=[1, 2, 2.5, 5, 10]))
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / 1000:g}k" if value >= 1000 else f"{value:g}"))
 
 
@@ -119,7 +122,7 @@ def values_axis(axis: Axes, curves: Iterable[Floats]) -> None:
         axis.set_yscale("log")
         margin = (high / low) ** 0.05
         axis.set_ylim(low / margin, high * margin)
-        axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 3.0) if high / low < 300 else (1.0,), numticks=6))
+        axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high / low < 100 else (1.0,), numticks=6))
         axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.yaxis.set_minor_formatter(NullFormatter())
         return
@@ -133,9 +136,12 @@ def thin(length: int, limit: int = POINTS) -> list[int]:
     return sorted({round(index) for index in np.linspace(0, length - 1, min(length, limit))})
 
 
-def note(axis: Axes, text: str) -> None:
-    """A remark inside a panel, at its upper right."""
-    axis.text(0.98, 0.97, text, transform=axis.transAxes, ha="right", va="top", fontsize=7, color="#444444")
+def title(axis: Axes, text: str, remark: str = "") -> None:
+    """A panel's title, and under it a remark on what the panel does not show; inside, it would cover curves."""
+    place = axis.get_subplotspec()
+    wide = 28 if place is not None and place.get_gridspec().ncols > 3 else 38
+    lines = textwrap.wrap(text, wide) + (textwrap.wrap(f"[{remark}]", wide) if remark else [])
+    axis.set_title("\n".join(lines))
 
 
 def render(figure: Figure) -> dict[str, bytes]:

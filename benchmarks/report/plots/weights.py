@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -41,19 +40,17 @@ def figure(section: Section) -> Figure | None:
     own = style.off_scale({method: values[:, 0] for method, (_, values) in curves.items()})
     common = [values[:, 0] for method, (_, values) in curves.items() if method not in own]
     for axis, (method, found) in zip(axes, curves.items(), strict=True):
-        panel(axis, method, found, section.tasks, looks)
+        panel(axis, found, section.tasks, looks)
         style.values_axis(axis, [found[1][:, 0]] if method in own else common)
-        if method in own:
-            style.note(axis, "own scale")
         number = len(section.finished(method))
         rest = "" if number == len(section.seeds) else f" ({number}/{len(section.seeds)} seeds)"
-        axis.set_title("\n".join(textwrap.wrap(method + rest, 30 if len(axes) > 6 else 40)))
+        style.title(axis, method + rest, "own scale" if method in own else "")
     style.edges(axes, "step", "weight")
     style.legend_below(made, [Line2D([], [], **looks[task].line) for task in section.tasks], section.tasks)
     return made
 
 
-def panel(axis: Axes, method: str, curves: Curves, tasks: Sequence[str], looks: Mapping[str, Style]) -> Axes:
+def panel(axis: Axes, curves: Curves, tasks: Sequence[str], looks: Mapping[str, Style]) -> Axes:
     """One method. curves: steps ``(T,)`` and mean and standard error ``(K, 2, T)``."""
     steps, values = curves
     for (mean, error), task in zip(values, tasks, strict=True):
@@ -61,7 +58,6 @@ def panel(axis: Axes, method: str, curves: Curves, tasks: Sequence[str], looks: 
         if np.isfinite(error).any():
             axis.fill_between(steps, mean - error, mean + error, color=looks[task].color, alpha=0.2, linewidth=0)
     style.steps_axis(axis)
-    axis.set_title(method)
     return axis
 
 
