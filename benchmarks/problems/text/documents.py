@@ -100,12 +100,14 @@ def gather(pieces: Iterable[Piece], caps: Mapping[Split, int]) -> dict[Split, tu
     for piece in sorted(pieces, key=lambda piece: sha(piece.key)):
         if room[piece.split] <= 0:
             continue
-        text = piece.read()
-        if text is None or not text.strip() or (digest := sha(text)) in seen:
-            continue
-        seen.add(digest)
-        kept = clip(text, min(FILE_CAP, room[piece.split]))
-        room[piece.split] -= len(kept.encode()) if kept else room[piece.split]
-        if kept:
-            taken[piece.split].append(Document(piece.key, kept))
+        text = piece.read() or ""
+        whole = clip(text, FILE_CAP)
+        kept = clip(whole, room[piece.split])
+        marks = {sha(text), sha(kept)}
+        if seen.isdisjoint(marks) and whole.strip():
+            # The document that meets the cap is cut there and is the last one of its split.
+            room[piece.split] = room[piece.split] - len(kept.encode()) if kept == whole else 0
+            if kept.strip():
+                taken[piece.split].append(Document(piece.key, kept))
+                seen |= marks
     return {split: tuple(documents) for split, documents in taken.items()}

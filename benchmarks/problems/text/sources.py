@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import re
 import sysconfig
 from collections.abc import Callable, Collection, Iterator
 from functools import partial
@@ -29,9 +30,11 @@ HEADERS_OUT = {"ops", "generated", "hip", "mps", "metal", "miopen", "xpu", "mtia
 """ATen/ops is 7,000 generated files; the rest are generated, or back ends that not every wheel ships."""
 BUILD_FILES = {
     *("Config.h", "config.h", "CUDAConfig.h", "build_config.h", "build_variables.h"),
-    *("cmake_macros.h", "cuda_cmake_macros.h", "version.h"),
+    *("cmake_macros.h", "cuda_cmake_macros.h", "version.h", "RegistrationDeclarations.h"),
 }
 """Written when a wheel is built: they differ between platforms of the same version."""
+BACK_END_LISTS = re.compile(r"ATen/\w+Functions\.h")
+"""Generated too, one for each back end of the build."""
 CUDA_PARTS = {"cuda", "cudnn"}
 
 
@@ -72,7 +75,8 @@ def _headers(cuda: bool) -> Iterator[Piece]:
         for below, path in files(Path(torch or "", "include", folder), (".h", ".hpp", ".cuh"), HEADERS_OUT):
             key = f"{folder}/{below}"
             is_cuda = path.suffix == ".cuh" or not CUDA_PARTS.isdisjoint(key.split("/"))
-            if is_cuda == cuda and path.name not in BUILD_FILES:
+            built = path.name in BUILD_FILES or BACK_END_LISTS.fullmatch(key) is not None
+            if is_cuda == cuda and not built:
                 yield Piece(key, split_of(key), partial(read_source, path))
 
 
