@@ -1,0 +1,55 @@
+"""CoBa's weights alone: they must not grow dear with the number of tasks or of steps."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from weighting import Observation, create
+
+TASKS = (2, 5, 50, 500)
+STEPS = (1_000, 100_000)
+MEASURED = 300
+
+
+def weight_costs(device: torch.device) -> pd.DataFrame:
+    """One row per variant and number of tasks: milliseconds of an update with its weights, after so many steps."""
+    rows = []
+    for variant in ("paper", "mftcoder"):
+        for num_tasks in TASKS:
+            row: dict[str, Any] = {"variant": variant, "tasks": num_tasks}
+            for steps in STEPS:
+                row[f"ms after {steps:,} steps"] = round(1e3 * _measure(variant, num_tasks, steps, device), 3)
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _measure(variant: str, num_tasks: int, steps: int, device: torch.device) -> float:
+    """Median seconds of one update and one answer, with a history as long as after ``steps`` steps."""
+    weighter = create("coba", num_tasks, variant=variant, warmup=100, window=200).to(device)
+    noise = torch.rand(64, num_tasks, device=device) + 0.5
+    weighter.start(Observation(losses=noise[0], val_losses=noise[0]))
+    _lengthen(weighter, steps, noise)
+    seconds = []
+    for number in range(MEASURED):
+        seen = Observation(losses=noise[number % 64], val_losses=noise[(number * 7) % 64])
+        started = time.perf_counter()
+        weighter.weights(seen)
+        weighter.update(seen)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds.append(time.perf_counter() - started)
+    return float(np.median(seconds))
+
+
+def _lengthen(weighter: Any, steps: int, noise: torch.Tensor) -> None:
+    """Fill the windows by real updates, and the one series that grows at once: 100,000 updates would take a minute."""
+    for number in range(400):
+        seen = Observation(losses=noise[number % 64], val_losses=noise[number % 64])
+        weighter.update(seen)
+    for _ in range(steps - 400):
+        weighter.largest_slopes.add(noise[0, 0].double())
