@@ -280,7 +280,9 @@ class TestFiles:
         assert [run.record.key for run in load(suite, keys).runs] == keys
 
     def test_report_is_complete_and_the_same_again(self, tmp_path: Path) -> None:
-        suite = fake_runs.write_suite(tmp_path / "results" / "fake", fake_runs.suite(languages=3))
+        suite = fake_runs.write_suite(
+            tmp_path / "results" / "fake", fake_runs.suite(languages=3, methods=fake_runs.METHODS[:4])
+        )
         first = write_report(suite, tmp_path / "plots" / "fake")
         made = {path: path.read_bytes() for path in first.paths}
         for path in made:
@@ -366,6 +368,12 @@ class TestPictures:
         assert figure is not None
         assert "off scale: famo" in figure.axes[0].get_title()
         assert figure.axes[0].get_ylim()[1] < 10
+
+    def test_variants_of_a_method_keep_its_colour(self) -> None:
+        looks = method_styles(["coba", "coba(tau=2)", "coba(tau=3)", "coba@12ab"])
+        assert len({look.color for look in looks.values()}) == 1
+        assert len({(str(look.dashes), look.marker) for look in looks.values()}) == 4
+        assert len({str(look.dashes) for look in looks.values()}) > 1
 
     def test_styles_are_distinct_and_stay(self) -> None:
         known = method_styles(fake_runs.METHODS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -60,22 +61,32 @@ _FURTHER = tuple(
 
 
 def method_styles(labels: Iterable[str]) -> dict[str, Style]:
-    """Label -> style. Listed methods have their own; another label gets the one its hash points at, or the next one free.
+    """Label -> style. Listed methods have their own; another label gets what its hash points at, or the next one free.
 
     Pass all labels of a report at once, so that they are the same in all its pictures. More labels than styles share some.
     """
     styles: dict[str, Style] = {}
-    taken: set[int] = set()
+    taken: set[Style] = set()
     for label in sorted(set(labels)):
         if label in _KNOWN:
             styles[label] = _KNOWN[label]
             continue
+        family = _variants(label)
         start = int(hashlib.sha256(label.encode()).hexdigest(), 16)
-        places = [(start + step) % len(_FURTHER) for step in range(len(_FURTHER))]
-        place = next((place for place in places if place not in taken), places[0])
-        taken.add(place)
-        styles[label] = _FURTHER[place]
+        choices = [family[(start + step) % len(family)] for step in range(len(family))]
+        styles[label] = next((look for look in choices if look not in taken), choices[0])
+        taken.add(styles[label])
     return styles
+
+
+def _variants(label: str) -> tuple[Style, ...]:
+    """The styles a label that is not listed may have: its method's colour where it is ``method(...)`` of a listed one."""
+    name = re.split(r"[^\w]", label, maxsplit=1)[0]
+    if name not in _KNOWN:
+        return _FURTHER
+    own = _KNOWN[name]
+    others = [dashes for dashes in DASHES if dashes != own.dashes]
+    return tuple(Style(own.color, marker, dashes) for marker in _MARKERS[:4] for dashes in others)
 
 
 def task_styles(tasks: Sequence[str]) -> dict[str, Style]:

@@ -63,7 +63,7 @@ def panel(
                 drawn |= _failed_line(axis, run, method, known[id(run)], place, styles[method])
     off = style.off_scale(drawn)
     style.values_axis(axis, [values for name, values in drawn.items() if name not in off])
-    style.steps_axis(axis)
+    style.steps_axis(axis, section.training.steps)
     beyond = ", ".join(dict.fromkeys(name.split("\n")[0] for name in off))
     style.title(axis, task, f"off scale: {beyond}" if off else "")
     return axis

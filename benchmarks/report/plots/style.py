@@ -95,8 +95,9 @@ def legend_below(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) 
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, columnspacing=1.2, borderaxespad=0.2)
 
 
-def steps_axis(axis: Axes) -> None:
-    """Few round ticks, thousands as k."""
+def steps_axis(axis: Axes, total: int) -> None:
+    """The whole run, whether or not its curves reach the end; few round ticks, thousands as k."""
+    axis.set_xlim(-0.03 * total, 1.03 * total)
     axis.xaxis.set_major_locator(MaxNLocator(4, integer=True, steps=[1, 2, 2.5, 5, 10]))
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / 1000:g}k" if value >= 1000 else f"{value:g}"))
 

@@ -42,6 +42,7 @@ def figure(section: Section) -> Figure | None:
     for axis, (method, found) in zip(axes, curves.items(), strict=True):
         panel(axis, found, section.tasks, looks)
         style.values_axis(axis, [found[1][:, 0]] if method in own else common)
+        style.steps_axis(axis, section.training.steps)
         number = len(section.finished(method))
         rest = "" if number == len(section.seeds) else f" ({number}/{len(section.seeds)} seeds)"
         style.title(axis, method + rest, "own scale" if method in own else "")
@@ -57,7 +58,6 @@ def panel(axis: Axes, curves: Curves, tasks: Sequence[str], looks: Mapping[str, 
         axis.plot(steps, mean, label=task, **looks[task].line)
         if np.isfinite(error).any():
             axis.fill_between(steps, mean - error, mean + error, color=looks[task].color, alpha=0.2, linewidth=0)
-    style.steps_axis(axis)
     return axis
 
 
