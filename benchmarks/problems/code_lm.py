@@ -26,11 +26,12 @@ sequences of each task, so in 1,500 steps of 4 x 64 tokens a task reads about 38
 ======== ========== ===============================================================================================
 task     cap        in 1,500 steps
 ======== ========== ===============================================================================================
-python   3,000,000  less than one pass: its validation loss is still falling at the end
-cpp      3,000,000  the same
-cuda       800,000  about once
-stubs      200,000  several passes
-yaml        24,000  dozens of passes: learned by heart, its validation loss turns upward while others fall
+python   3,000,000  a third of a pass: its validation loss is still falling at the end
+cpp      3,000,000  a third of a pass, the same
+cuda       300,000  about three passes
+stubs       24,000  dozens of passes: soon learned by heart, and since new stubs are much like the old in form but not in
+                    names, its validation loss turns upward half-way, while the others still fall
+yaml       600,000  about two passes, easy and still falling
 english    200,000  several passes
 ======== ========== ===============================================================================================
 
@@ -76,9 +77,9 @@ from weighting.base import check
 TRAIN_BYTES: dict[str, int] = {
     "python": 3_000_000,
     "cpp": 3_000_000,
-    "cuda": 800_000,
-    "stubs": 200_000,
-    "yaml": 24_000,
+    "cuda": 300_000,
+    "stubs": 24_000,
+    "yaml": 600_000,
     "english": 200_000,
 }
 """Training text of each built-in task, see above."""
