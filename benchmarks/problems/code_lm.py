@@ -115,6 +115,7 @@ class CodeLM(Problem):
         "by hash of a file's path (stubs, yaml and other big files: by 4 kB blocks), a tenth each for validation and test"
     )
     rows_belong_to_tasks = True
+    heavy_modules = ("transformers.models.llama.modeling_llama",)
 
     def __init__(
         self,
