@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from benchmarks import commands
-from benchmarks.errors import StorageError, UserError
+from benchmarks.errors import StorageError, UserError, unknown
 from benchmarks.harness.suite import suite_names
 
 INTERRUPTED = 130
@@ -29,9 +29,18 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="run_bench.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", nargs="?", default="run", help="run (the default), report or cost")
-    parser.add_argument("suite", nargs="?", default="quick", help=f"{', '.join(suite_names())}, or a .yaml file")
+    parser = _Parser(
+        prog="run_bench.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "words",
+        nargs="*",
+        metavar="command or suite",
+        help=f"run (the default), report or cost; then {', '.join(suite_names())} or a .yaml file",
+    )
     filters = parser.add_argument_group("filters, as comma-separated lists")
     filters.add_argument("--problems", type=_names, help="only these problems of the suite")
     filters.add_argument("--weighters", type=_names, help="only these weighters; single_task for the baselines")
@@ -64,14 +73,28 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The options, with ``command`` and ``suite`` filled in. Raises UserError."""
+    parser = _parser()
+    # Intermixed, since options may come before the suite as well as after it.
+    options, rest = parser.parse_known_intermixed_args(arguments)
+    if rest:
+        known = [name for name in parser.format_usage().replace("[", " ").replace("]", " ").split() if name[:2] == "--"]
+        raise UserError(unknown("option", rest[0].partition("=")[0], known))
+    words = list(options.words)
+    options.command = words.pop(0) if words and words[0] in commands.COMMANDS else "run"
+    options.suite = words.pop(0) if words else "quick"
+    if not options.suite.endswith((".yaml", ".yml")) and options.suite not in suite_names():
+        raise UserError(unknown("command or suite", options.suite, [*commands.COMMANDS, *suite_names()]))
+    if words:
+        raise UserError(f"expected one command and one suite, found also {' '.join(words)}")
+    return options
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns 0, 1 when a run failed, 2 for bad input, 3 for results that cannot be written, 130."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    first = next((word for word in given if not word.startswith("-")), None)
-    if first is None or first not in commands.COMMANDS:
-        given.insert(0, "run")
     try:
-        options = _parser().parse_args(given)
+        options = _parse(arguments)
         return commands.COMMANDS[options.command](options)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
