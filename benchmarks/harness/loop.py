@@ -117,8 +117,7 @@ class Loop:
     def run(self) -> Outcome:
         """Train to the end, from the checkpoint where there is one. Raises Diverged, Stopped, StorageError."""
         if not self._resume():
-            self._evaluate()
-            self._start_weighter()
+            self.begin()
         saved_at = time.monotonic()
         while self.step < self.training.steps:
             self._block()
@@ -132,6 +131,11 @@ class Loop:
                 raise Stopped
         return self._score()
 
+    def begin(self) -> None:
+        """What comes before the first step: the initial validation losses, and the weighter's look at them."""
+        self._evaluate()
+        self._start_weighter()
+
     def _block(self) -> None:
         """Train to the next step that is logged or evaluated, timed as a whole; then log the first of these steps."""
         first, training = self.step, self.training
@@ -139,9 +143,9 @@ class Loop:
         self._open_row()
         self._synchronize()
         started = time.perf_counter()
-        losses, weights = first_step = self._train_step()
+        losses, weights = first_step = self.train_step()
         while self.step < end:
-            losses, weights = self._train_step()
+            losses, weights = self.train_step()
         self._synchronize()
         self.block_seconds.append(time.perf_counter() - started)
         self.block_steps.append(end - first)
@@ -151,13 +155,13 @@ class Loop:
         per_task = losses.reshape(-1, self.problem.num_tasks).mean(0).tolist()
         self.on_log(self.step, dict(zip(self.problem.tasks, per_task, strict=True)))
 
-    def _train_step(self) -> tuple[Tensor, Tensor]:
+    def train_step(self) -> tuple[Tensor, Tensor]:
+        """Make the next step. Returns the detached raw losses and the weights, both ``(*batch_shape, K)``."""
         result = self._step(to_device(self.data.train_batch(self.step), self.device))
         self.step += 1
         return result
 
     def _step(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """One training step. Returns the detached raw losses and the weights, both ``(*batch_shape, K)``."""
         wanted = self.weighter.wants()
         if self.norms is not None and Needs.GRAD_NORMS in wanted:
             self.norms.arm()
@@ -183,8 +187,8 @@ class Loop:
             if norms is None and self.norms is not None:
                 norms = self.norms.after_backward(weights)
             seen = seen.with_(grad_norms=norms)
-        self.weighter.update(self._look_after(seen, batch, wanted))
         self._watch(total)
+        self.weighter.update(self._look_after(seen, batch, wanted))
         return losses.detach(), weights
 
     def _look_after(self, seen: Observation, batch: Batch, wanted: Needs) -> Observation:
@@ -226,6 +230,8 @@ class Loop:
     def _evaluate(self) -> None:
         """Measure the whole validation split and remember the model if it is the best so far."""
         result = self._measure("validation")
+        if not bool(torch.isfinite(result.losses).all()):
+            raise Diverged(self.step, "validation " + self._why(result.losses, torch.ones_like(result.losses)))
         if self.initial_val_losses is None:
             self.initial_val_losses = result.losses
         self._open_row()
@@ -261,9 +267,14 @@ class Loop:
 
     def _check(self, losses: Tensor, weights: Tensor) -> None:
         """Raise Diverged if a step up to now had a total that is not finite."""
-        bad_step = int(self.first_bad_step)
-        if bad_step < self.training.steps:
-            raise Diverged(bad_step, self._why(losses, weights))
+        if self.bad_step is not None:
+            raise Diverged(self.bad_step, self._why(losses, weights))
+
+    @property
+    def bad_step(self) -> int | None:
+        """The first step whose total was not finite; None: there was none."""
+        step = int(self.first_bad_step)
+        return step if step < self.training.steps else None
 
     def _watch(self, total: Tensor) -> None:
         """Note the first step with a total that is not finite, without waiting for the device."""
