@@ -92,5 +92,5 @@ def _module(place: str, name: str) -> ModuleType:
         return module
     except UserError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(f"{name}: cannot be imported: {one_line(error)}") from error

@@ -13,7 +13,7 @@ from pydantic import PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
 from benchmarks.base import Problem, Training
 from benchmarks.catalog import own_source, problem_class, weighter_class
-from benchmarks.errors import UserError, unknown
+from benchmarks.errors import UserError, one_line, unknown
 from benchmarks.harness.suite import ProblemEntry, SuiteFile, WeighterEntry, explain
 from benchmarks.record import ProblemSpec, RunSpec, WeighterSpec
 from weighting import RunFacts, Weighter
@@ -137,15 +137,19 @@ class _ProblemPlanner:
         for name in self.entry.options:
             if name not in defaults and name != "tasks":
                 raise self.file.error([*self.place, "options", name], unknown("option", name, [*defaults, "tasks"]))
-        hints = typing.get_type_hints(self.kind.__init__)
+        needed = [name for name, default in defaults.items() if default is inspect.Parameter.empty]
+        for name in needed:
+            if name not in self.entry.options:
+                raise self.file.error(self.place, f"{self.entry.name}: expected the option {name!r}, found none")
+        hints = _hints(self.kind)
         for name, value in self.entry.options.items():
             self._check_type([*self.place, "options", name], value, hints.get(name, Any))
         given = {**defaults, **self.entry.options}
         tasks = given.pop("tasks", None)
         try:
             return self.kind(tasks=tasks, **given), given
-        except (ValueError, TypeError) as error:
-            raise self.file.error([*self.place, "options"], str(error)) from error
+        except Exception as error:
+            raise self.file.error([*self.place, "options"], one_line(error)) from error
 
     def _training(self) -> Training:
         changes: dict[str, Any] = {}
@@ -185,7 +189,7 @@ class _ProblemPlanner:
         changes = self.entry.hyperparameters.get(entry.name, {})
         given = {**entry.hyperparameters, **changes}
         defaults = hyperparameters_of(kind)
-        hints = typing.get_type_hints(kind.__init__)
+        hints = _hints(kind)
         axes: dict[str, list[Any]] = {}
         for name, value in given.items():
             here = [*self.place, "hyperparameters", entry.name, name] if name in changes else [*place, name]
@@ -219,11 +223,19 @@ class _ProblemPlanner:
     ) -> WeighterSpec:
         try:
             build(kind, self.problem.num_tasks, batch_shape=self.problem.batch_shape, **chosen)
-        except (ValueError, TypeError) as error:
-            raise self.file.error(place, f"{error} (for problem {self.entry.name})") from error
-        decided = kind.defaults_for(RunFacts(steps=1, steps_per_epoch=1, val_batches=1, seed=0))
+            decided = kind.defaults_for(RunFacts(steps=1, steps_per_epoch=1, val_batches=1, seed=0))
+        except Exception as error:
+            raise self.file.error(place, f"{one_line(error)} (for problem {self.entry.name})") from error
         values = {**hyperparameters_of(kind), **dict.fromkeys(decided, AUTO), **chosen}
         return WeighterSpec(name=name, label=name, hyperparameters=values, source=source)
+
+
+def _hints(kind: type[Any]) -> dict[str, Any]:
+    """The types of a class's arguments; none where the user's own code names types that cannot be found."""
+    try:
+        return typing.get_type_hints(kind.__init__)
+    except (NameError, AttributeError):
+        return {}
 
 
 def _labelled(specs: Sequence[WeighterSpec]) -> list[WeighterSpec]:
