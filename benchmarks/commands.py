@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import torch
 
 from benchmarks.errors import StorageError, UserError
 from benchmarks.harness.plan import Filters, Plan, make_plan
-from benchmarks.harness.pool import Outcome, Recorded, carry_out
+from benchmarks.harness.pool import Outcome, Recorded, carry_out, take_stock
 from benchmarks.harness.suite import read_suite
 from benchmarks.harness.worker import cores, run_folder
 from benchmarks.record import RunSpec
@@ -27,11 +28,11 @@ def run(options: argparse.Namespace) -> int:
     jobs = options.jobs or cores()
     threads = max(1, cores() // jobs)
     folder: Path = options.out / plan.suite
-    missing = [spec for spec in plan.runs if not run_folder(folder, spec.key).exists()]
-    _print_plan(plan, len(plan.runs) - len(missing), jobs, threads, options.device)
+    to_do = take_stock(folder, plan.runs).to_do
+    _print_plan(plan, len(plan.runs) - len(to_do), jobs, threads, options.device)
     if options.dry_run:
         for spec in plan.runs:
-            print(_run_line(spec, "to train" if spec in missing else "recorded"))
+            print(_run_line(spec, "to train" if spec.key in to_do else "recorded"))
         return 0
     _check_folder(folder)
     _check_folder(options.plots)
@@ -96,11 +97,11 @@ def _device_kind(name: str) -> str:
 
 def _check_folder(folder: Path) -> None:
     """Raise UserError unless files can be written into the folder, which is made if need be."""
-    probe = folder / ".writable"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
+        # A name of its own for each command, so that two at once do not remove each other's.
+        with tempfile.TemporaryFile(dir=folder):
+            pass
     except OSError as error:
         raise UserError(f"expected a folder that can be written at {folder}: {error.strerror}") from error
 

@@ -11,12 +11,14 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import FrameType
 
+import filelock
 import pandas as pd
 from tqdm import tqdm
 
@@ -41,6 +43,19 @@ class Recorded:
     reason: str = ""
 
 
+@dataclass(frozen=True)
+class Stock:
+    """How a plan stands before anything is trained."""
+
+    recorded: list[Recorded]
+    to_do: dict[str, RunSpec]
+    """By key."""
+    replaced: dict[str, str]
+    """Key -> when the failed run that is to be trained again was started."""
+    damaged: dict[str, str]
+    """Key -> what is wrong with a record that cannot be used."""
+
+
 @dataclass
 class Outcome:
     """What became of a plan."""
@@ -58,37 +73,55 @@ class Outcome:
         return [run for run in self.recorded if run.state != "finished"]
 
 
-def take_stock(folder: Path, runs: list[RunSpec]) -> tuple[list[Recorded], list[RunSpec], list[str]]:
-    """The planned runs that have a record, those that are to do, and a warning for each damaged one that was set aside."""
-    recorded, to_do, warnings = [], [], []
+def take_stock(folder: Path, runs: list[RunSpec]) -> Stock:
+    """Which of the planned runs have a record that counts and which are to do. Changes nothing."""
+    stock = Stock([], {}, {}, {})
     for spec in runs:
         place = run_folder(folder, spec.key)
+        stock.to_do[spec.key] = spec
         if not place.exists():
-            to_do.append(spec)
             continue
         try:
             record = read_run(place).record
         except DamagedRecordError as error:
-            aside = set_aside(place, str(error))
-            warnings.append(f"set aside as {aside}, to be trained again: {error}")
-            to_do.append(spec)
+            stock.damaged[spec.key] = str(error)
             continue
         if record.state in KEPT_STATES:
-            recorded.append(Recorded(spec, record.state, record.reason or ""))
+            stock.recorded.append(Recorded(spec, record.state, record.reason or ""))
+            del stock.to_do[spec.key]
         else:
-            to_do.append(spec)
-    return recorded, to_do, warnings
+            stock.replaced[spec.key] = record.started
+    return stock
 
 
 def carry_out(folder: Path, suite: str, runs: list[RunSpec], *, jobs: int, threads: int, device: str) -> Outcome:
     """Train every run that has no record yet. Raises StorageError where results cannot be written."""
     remove_leftovers(folder)
-    recorded, to_do, warnings = take_stock(folder, runs)
-    outcome = Outcome(recorded=recorded, warnings=warnings)
-    work_list = [Job(spec, suite, folder, device, threads) for spec in to_do]
+    stock = take_stock(folder, runs)
+    outcome = Outcome(recorded=stock.recorded)
+    try:
+        for key in stock.damaged:
+            outcome.warnings += _set_damaged_aside(folder, key)
+    except OSError as error:
+        raise StorageError.of(error, folder) from error
+    work_list = [Job(spec, suite, folder, device, threads, stock.replaced.get(key)) for key, spec in stock.to_do.items()]
     if work_list:
         _Pool(work_list, jobs, outcome, total=len(runs)).run()
     return outcome
+
+
+def _set_damaged_aside(folder: Path, key: str) -> list[str]:
+    """Move a damaged run out of the way, unless another command has it in hand. Returns the warning."""
+    place = run_folder(folder, key)
+    try:
+        with lock_of(folder, key):
+            try:
+                read_run(place)
+            except DamagedRecordError as error:
+                return [f"set aside as {set_aside(place, str(error))}, trained again: {error}"] if place.exists() else []
+    except filelock.Timeout:
+        pass
+    return []
 
 
 @dataclass
@@ -145,6 +178,9 @@ class _Pool:
             mouth.close()
             self.workers.append(_Worker(job, process, ear, slot))
             self.display.begin(slot, job.spec)
+            if self._ending():
+                # Interrupted between the start of the process and its entry in the list.
+                process.terminate()
 
     def _listen(self) -> None:
         """Hear every worker that has something to say, for half a second at most."""
@@ -171,7 +207,7 @@ class _Pool:
         if message is None:
             self._died(worker)
         elif message.kind == "recorded":
-            self._recorded(worker.job, message.state, message.text)
+            self.outcome.recorded.append(Recorded(worker.job.spec, message.state or "finished", message.text))
         elif message.kind == "busy":
             self.waiting.append(worker.job)
             self.not_before = time.monotonic() + BUSY_SECONDS
@@ -179,17 +215,12 @@ class _Pool:
             self.waiting.appendleft(worker.job)
         else:
             self.waiting.appendleft(worker.job)
-            self.storage_error = StorageError(message.text)
-            self._stop_workers()
+            self._cannot_write(StorageError(message.text))
         self.display.end(worker.slot, done=message is None or message.kind == "recorded")
 
-    def _recorded(self, job: Job, state: State | None, reason: str) -> None:
-        if state is None:
-            # Another command trained it meanwhile.
-            recorded, _, _ = take_stock(job.folder, [job.spec])
-            self.outcome.recorded += recorded
-            return
-        self.outcome.recorded.append(Recorded(job.spec, state, reason))
+    def _cannot_write(self, error: StorageError) -> None:
+        self.storage_error = self.storage_error or error
+        self._stop_workers()
 
     def _died(self, worker: _Worker) -> None:
         """A worker ended without a word: while ending that is a stop, otherwise a crash, and a row."""
@@ -203,9 +234,17 @@ class _Pool:
             reason = f"its process was ended by {name}" + (", perhaps for lack of memory" if name == "SIGKILL" else "")
         started = datetime.now(UTC).isoformat(timespec="seconds")
         record = make_record(worker.job, "crashed", started, None, reason=reason)
-        with lock_of(worker.job.folder, worker.job.spec.key):
-            write_run(worker.job.folder / "runs", record, pd.DataFrame(columns=list(COLUMNS)))
-        self._recorded(worker.job, "crashed", reason)
+        try:
+            with lock_of(worker.job.folder, worker.job.spec.key):
+                write_run(worker.job.folder / "runs", record, pd.DataFrame(columns=list(COLUMNS)))
+        except filelock.Timeout:
+            # Another command took the run up at once: what becomes of it is that command's to record.
+            self.waiting.append(worker.job)
+        except OSError as error:
+            self.waiting.appendleft(worker.job)
+            self._cannot_write(StorageError.of(error, worker.job.folder))
+        else:
+            self.outcome.recorded.append(Recorded(worker.job.spec, "crashed", reason))
 
 
 class _Display:
@@ -254,6 +293,12 @@ def _context(preload: list[str]) -> SpawnContext | ForkServerContext:
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(preload)
+    # The server hands what it ignores on to every worker, so that Ctrl-C cannot hit one before it has set its own handlers.
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.signal(signal.SIGINT, before)
     return context
 
 

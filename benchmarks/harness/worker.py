@@ -28,7 +28,7 @@ from benchmarks.harness import provenance
 from benchmarks.harness.checkpoint import Checkpoint
 from benchmarks.harness.loop import Diverged, Loop, Stopped
 from benchmarks.harness.plan import hyperparameters_in_run, problem_from
-from benchmarks.record import COLUMNS, MetricInfo, Record, RunSpec, State, write_run
+from benchmarks.record import COLUMNS, DamagedRecordError, MetricInfo, Record, RunSpec, State, read_run, write_run
 from benchmarks.seeds import derive
 from weighting import RunFacts, Weighter
 from weighting.base import build
@@ -44,6 +44,8 @@ class Job:
     """The suite's folder under ``results``."""
     device: str
     threads: int
+    replaces: str | None = None
+    """When the record that this run is to replace was started; None: there is none."""
 
 
 @dataclass(frozen=True)
@@ -79,11 +81,7 @@ def work(job: Job, tell: Connection) -> None:
     key = job.spec.key
     try:
         with lock_of(job.folder, key):
-            if run_folder(job.folder, key).exists():
-                # Another process recorded it between this one's plan and its start.
-                tell.send(Message("recorded"))
-                return
-            tell.send(_train_and_record(job, tell, asked_to_stop))
+            tell.send(_recorded_meanwhile(job) or _train_and_record(job, tell, asked_to_stop))
     except filelock.Timeout:
         tell.send(Message("busy"))
     except (BrokenPipeError, EOFError):
@@ -92,6 +90,17 @@ def work(job: Job, tell: Connection) -> None:
         tell.send(Message("cannot_write", text=str(error)))
     except OSError as error:
         tell.send(Message("cannot_write", text=str(StorageError.of(error, job.folder))))
+
+
+def _recorded_meanwhile(job: Job) -> Message | None:
+    """What another command recorded between this one's plan and its start; the record to replace does not count."""
+    try:
+        record = read_run(run_folder(job.folder, job.spec.key)).record
+    except DamagedRecordError:
+        return None
+    if record.started == job.replaces:
+        return None
+    return Message("recorded", state=record.state, text=record.reason or "")
 
 
 class _StopSwitch:
@@ -150,6 +159,10 @@ def _train_and_record(job: Job, tell: Connection, should_stop: _StopSwitch) -> M
         raise
     except Exception as error:  # noqa: BLE001 - whatever a problem or a weighter raises is a row, and the others go on
         state, fields["reason"] = "crashed", one_line(error)
+        if loop is not None and loop.bad_step is not None:
+            # Whatever could not be computed from a loss that is not a number: the loss came first.
+            state, fields["failed_step"] = "diverged", loop.bad_step
+            fields["reason"] = f"the weighted total is not finite; then {fields['reason']}"
     if state != "finished" and loop is not None:
         fields.setdefault("failed_step", loop.step)
     record = make_record(job, state, started, problem, resumed=loop.resumed if loop else 0, **fields)
