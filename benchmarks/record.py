@@ -199,7 +199,7 @@ def read_run(folder: Path) -> Run:
         if version != SCHEMA:
             raise DamagedRecordError(f"{folder / RUN_FILE}: expected schema_version {SCHEMA}, found {version!r}")
         record = Record.model_validate_json(text)
-        trajectory = pd.read_parquet(folder / TRAJECTORY_FILE)
+        trajectory = pd.read_parquet(folder / TRAJECTORY_FILE, page_checksum_verification=True)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
@@ -224,7 +224,7 @@ def write_run(runs_folder: Path, record: Record, trajectory: pd.DataFrame) -> Pa
     runs_folder.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{record.key}-", dir=runs_folder))
     try:
-        trajectory.to_parquet(scratch / TRAJECTORY_FILE, index=False, compression="zstd")
+        trajectory.to_parquet(scratch / TRAJECTORY_FILE, index=False, compression="zstd", write_page_checksum=True)
         (scratch / RUN_FILE).write_text(record.model_dump_json(indent=1), encoding="utf-8")
         for name in (TRAJECTORY_FILE, RUN_FILE):
             with (scratch / name).open("rb") as file:
