@@ -16,7 +16,10 @@ test: $(VENV)/.installed-test
 
 # Makes the committed reference again: every number and picture of the README and of results/reference.
 reference: $(VENV)/.installed
+	rm -rf results/reference plots/reference
+	$(BIN)/python run_bench.py quick --out results/reference --plots plots/reference
 	$(BIN)/python run_bench.py full --out results/reference --plots plots/reference
+	$(BIN)/python run_bench.py cost --out results/reference
 
 # torch goes in the same command as what depends on it, so that nothing else can choose its version.
 $(VENV)/.installed: requirements.txt

@@ -37,7 +37,7 @@ class Report:
 def write_report(suite_folder: Path, plots_folder: Path, keys: Collection[str] | None = None) -> Report:
     """Make all tables, pictures and the page of a suite, of all its runs or of those with the given keys.
 
-    Writes ``report.md`` and ``tables/`` in the suite folder and the pictures in the plots folder; each file is whole or
+    Writes ``report.md``, ``summary.txt`` (what the terminal shows) and ``tables/`` in the suite folder and the pictures in the plots folder; each file is whole or
     not there. Raises OSError if a file cannot be written.
     """
     loaded = load(suite_folder, keys)
@@ -62,10 +62,12 @@ def write_report(suite_folder: Path, plots_folder: Path, keys: Collection[str] |
         paths.append(write(folder / f"{chapter.section.slug}_runs.csv", formatting.to_csv(chapter.tables.runs)))
     paths += _write_table(folder, everything)
     text = page(suite_folder.name, loaded.runs, chapters, everything, pictures, loaded.unusable, warnings)
+    summary = terminal(chapters, loaded.unusable, warnings)
     paths.append(write(suite_folder / "report.md", text))
+    paths.append(write(suite_folder / "summary.txt", summary + "\n"))
     return Report(
         paths=tuple(paths),
-        text=terminal(chapters, loaded.unusable, warnings),
+        text=summary,
         failures=tuple(failures(chapters)),
         warnings=(*warnings, *(f"unusable record: {each.reason}" for each in loaded.unusable)),
     )

@@ -1,0 +1,85 @@
+"""The README: its commands exist, its code runs, and its numbers and pictures are those of the committed reference."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+import run_bench
+from benchmarks.harness.plan import Filters, make_plan
+from benchmarks.harness.suite import read_suite
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, flags=re.DOTALL)
+COMMANDS = [
+    line.partition("#")[0].strip()
+    for language, block in BLOCKS
+    if not language
+    for line in block.splitlines()
+    if line.startswith(("python run_bench.py", "make "))
+]
+
+
+def test_there_are_commands() -> None:
+    assert len(COMMANDS) >= 6
+    assert "make bench" in COMMANDS
+    assert "make test" in COMMANDS
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("make ")])
+def test_make_targets_exist(command: str) -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert re.search(rf"^{command.split()[1]}:", makefile, flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("python ")])
+def test_commands_are_understood(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = shlex.split(command)[2:]
+    if "report" in words or "cost" in words:
+        assert run_bench.main([*words, "--nonsense"]) == 2
+        assert "--nonsense" in capsys.readouterr().err
+        return
+    assert run_bench.main([*words, "--dry-run", "--out", str(tmp_path)]) == 0
+    assert "to train" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("block", [block for language, block in BLOCKS if language == "python"])
+def test_code_runs(block: str) -> None:
+    names: dict[str, object] = {}
+    exec(compile(block, "README.md", "exec"), names)
+    assert "weighter" in names
+
+
+def test_ci_calls_the_documented_test_command() -> None:
+    assert "make test" in (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+
+
+def test_table_is_that_of_the_reference() -> None:
+    summary = (ROOT / "results" / "reference" / "quick" / "summary.txt").read_text(encoding="utf-8")
+    assert summary.strip() in README
+
+
+def test_linked_files_exist() -> None:
+    links = re.findall(r"\]\(([^)#]+)\)", README)
+    assert links
+    assert [link for link in links if not link.startswith("http") and not (ROOT / link).exists()] == []
+
+
+def test_the_full_suite_is_the_suites_of_the_four_problems() -> None:
+    def keys(suite: str) -> set[str]:
+        return {run.key for run in make_plan(read_suite(suite), Filters(), "cpu").runs}
+
+    parts = ("multidigits", "code_lm", "gradnorm_toy", "famo_toy")
+    assert keys("full") == set().union(*(keys(part) for part in parts))
+
+
+def test_the_reference_is_small_and_complete() -> None:
+    files = [path for folder in ("results", "plots") for path in (ROOT / folder / "reference").rglob("*")]
+    assert sum(path.stat().st_size for path in files if path.is_file()) < 15e6
+    for suite in ("quick", "full"):
+        recorded = {path.name for path in (ROOT / "results" / "reference" / suite / "runs").iterdir()}
+        assert {run.key for run in make_plan(read_suite(suite), Filters(), "cpu").runs} == recorded
