@@ -37,8 +37,8 @@ class Report:
 def write_report(suite_folder: Path, plots_folder: Path, keys: Collection[str] | None = None) -> Report:
     """Make all tables, pictures and the page of a suite, of all its runs or of those with the given keys.
 
-    Writes ``report.md``, ``summary.txt`` (what the terminal shows) and ``tables/`` in the suite folder and the pictures in the plots folder; each file is whole or
-    not there. Raises OSError if a file cannot be written.
+    Writes ``report.md``, ``summary.txt`` (what the terminal shows) and ``tables/`` in the suite folder, and the pictures
+    in the plots folder; each file is whole or not there. Raises OSError if a file cannot be written.
     """
     loaded = load(suite_folder, keys)
     found, warnings = sections(loaded.runs)

@@ -64,7 +64,7 @@ class Section:
 
 def sections(runs: Sequence[Run]) -> tuple[list[Section], list[str]]:
     """The sections in the order of their names, and warnings about clashes and excluded runs."""
-    labels, warnings = method_labels(runs)
+    warnings: list[str] = []
     groups: dict[str, list[Run]] = {}
     for run in runs:
         groups.setdefault(_digest(_setting(run)), []).append(run)
@@ -83,7 +83,7 @@ def sections(runs: Sequence[Run]) -> tuple[list[Section], list[str]]:
         name = (same or singles)[0].problem
         if names[name] > 1:
             name = f"{name}@{digest}"
-        section, more = _section(name, digest, same, singles, labels)
+        section, more = _section(name, digest, same, singles)
         result.append(section)
         warnings += more
     for name, count in names.items():
@@ -119,10 +119,9 @@ def method_id(run: Run) -> str:
     return _digest([weighter.name, weighter.hyperparameters])
 
 
-def _section(
-    name: str, digest: str, same: list[Run], singles: list[Run], labels: Mapping[str, str]
-) -> tuple[Section, list[str]]:
+def _section(name: str, digest: str, same: list[Run], singles: list[Run]) -> tuple[Section, list[str]]:
     kept, excluded = _comparable(same, singles)
+    labels, warnings = method_labels(same)
     methods: dict[tuple[str, int], Run] = {}
     single: dict[tuple[str, int], Run] = {}
     for run in kept:
@@ -146,7 +145,8 @@ def _section(
         single=single,
         excluded=tuple(excluded),
     )
-    return section, [f"{name}: run {run.record.key} ({_title(run)}) is left out: {why}" for run, why in excluded]
+    left_out = [f"run {run.record.key} ({_title(run)}) is left out: {why}" for run, why in excluded]
+    return section, [f"{name}: {warning}" for warning in (*warnings, *left_out)]
 
 
 def _comparable(same: list[Run], singles: list[Run]) -> tuple[list[Run], list[tuple[Run, str]]]:

@@ -19,7 +19,8 @@ from benchmarks.report.statistics import Floats, band
 
 CAPTION = (
     "Validation loss of each task: mean over seeds (and replicas), band ± standard error over seeds. A cross ends a run that "
-    "failed; such runs are in no mean."
+    "failed; such runs are in no mean. Panels show the range of the methods after the first tenth of the run, in which all "
+    "fall alike."
 )
 Curve = tuple[NDArray[np.int64], Floats]
 
@@ -61,12 +62,20 @@ def panel(
             run = section.runs.get((method, seed))
             if run is not None and run.record.state != "finished":
                 drawn |= _failed_line(axis, run, method, known[id(run)], place, styles[method])
-    off = style.off_scale(drawn)
-    style.values_axis(axis, [values for name, values in drawn.items() if name not in off])
+    settled = {name: _settled(values) for name, values in drawn.items()}
+    off = style.off_scale({name: values for name, values in settled.items() if name != STL})
+    style.values_axis(axis, [values for name, values in settled.items() if name not in (*off, STL)])
+    if STL in settled and len(settled) > 1 and np.nanmax(settled[STL]) > axis.get_ylim()[1]:
+        off.append(STL)
     style.steps_axis(axis, section.training.steps)
     beyond = ", ".join(dict.fromkeys(name.split("\n")[0] for name in off))
     style.title(axis, task, f"off scale: {beyond}" if off else "")
     return axis
+
+
+def _settled(values: Floats) -> Floats:
+    """The curve without its first tenth, whose steep fall would press the rest of the panel flat."""
+    return values[max(1, len(values) // 10) :] if len(values) > 5 else values
 
 
 def _losses(run: Run) -> Curve:
