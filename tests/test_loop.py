@@ -1,0 +1,590 @@
+"""The loop engine: the same numbers as a loop written by hand, what methods see, what is logged, stopping and going on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from tiny_problem import Fine, Indignant, Raises, RowsTiny, Spy, Tiny, TurnsNaN
+from torch import Tensor, nn
+
+import weighting
+from benchmarks.base import Batch, Data, Problem, Training
+from benchmarks.harness.checkpoint import Checkpoint
+from benchmarks.harness.loop import Diverged, Loop, Stopped
+from benchmarks.problems.multidigits import MultiDigits
+from weighting import Needs, Weighter
+
+CPU = torch.device("cpu")
+TASKS = Tiny.all_tasks
+
+METHODS: dict[str, tuple[str, dict[str, Any]]] = {
+    "uniform": ("uniform", {}),
+    "static": ("static", {"weights": [1.0, 0.5, 0.0]}),
+    "random": ("random", {"seed": 3}),
+    "gradnorm": ("gradnorm", {}),
+    "dwa": ("dwa", {"window": 4}),
+    "uncertainty": ("uncertainty", {}),
+    "famo": ("famo", {}),
+    "famo next_batch": ("famo", {"lookahead": "next_batch"}),
+    "coba": ("coba", {"warmup": 4, "window": 8}),
+    "coba update_every": ("coba", {"warmup": 4, "window": 8, "update_every": 3}),
+    "coba mftcoder": ("coba", {"warmup": 4, "window": 8, "variant": "mftcoder"}),
+    "coba mftcoder update_every": ("coba", {"warmup": 6, "window": 8, "update_every": 2, "variant": "mftcoder"}),
+}
+
+
+def method(name: str, num_tasks: int = 3) -> Weighter:
+    listed, hyperparameters = METHODS[name]
+    return weighting.create(listed, num_tasks, **hyperparameters)
+
+
+def settings(**changes: Any) -> Training:
+    return Training.model_validate({**Tiny.training.model_dump(), **changes})
+
+
+def loop_of(
+    weighter: Weighter, training: Training | None = None, problem: Problem | None = None, seed: int = 0, **more: Any
+) -> Loop:
+    problem = problem or Tiny()
+    training = training or problem.training
+    return Loop(problem, problem.data(seed, training), weighter, training, seed, device=CPU, **more)
+
+
+def parameters(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+
+def logged(loop: Loop, column: str) -> dict[int, list[float]]:
+    """Step -> the column's numbers, one per task, where they were measured."""
+    table = loop.trajectory().dropna(subset=[column])
+    return {int(step): table.loc[table["step"] == step, column].tolist() for step in table["step"].unique()}
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(
+        torch.equal(one[name].isnan(), other[name].isnan()) and torch.equal(one[name].nan_to_num(), other[name].nan_to_num())
+        for name in one
+    )
+
+
+def by_hand(
+    problem: Problem, training: Training, weights: Tensor, seed: int, prepare: Callable[[nn.Module, int], None] | None = None
+) -> tuple[nn.Module, list[list[float]]]:
+    """What a user writes without any library: the model at the end and the raw losses of every step."""
+    data, model = problem.data(seed, training), problem.model(seed)
+    optimizer: torch.optim.Optimizer
+    if training.optimizer == "sgd":
+        optimizer = torch.optim.SGD(
+            model.parameters(), lr=training.lr, momentum=training.momentum, weight_decay=training.weight_decay
+        )
+    elif training.optimizer == "adamw":
+        optimizer = torch.optim.AdamW(model.parameters(), lr=training.lr, weight_decay=training.weight_decay)
+    else:
+        optimizer = torch.optim.Adam(model.parameters(), lr=training.lr, weight_decay=training.weight_decay)
+    history = []
+    for step in range(training.steps):
+        losses = problem.losses(model, data.train_batch(step))
+        history.append(losses.double().tolist())
+        optimizer.zero_grad()
+        (weights * losses).sum().backward()  # type: ignore[no-untyped-call]
+        if prepare is not None:
+            prepare(model, step)
+        if training.lr_schedule == "cosine":
+            factor = 0.1 + 0.45 * (1 + math.cos(math.pi * step / training.steps))
+            optimizer.param_groups[0]["lr"] = training.lr * factor
+        optimizer.step()
+    return model, history
+
+
+# ---- the arithmetic --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"optimizer": "sgd", "momentum": 0.9, "weight_decay": 0.01},
+        {"optimizer": "adamw", "weight_decay": 0.1},
+        {"weight_decay": 0.1},
+    ],
+    ids=["adam", "sgd", "adamw", "adam decay"],
+)
+def test_equal_weights_are_plain_pytorch_bit_for_bit(changes: dict[str, Any]) -> None:
+    training = settings(log_every=1, **changes)
+    loop = loop_of(method("uniform"), training)
+    loop.run()
+    model, history = by_hand(Tiny(), training, torch.ones(3), 0)
+    assert list(logged(loop, "train_loss").values()) == history
+    # The loop ends with the model of the selected step; the last step is selected where the rule says so.
+    last = loop_of(method("uniform"), training.model_copy(update={"selection": "last"}))
+    last.run()
+    assert same(parameters(last.model), parameters(model))
+
+
+def test_equal_weights_are_plain_pytorch_on_multidigits() -> None:
+    problem = MultiDigits(train_pairs=200, validation_pairs=50, test_pairs=50)
+    training = problem.training.model_copy(update={"steps": 20, "log_every": 1, "selection": "last"})
+    loop = loop_of(method("uniform"), training, problem)
+    loop.run()
+    model, history = by_hand(problem, training, torch.ones(3), 0)
+    assert list(logged(loop, "train_loss").values()) == history
+    assert same(parameters(loop.model), parameters(model))
+
+
+def test_static_weights_are_the_coefficients_of_the_sum() -> None:
+    training = settings(selection="last")
+    loop = loop_of(method("static"), training)
+    loop.run()
+    model, _ = by_hand(Tiny(), training, torch.tensor([1.0, 0.5, 0.0]), 0)
+    assert same(parameters(loop.model), parameters(model))
+    other, _ = by_hand(Tiny(), training, torch.ones(3), 0)
+    assert not same(parameters(loop.model), parameters(other))
+
+
+@pytest.mark.parametrize(("rule", "total"), [("none", 1.5), ("sum_to_one", 1.0), ("sum_to_num_tasks", 3.0)])
+def test_normalize(rule: str, total: float) -> None:
+    training = settings(normalize=rule, selection="last")
+    loop = loop_of(method("static"), training)
+    loop.run()
+    sums = [sum(weights) for weights in logged(loop, "weight").values()]
+    assert sums == pytest.approx([total] * 4)
+    model, _ = by_hand(Tiny(), training, torch.tensor([1.0, 0.5, 0.0]) * (total / 1.5), 0)
+    for name, tensor in parameters(model).items():
+        torch.testing.assert_close(loop.model.state_dict()[name], tensor)
+
+
+def test_cosine_schedule() -> None:
+    training = settings(lr_schedule="cosine", selection="last", optimizer="sgd", lr=0.1)
+    loop = loop_of(method("uniform"), training)
+    loop.run()
+    model, _ = by_hand(Tiny(), training, torch.ones(3), 0)
+    for name, tensor in parameters(model).items():
+        torch.testing.assert_close(loop.model.state_dict()[name], tensor)
+    assert loop.optimizer.param_groups[0]["lr"] == pytest.approx(0.1 * (0.1 + 0.45 * (1 + math.cos(math.pi * 19 / 20))))
+
+
+def test_grad_clip_bounds_the_total_gradient() -> None:
+    def clip(model: nn.Module, step: int) -> None:
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        norm = torch.cat([gradient.flatten() for gradient in gradients]).norm()
+        for gradient in gradients:
+            gradient.mul_(min(1.0, 0.05 / float(norm)))
+
+    training = settings(grad_clip=0.05, optimizer="sgd", lr=0.1, selection="last")
+    loop = loop_of(method("uniform"), training)
+    loop.run()
+    clipped, _ = by_hand(Tiny(), training, torch.ones(3), 0, clip)
+    for name, tensor in parameters(clipped).items():
+        torch.testing.assert_close(loop.model.state_dict()[name], tensor, rtol=1e-4, atol=1e-5)
+    free, _ = by_hand(Tiny(), training, torch.ones(3), 0)
+    assert not torch.allclose(parameters(free)["shared.weight"], parameters(clipped)["shared.weight"], atol=1e-2)
+
+
+# ---- identical by construction ---------------------------------------------------------------------------------------
+
+
+def test_all_methods_start_alike() -> None:
+    rows, prints = [], []
+    for name in METHODS:
+        loop = loop_of(method(name), settings(steps=5))
+        prints.append(loop.fingerprints())
+        loop.run()
+        rows.append(loop.trajectory().query("step == 0")[["task", "train_loss", "val_loss"]].reset_index(drop=True))
+    assert len(set(prints)) == 1
+    for row in rows[1:]:
+        pd.testing.assert_frame_equal(rows[0], row, check_exact=True)
+    assert not rows[0].isna().any(axis=None)
+
+
+def test_single_task_runs_share_the_parameters_and_the_losses_of_the_first_step() -> None:
+    whole = loop_of(method("uniform"), settings(steps=5))
+    whole.run()
+    expected = whole.trajectory().query("step == 0").set_index("task")
+    for task in TASKS:
+        alone = loop_of(weighting.create("uniform", 1), settings(steps=5), Tiny(tasks=[task]))
+        assert alone.initial_parameters == whole.initial_parameters
+        alone.run()
+        first = alone.trajectory().iloc[0]
+        assert first["train_loss"] == expected.loc[task, "train_loss"]
+        assert first["val_loss"] == expected.loc[task, "val_loss"]
+
+
+def test_another_seed_starts_otherwise() -> None:
+    one, other = (loop_of(method("uniform"), seed=seed).fingerprints() for seed in (0, 1))
+    assert one.initial_parameters != other.initial_parameters
+    assert one.data != other.data
+    assert one.data_order != other.data_order
+
+
+# ---- what a method sees ----------------------------------------------------------------------------------------------
+
+
+def observed(problem: Problem, asks: Needs | None = None) -> tuple[Spy, list[nn.Module], Data, Loop]:
+    """A spy after four steps, with a copy of the model before each step and after the last."""
+    training = settings(steps=4, log_every=1)
+    spy = Spy(3, asks=asks)
+    loop = loop_of(spy, training, problem)
+    models = []
+
+    def copy() -> nn.Module:
+        model = problem.model(0)
+        model.load_state_dict(loop.model.state_dict())
+        return model
+
+    loop.begin()
+    for _ in range(4):
+        models.append(copy())
+        loop.train_step()
+    return spy, [*models, copy()], problem.data(0, training), loop
+
+
+def raw(problem: Problem, model: nn.Module, batch: Batch) -> Tensor:
+    return problem.losses(model, batch).detach()
+
+
+def test_losses_are_seen_before_and_after_the_step_on_the_same_batch() -> None:
+    spy, models, data, _ = observed(problem := Tiny())
+    for step, seen in enumerate(spy.updates):
+        batch = data.train_batch(step)
+        assert seen.losses is not None and seen.losses_after is not None and seen.val_losses is not None
+        assert torch.equal(seen.losses, raw(problem, models[step], batch))
+        assert torch.equal(seen.losses_after, raw(problem, models[step + 1], batch))
+        assert torch.equal(seen.val_losses, raw(problem, models[step + 1], data.validation_batch(step)))
+        assert not torch.equal(seen.losses, seen.losses_after)
+        assert not any(tensor.requires_grad for tensor in (seen.losses, seen.losses_after, seen.val_losses))
+
+
+def test_the_start_sees_the_first_batch_and_the_whole_validation_split() -> None:
+    spy, models, data, _ = observed(problem := Tiny())
+    (first,) = spy.started
+    assert first.losses is not None and first.val_losses is not None
+    assert torch.equal(first.losses, raw(problem, models[0], data.train_batch(0)))
+    with torch.no_grad():
+        expected = problem.evaluate(models[0], data.batches("validation")).losses
+    assert torch.equal(first.val_losses, expected)
+
+
+@pytest.mark.parametrize("kind", [Tiny, RowsTiny])
+def test_gradients_are_those_of_the_unweighted_losses(kind: type[Problem]) -> None:
+    spy, models, data, loop = observed(problem := kind())
+    for step, seen in enumerate(spy.updates):
+        model, losses = models[step], problem.losses(models[step], data.train_batch(step))
+        layer = list(problem.shared_layer(model).parameters())
+        norms, rows = [], []
+        for loss in losses:
+            parts = torch.autograd.grad(loss, layer, retain_graph=True)
+            norms.append(torch.cat([part.flatten() for part in parts]).norm())
+            whole = torch.autograd.grad(loss, list(model.parameters()), retain_graph=True, allow_unused=True)
+            found = zip(whole, model.parameters(), strict=True)
+            rows.append(torch.cat([(torch.zeros_like(p) if g is None else g).flatten() for g, p in found]))
+        torch.testing.assert_close(seen.grad_norms, torch.stack(norms))
+        jacobian = torch.stack(rows)
+        torch.testing.assert_close(seen.gramian, jacobian @ jacobian.T)
+    assert loop.norms is not None
+    assert loop.norms.extra_backwards == (0 if kind is RowsTiny else 4 * 3)
+
+
+def test_norms_by_rows_survive_a_weight_of_zero() -> None:
+    """A weight of zero leaves nothing in the one backward pass, so the task's norm takes a pass of its own."""
+
+    class Zero(Spy):
+        name = "zero"
+
+        def weights(self, now: Any) -> Tensor:
+            weights: Tensor = super().weights(now) * torch.tensor([1.0, 0.0, 1.0])
+            return weights
+
+    training = settings(steps=2, log_every=1)
+    rows, plain = (Zero(3, asks=Needs.GRAD_NORMS) for _ in range(2))
+    loops = [loop_of(rows, training, RowsTiny()), loop_of(plain, training, Tiny())]
+    for loop in loops:
+        loop.run()
+        assert loop.norms is not None
+        assert loop.norms.extra_backwards == 2 * 3
+    for one, other in zip(rows.updates, plain.updates, strict=True):
+        assert one.grad_norms is not None
+        assert (one.grad_norms > 0).all()
+        torch.testing.assert_close(one.grad_norms, other.grad_norms)
+
+
+@pytest.mark.parametrize(
+    ("asks", "forwards", "backwards"),
+    [
+        (Needs.NOTHING, 0, 0),
+        (Needs.VAL_LOSSES, 1, 0),
+        (Needs.LOSSES_AFTER_STEP, 1, 0),
+        (Needs.GRAD_NORMS, 0, 3),
+        (Needs.GRAMIAN, 0, 3),
+        (Spy.needs, 2, 6),
+    ],
+)
+def test_only_what_is_wanted_is_computed_and_charged(asks: Needs, forwards: int, backwards: int) -> None:
+    class Counting(Tiny):
+        calls = 0
+
+        def losses(self, model: nn.Module, batch: Batch) -> Tensor:
+            Counting.calls += 1
+            return super().losses(model, batch)
+
+    spy = Spy(3, asks=asks)
+    training = settings(steps=4, evaluate_every=4)
+    outcome = loop_of(spy, training, Counting()).run()
+    assert outcome.costs.extra_forwards == forwards
+    assert outcome.costs.extra_backwards == backwards
+    # One for the start, two evaluations of validation and one of test, four steps.
+    assert Counting.calls == 1 + 2 + 1 + 4 * (1 + forwards)
+    fields = {
+        Needs.VAL_LOSSES: "val_losses",
+        Needs.LOSSES_AFTER_STEP: "losses_after",
+        Needs.GRAD_NORMS: "grad_norms",
+        Needs.GRAMIAN: "gramian",
+    }
+    for seen in spy.updates:
+        assert {need for need, name in fields.items() if getattr(seen, name) is not None} == set(asks)
+    for seen in spy.shown:
+        assert [getattr(seen, name) for need, name in fields.items() if need != Needs.GRAMIAN] == [None] * 3
+
+
+def test_costs_of_listed_methods() -> None:
+    training = settings(steps=12)
+    found = {
+        name: (costs.extra_forwards, costs.extra_backwards)
+        for name in METHODS
+        for costs in [loop_of(method(name), training).run().costs]
+    }
+    assert found == {
+        "uniform": (0, 0),
+        "static": (0, 0),
+        "random": (0, 0),
+        "gradnorm": (0, 3),
+        "dwa": (0, 0),
+        "uncertainty": (0, 0),
+        "famo": (1, 0),
+        "famo next_batch": (0, 0),
+        "coba": (1, 0),
+        "coba update_every": (4 / 12, 0),
+        "coba mftcoder": (11 / 12, 0),
+        "coba mftcoder update_every": (5 / 12, 0),
+    }
+
+
+# ---- what is logged --------------------------------------------------------------------------------------------------
+
+
+def test_trajectory() -> None:
+    """Rows at 0, 5, 10, 14, 15 and the end: multiples of both intervals, and the last step however it falls."""
+    loop = loop_of(method("static"), settings(steps=17, log_every=5, evaluate_every=7))
+    loop.run()
+    table = loop.trajectory()
+    assert list(table.columns) == ["step", "replica", "task", "train_loss", "val_loss", "weight", "probe.bias"]
+    assert [str(table[name].dtype) for name in ("step", "replica")] == ["int64", "int32"]
+    assert {str(table[name].dtype) for name in ("train_loss", "val_loss", "weight", "probe.bias")} == {"float64"}
+    steps = [0, 5, 7, 10, 14, 15, 17]
+    assert table["step"].tolist() == [step for step in steps for _ in TASKS]
+    assert table["task"].tolist() == list(TASKS) * len(steps)
+    assert set(table["replica"]) == {0}
+    last = table["step"] == 17
+    assert table.loc[last, ["train_loss", "weight"]].isna().all(axis=None)
+    assert table.loc[~last, ["train_loss", "weight"]].notna().all(axis=None)
+    assert table.loc[table["val_loss"].notna(), "step"].unique().tolist() == [0, 7, 14, 17]
+    assert table.loc[~last].groupby("task")["weight"].unique().map(list).to_dict() == {
+        "small": [1.0],
+        "medium": [0.5],
+        "large": [0.0],
+    }
+
+
+def test_losses_and_probes_are_those_of_their_step() -> None:
+    problem, training = Tiny(), settings(steps=6, log_every=2, evaluate_every=3, selection="last")
+    loop = loop_of(method("uniform"), training)
+    loop.run()
+    data = problem.data(0, training)
+    table = loop.trajectory()
+    for step in (0, 2, 3, 4, 6):
+        rows = table[table["step"] == step]
+        if step == 0:
+            model = problem.model(0)
+        else:
+            model, _ = by_hand(problem, training.model_copy(update={"steps": step}), torch.ones(3), 0)
+        bias = float(problem.probe(model)["bias"])
+        assert rows["probe.bias"].tolist() == [bias] * 3
+        if step < 6:
+            assert rows["train_loss"].tolist() == raw(problem, model, data.train_batch(step)).double().tolist()
+        if step % 3 == 0:
+            with torch.no_grad():
+                expected = problem.evaluate(model, data.batches("validation")).losses
+            assert rows["val_loss"].tolist() == expected.tolist()
+
+
+def test_progress_is_told_after_every_block() -> None:
+    told: list[tuple[int, dict[str, float]]] = []
+    loop_of(method("uniform"), on_log=lambda step, losses: told.append((step, losses))).run()
+    assert [step for step, _ in told] == [5, 10, 15, 20]
+    assert all(list(losses) == list(TASKS) for _, losses in told)
+
+
+# ---- which step is scored --------------------------------------------------------------------------------------------
+
+
+def test_the_best_validation_is_scored() -> None:
+    """So long and fast that the model gets worse again: the lowest mean relative loss lies inside the run."""
+    training = settings(steps=60, lr=0.5, evaluate_every=5, optimizer="adam")
+    loop = loop_of(method("uniform"), training)
+    outcome = loop.run()
+    val = logged(loop, "val_loss")
+    score = {step: sum(now / first for now, first in zip(val[step], val[0], strict=True)) / 3 for step in val}
+    best = min(score, key=lambda step: score[step])
+    assert 0 < best < 60
+    assert (outcome.selection.rule, outcome.selection.step) == ("best_validation", best)
+    assert outcome.validation == {f"{task}/mse": loss for task, loss in zip(TASKS, val[best], strict=True)}
+    model, _ = by_hand(Tiny(), training.model_copy(update={"steps": best}), torch.ones(3), 0)
+    problem = Tiny()
+    with torch.no_grad():
+        expected = problem.evaluate(model, problem.data(0, training).batches("test")).metrics
+    assert outcome.test == expected
+
+
+def test_the_last_step_is_scored_where_the_rule_says_so() -> None:
+    training = settings(steps=60, lr=0.5, evaluate_every=5, selection="last")
+    loop = loop_of(method("uniform"), training)
+    outcome = loop.run()
+    assert (outcome.selection.rule, outcome.selection.step) == ("last", 60)
+    val = loop.trajectory().query("step == 60").set_index("task")["val_loss"]
+    assert outcome.validation == {f"{task}/mse": val[task] for task in TASKS}
+
+
+def test_test_is_measured_once() -> None:
+    class Counting(Tiny):
+        def data(self, seed: int, training: Training) -> Data:
+            data, batches = super().data(seed, training), []
+
+            def counted(split: Any) -> Any:
+                batches.append(split)
+                return type(data).batches(data, split)
+
+            data.batches = counted  # type: ignore[method-assign]
+            self.read = batches
+            return data
+
+    problem = Counting()
+    loop_of(method("uniform"), problem=problem).run()
+    assert problem.read == ["validation"] * 3 + ["test"]
+
+
+# ---- failures --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("spoil", ["nan", "infinite"])
+def test_a_loss_that_is_not_finite_is_a_divergence_with_its_step(spoil: str) -> None:
+    loop = loop_of(method("uniform"), problem=Tiny(spoil=spoil, spoil_at=12))
+    with pytest.raises(Diverged, match="loss of small is not finite") as caught:
+        loop.run()
+    assert caught.value.step == 12
+    assert loop.trajectory()["step"].max() == 10
+
+
+def test_a_weight_that_is_not_finite_is_a_divergence_with_its_step() -> None:
+    with pytest.raises(Diverged, match="weight of small is not finite") as caught:
+        loop_of(TurnsNaN(3, at=7)).run()
+    assert caught.value.step == 7
+
+
+def test_a_divergence_is_known_even_if_the_weighter_raises_over_it() -> None:
+    loop = loop_of(Indignant(3), problem=Tiny(spoil="nan", spoil_at=3))
+    with pytest.raises(ValueError, match="expected finite losses"):
+        loop.run()
+    assert loop.bad_step == 3
+
+
+def test_parameters_that_stop_being_finite_in_the_last_step_are_a_divergence() -> None:
+    """The total of every step is finite, and so nothing but the evaluation can see it."""
+
+    class Sudden(Tiny):
+        def losses(self, model: nn.Module, batch: Batch) -> Tensor:
+            losses = super().losses(model, batch)
+            if losses.requires_grad:
+                losses.register_hook(lambda gradient: gradient * float("nan"))  # type: ignore[no-untyped-call]
+            return losses
+
+    with pytest.raises(Diverged, match="validation loss of small is not finite") as caught:
+        loop_of(method("uniform"), settings(steps=1), Sudden()).run()
+    assert caught.value.step == 1
+
+
+def test_what_a_weighter_raises_is_not_swallowed() -> None:
+    with pytest.raises(ArithmeticError, match="no weights today"):
+        loop_of(Raises(3, at=7)).run()
+
+
+# ---- stopping and going on -------------------------------------------------------------------------------------------
+
+
+def stop_after(blocks: int) -> Callable[[], bool]:
+    asked = 0
+
+    def should_stop() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked >= blocks
+
+    return should_stop
+
+
+TRAINING = {"steps": 40, "lr": 0.05, "log_every": 3, "evaluate_every": 7, "lr_schedule": "cosine"}
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("changes", [{"optimizer": "adam"}, {"optimizer": "sgd", "momentum": 0.9, "selection": "last"}])
+def test_a_resumed_run_ends_bit_identically(name: str, changes: dict[str, Any], tmp_path: Path) -> None:
+    """Stopped twice, at places that are no multiple of anything the method counts."""
+    training = settings(**TRAINING, **changes)
+    whole = loop_of(method(name), training)
+    expected = whole.run()
+    loops = []
+    for blocks in (3, 9):
+        loop = loop_of(method(name), training, checkpoint=Checkpoint(tmp_path, "run"), should_stop=stop_after(blocks))
+        with pytest.raises(Stopped):
+            loop.run()
+        loops.append(loop)
+    assert [loop.step for loop in loops] == [7, 28]
+    last = loop_of(method(name), training, checkpoint=Checkpoint(tmp_path, "run"))
+    outcome = last.run()
+    assert last.resumed == 2
+    pd.testing.assert_frame_equal(last.trajectory(), whole.trajectory(), check_exact=True)
+    assert (outcome.selection, outcome.validation, outcome.test) == (expected.selection, expected.validation, expected.test)
+    assert outcome.costs.extra_forwards == expected.costs.extra_forwards
+    assert outcome.costs.extra_backwards == expected.costs.extra_backwards
+    assert sum(last.block_steps) == 40
+    assert same(parameters(last.model), parameters(whole.model))
+    assert same(last.weighter.state_dict(), whole.weighter.state_dict())
+
+
+def test_a_run_stopped_after_its_last_step_needs_only_its_score(tmp_path: Path) -> None:
+    place = Checkpoint(tmp_path, "run")
+    with pytest.raises(Stopped):
+        loop_of(Fine(3), checkpoint=place, should_stop=stop_after(4)).run()
+    fine = Fine(3)
+    outcome = loop_of(fine, checkpoint=place).run()
+    assert int(fine.steps) == 20
+    expected = loop_of(Fine(3)).run()
+    assert (outcome.selection, outcome.test) == (expected.selection, expected.test)
+
+
+@pytest.mark.parametrize("damage", ["empty", "half", "text"])
+def test_a_damaged_checkpoint_is_a_start_from_nothing(damage: str, tmp_path: Path) -> None:
+    place = Checkpoint(tmp_path, "run")
+    with pytest.raises(Stopped):
+        loop_of(Fine(3), checkpoint=place, should_stop=stop_after(2)).run()
+    content = place.path.read_bytes()
+    damaged = {"empty": b"", "half": content[: len(content) // 2], "text": b"not a checkpoint"}
+    place.path.write_bytes(damaged[damage])
+    loop = loop_of(fine := Fine(3), checkpoint=place)
+    outcome = loop.run()
+    assert (loop.resumed, int(fine.steps)) == (0, 20)
+    assert outcome.test == loop_of(Fine(3)).run().test
