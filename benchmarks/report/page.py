@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks.record import Run
 from benchmarks.report.formatting import escape_markdown, to_markdown, to_terminal
 from benchmarks.report.loading import Unusable
-from benchmarks.report.sections import STL, Section, method_id, method_labels
+from benchmarks.report.sections import STL, Section
 from benchmarks.report.table import Table
 from benchmarks.report.tables import SIGN, SectionTables
 
@@ -110,7 +110,7 @@ def _compared(runs: Sequence[Run], chapters: Sequence[Chapter]) -> list[str]:
                 f"training {_compact(section.training.model_dump(mode='json'))}"
             ).replace("\\*", "*")
         )
-    lines += ["", *_methods(runs, [method for chapter in chapters for method in chapter.section.methods]), ""]
+    lines += ["", *_methods([chapter.section for chapter in chapters]), ""]
     rules = [run.record.selection.rule for run in runs if run.record.selection is not None]
     lines += [f"- Selection rule: {_listed(rule.replace('_', ' ') for rule in rules)}."]
     lines += [f"- Machine: {_listed(_compact(run.record.machine) for run in runs)}."]
@@ -119,26 +119,31 @@ def _compared(runs: Sequence[Run], chapters: Sequence[Chapter]) -> list[str]:
     return lines
 
 
-def _methods(runs: Sequence[Run], order: Sequence[str]) -> list[str]:
+def _methods(found: Sequence[Section]) -> list[str]:
     """A table of the methods with their hyperparameters as they were used."""
-    labels, _ = method_labels(runs)
     names: dict[str, str] = {}
-    resolved: dict[str, dict[str, list[str]]] = {}
-    for run in sorted(runs, key=lambda run: (run.problem, run.seed)):
-        if run.record.run.role == "method":
-            label = labels[method_id(run)]
-            names[label] = run.record.run.weighter.name
-            used = run.record.resolved or run.record.run.weighter.hyperparameters
-            resolved.setdefault(label, {}).setdefault(_compact(used), []).append(run.problem)
+    used: dict[str, dict[str, list[str]]] = {}
+    for section in found:
+        for method in section.methods:
+            runs = [run for (label, _), run in section.runs.items() if label == method]
+            if runs:
+                names[method] = runs[0].record.run.weighter.name
+                used.setdefault(method, {}).setdefault(_hyperparameters(runs), []).append(section.name)
     lines = ["| method | weighter | hyperparameters |", "| --- | --- | --- |"]
-    for label in dict.fromkeys(order):
-        several = len(resolved[label]) > 1
+    for method, settings in used.items():
         text = "; ".join(
-            f"{', '.join(dict.fromkeys(problems))}: {used}" if several else used
-            for used, problems in resolved[label].items()
+            f"{', '.join(problems)}: {setting}" if len(settings) > 1 else setting for setting, problems in settings.items()
         )
-        lines.append(f"| {escape_markdown(label)} | {escape_markdown(names[label])} | {escape_markdown(text) or '–'} |")  # noqa: RUF001
+        lines.append(f"| {escape_markdown(method)} | {escape_markdown(names[method])} | {escape_markdown(text) or 'none'} |")
     return lines
+
+
+def _hyperparameters(runs: Sequence[Run]) -> str:
+    """The hyperparameters of one method on one problem; those that a run's seed decides are said to."""
+    used = [run.record.resolved or run.record.run.weighter.hyperparameters for run in runs]
+    return _compact(
+        {name: value if all(other.get(name) == value for other in used) else "by seed" for name, value in used[0].items()}
+    )
 
 
 def _splits(section: Section) -> str:

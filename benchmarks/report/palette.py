@@ -74,9 +74,14 @@ def method_styles(labels: Iterable[str]) -> dict[str, Style]:
         family = _variants(label)
         start = int(hashlib.sha256(label.encode()).hexdigest(), 16)
         choices = [family[(start + step) % len(family)] for step in range(len(family))]
-        styles[label] = next((look for look in choices if look not in taken), choices[0])
+        free = [look for look in choices if look not in taken] or choices
+        styles[label] = next((look for look in free if not any(_alike(look, other) for other in taken)), free[0])
         taken.add(styles[label])
     return styles
+
+
+def _alike(one: Style, other: Style) -> bool:
+    return one.color == other.color and (one.marker == other.marker or one.dashes == other.dashes)
 
 
 def _variants(label: str) -> tuple[Style, ...]:

@@ -65,7 +65,7 @@ def panel(
     settled = {name: _settled(values) for name, values in drawn.items()}
     off = style.off_scale({name: values for name, values in settled.items() if name != STL})
     style.values_axis(axis, [values for name, values in settled.items() if name not in (*off, STL)])
-    if STL in settled and len(settled) > 1 and np.nanmax(settled[STL]) > axis.get_ylim()[1]:
+    if STL in settled and len(settled) > 1 and settled[STL][-1] > axis.get_ylim()[1]:
         off.append(STL)
     style.steps_axis(axis, section.training.steps)
     beyond = ", ".join(dict.fromkeys(name.split("\n")[0] for name in off))
