@@ -1,6 +1,6 @@
 """FAMO: fast adaptive multitask optimization, balancing the rates at which the log-losses fall.
 
-Source    Liu, Feng, Stone, Liu, FAMO, NeurIPS 2023, arXiv:2306.03792, Algorithm 1, Eqs. (7), (9) and (11); numbers
+Source    Liu, Feng, Stone, Liu, FAMO, NeurIPS 2023, arXiv:2306.03792, Algorithm 1; numbers
           checked against the authors' code (traces).
 Symbols   xi logits, z = softmax(xi); D_i = L_i - min_i + 1e-8; c = sum_i z_i / D_i, held constant; w_i = z_i / (D_i c),
           which sum to 1; delta_i = log D_i(before) - log D_i(after the step, same batch); gradient on xi:

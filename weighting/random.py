@@ -1,6 +1,7 @@
 """Random loss weighting (RLW): weights drawn anew at every step, the litmus test of every adaptive method.
 
-Source    Lin, Ye, Zhang, Tsang, Reasonable Effectiveness of Random Weighting, TMLR 2022, arXiv:2111.10603, Eq. (3).
+Source    Lin, Ye, Zhang, Tsang, Reasonable Effectiveness of Random Weighting, TMLR 2022,
+          arXiv:2111.10603.
 Symbols   w = softmax(eps), eps ~ N(0, I) in R^K, drawn at every step; the weights sum to 1.
 Departs   nowhere. The draws are a function of (seed, step) alone, so that a resumed run repeats them; replicas of one
           weighter share them, as single weighters of one seed do.
