@@ -1,0 +1,278 @@
+"""Every property that a method claims, on generated runs; and for every property a broken method that fails."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from broken_weighters import BROKEN, Broken
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from scripts import FURTHER, Script, changed, make, run, script
+from torch import Tensor
+
+from weighting import METHODS, Observation, Weighter
+
+TOLERANCE = 1e-9
+"""Relative, and absolute for weights below 1."""
+
+Maker = Callable[[], Weighter]
+"""Makes the method anew, for as many tasks as the script has."""
+
+Checker = Callable[[Maker, Script, int], None]
+"""(maker, script, seed of further draws): raises AssertionError where the claim is false."""
+
+WITHOUT_SCALE = ("present", "val_present")
+
+
+def same(found: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(found, expected, rtol=TOLERANCE, atol=TOLERANCE)
+
+
+def nonnegative(make_one: Maker, shown: Script, seed: int) -> None:
+    """w >= 0."""
+    assert (run(make_one(), shown) >= 0).all()
+
+
+def sums_to_one(make_one: Maker, shown: Script, seed: int) -> None:
+    """sum w = 1, with all tasks present."""
+    sums = run(make_one(), shown).sum(-1)
+    same(sums, torch.ones_like(sums))
+
+
+def sums_to_num_tasks(make_one: Maker, shown: Script, seed: int) -> None:
+    """sum w = K, with all tasks present."""
+    weights = run(make_one(), shown)
+    sums = weights.sum(-1)
+    same(sums, torch.full_like(sums, weights.shape[-1]))
+
+
+def permutation_equivariant(make_one: Maker, shown: Script, seed: int) -> None:
+    """Tasks in another order have the same weights in that order."""
+    order = torch.randperm(num_tasks_of(shown), generator=torch.Generator().manual_seed(seed))
+    if torch.equal(order, order.sort().values):
+        order = order.flip(0)
+
+    def shuffle(field: str, value: Tensor) -> Tensor:
+        value = value[..., order]
+        return value[..., order, :] if field == "gramian" else value
+
+    same(run(make_one(), shown.changed(shuffle)), run(make_one(), shown)[..., order])
+
+
+def scale_free(make_one: Maker, shown: Script, seed: int) -> None:
+    """A common factor on all losses at all times changes nothing."""
+    factor = 10 ** (4 * torch.rand((), generator=torch.Generator().manual_seed(seed), dtype=torch.float64))
+    same(run(make_one(), scaled(shown, factor.expand(num_tasks_of(shown)))), run(make_one(), shown))
+
+
+def task_scale_free(make_one: Maker, shown: Script, seed: int) -> None:
+    """A constant factor on each task's losses changes nothing."""
+    draw = torch.Generator().manual_seed(seed)
+    factors = 10 ** (4 * torch.rand(num_tasks_of(shown), generator=draw, dtype=torch.float64))
+    same(run(make_one(), scaled(shown, factors)), run(make_one(), shown))
+
+
+CHECKERS: dict[str, Checker] = {
+    "nonnegative": nonnegative,
+    "sums_to_one": sums_to_one,
+    "sums_to_num_tasks": sums_to_num_tasks,
+    "permutation_equivariant": permutation_equivariant,
+    "scale_free": scale_free,
+    "task_scale_free": task_scale_free,
+}
+
+NEEDS_ROOM = {"scale_free", "task_scale_free"}
+"""Claims that hold as far as the constants which methods add to a loss (1e-8) are small beside it: losses above 100."""
+
+
+def num_tasks_of(shown: Script) -> int:
+    assert shown.first.losses is not None
+    return shown.first.losses.shape[-1]
+
+
+def scaled(shown: Script, factors: Tensor) -> Script:
+    """The run with the losses, and with them the gradients, of each task times its factor ``(K,)``."""
+
+    def scale(field: str, value: Tensor) -> Tensor:
+        if field in WITHOUT_SCALE:
+            return value
+        return value * factors * factors.unsqueeze(-1) if field == "gramian" else value * factors
+
+    return shown.changed(scale)
+
+
+CLAIMED: list[tuple[str, dict[str, Any], str]] = [
+    (name, more, claim)
+    for name, kind in METHODS.items()
+    for more in [{}, *FURTHER.get(name, [])]
+    for claim in sorted(kind.claims)
+    # Three weights are given; the runs below have one to six tasks.
+    if "weights" not in more
+]
+IDS = [f"{name}({', '.join(f'{key}={value}' for key, value in more.items())})-{claim}" for name, more, claim in CLAIMED]
+
+
+def test_every_claim_has_a_checker_and_a_broken_method() -> None:
+    claimed = {claim for kind in METHODS.values() for claim in kind.claims}
+    assert claimed <= set(CHECKERS)
+    assert {kind.breaks for kind in BROKEN} == set(CHECKERS)
+
+
+def test_sums_are_claimed_once() -> None:
+    for kind in METHODS.values():
+        assert not {"sums_to_one", "sums_to_num_tasks"} <= kind.claims
+
+
+@pytest.mark.parametrize(("name", "more", "claim"), CLAIMED, ids=IDS)
+@hypothesis_settings(max_examples=12)
+@given(
+    num_tasks=st.integers(1, 6),
+    seed=st.integers(0, 2**32 - 1),
+    magnitude=st.sampled_from([1e-3, 1.0, 1e4, 1e9]),
+    roughness=st.sampled_from([0.01, 0.1, 1.0]),
+)
+def test_claims_hold(
+    name: str, more: dict[str, Any], claim: str, num_tasks: int, seed: int, magnitude: float, roughness: float
+) -> None:
+    shown = script(num_tasks, 30, seed=seed, magnitude=magnitude, roughness=roughness)
+    if claim in NEEDS_ROOM:
+        shown = with_room(shown)
+    CHECKERS[claim](lambda: make(name, num_tasks, **more), shown, seed)
+
+
+def with_room(shown: Script) -> Script:
+    """The run in units in which its smallest loss is 100."""
+    smallest = min(
+        float(value.min())
+        for seen in (shown.first, *shown.steps)
+        for value in (seen.losses, seen.val_losses, seen.losses_after)
+        if value is not None
+    )
+    return scaled(shown, torch.full((num_tasks_of(shown),), 100 / smallest, dtype=torch.float64))
+
+
+positive = st.floats(1e-6, 1e6, allow_subnormal=False)
+
+
+@st.composite
+def any_runs(draw: st.DrawFn) -> Script:
+    """Runs whose losses hypothesis picks number by number: equal ones, jumps, extremes."""
+    num_tasks = draw(st.integers(1, 4))
+    rows = draw(st.lists(st.lists(positive, min_size=num_tasks, max_size=num_tasks), min_size=2, max_size=12))
+    base = script(num_tasks, 30)
+    seen = [base.first, *base.steps]
+
+    def pick(t: int, field: str, value: Tensor) -> Tensor:
+        later = {"losses": 0, "val_losses": 1, "losses_after": 2}
+        return torch.tensor(rows[(t + later[field]) % len(rows)], dtype=torch.float64) if field in later else value
+
+    picked = [changed(row, lambda field, value, t=t: pick(t, field, value)) for t, row in enumerate(seen)]  # type: ignore[misc]
+    return Script(picked[0], picked[1:])
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "claim"),
+    [case for case in CLAIMED if case[2] in ("nonnegative", "sums_to_one", "sums_to_num_tasks")],
+    ids=[
+        label
+        for label, case in zip(IDS, CLAIMED, strict=True)
+        if case[2] in ("nonnegative", "sums_to_one", "sums_to_num_tasks")
+    ],
+)
+@hypothesis_settings(max_examples=8)
+@given(shown=any_runs())
+def test_claims_on_sums_hold_for_any_positive_losses(name: str, more: dict[str, Any], claim: str, shown: Script) -> None:
+    CHECKERS[claim](lambda: make(name, num_tasks_of(shown), **more), shown, 0)
+
+
+def constant(field: str, value: Tensor) -> Tensor:
+    return value if field == "gramian" else torch.full_like(value, 0.7)
+
+
+def one_task_at_zero(field: str, value: Tensor) -> Tensor:
+    zero = torch.tensor([1.0, 0.0, 1.0], dtype=torch.float64)
+    return value * zero * zero.unsqueeze(-1) if field == "gramian" else value * zero
+
+
+def all_tasks_at_zero(field: str, value: Tensor) -> Tensor:
+    return torch.zeros_like(value)
+
+
+def begins_at_zero() -> Script:
+    shown = script(3, 30)
+    early = [changed(step, one_task_at_zero) for step in shown.steps[:10]]
+    return Script(changed(shown.first, one_task_at_zero), early + shown.steps[10:])
+
+
+def from_step_ten(change: Callable[[str, Tensor], Tensor]) -> Script:
+    shown = script(3, 30)
+    return Script(shown.first, [step if t < 10 else changed(step, change) for t, step in enumerate(shown.steps)])
+
+
+def equal_tasks() -> Script:
+    """All tasks have the same numbers: gradients of rank one."""
+
+    def repeat(field: str, value: Tensor) -> Tensor:
+        return value[..., :1, :1].expand_as(value).clone() if field == "gramian" else value[..., :1].expand_as(value).clone()
+
+    return script(3, 30).changed(repeat)
+
+
+HURTFUL: dict[str, Callable[[], Script]] = {
+    "constant": lambda: script(3, 30).changed(constant),
+    "scale 1e15": lambda: script(3, 30, magnitude=1e15),
+    "scale 1e-15": lambda: script(3, 30, magnitude=1e-15),
+    "scales apart": lambda: scaled(script(3, 30), torch.tensor([1e-9, 1.0, 1e9], dtype=torch.float64)),
+    "rough": lambda: script(3, 30, roughness=5.0),
+    "equal tasks": equal_tasks,
+    "one task begins at zero": begins_at_zero,
+    "one task at zero": lambda: from_step_ten(one_task_at_zero),
+    "all tasks at zero": lambda: from_step_ten(all_tasks_at_zero),
+}
+
+
+@pytest.mark.parametrize("hurtful", HURTFUL)
+@pytest.mark.parametrize(
+    ("name", "more"), [(name, more) for name in METHODS for more in [{}, *FURTHER.get(name, [])]], ids=str
+)
+def test_finite_and_true_to_its_sum_on_inputs_that_hurt(name: str, more: dict[str, Any], hurtful: str) -> None:
+    shown = HURTFUL[hurtful]()
+    assert run(make(name, **more), shown).isfinite().all()
+    for claim in METHODS[name].claims & {"nonnegative", "sums_to_one", "sums_to_num_tasks"}:
+        CHECKERS[claim](lambda: make(name, **more), shown, 0)
+
+
+# ---- the checkers themselves -----------------------------------------------------------------------------------------
+
+
+def runs_for_checkers() -> list[Script]:
+    return [with_room(script(3, 30, seed=seed, roughness=0.3)) for seed in range(5)]
+
+
+@pytest.mark.parametrize("kind", BROKEN, ids=lambda kind: kind.name)
+def test_a_broken_method_is_caught_by_its_own_claim(kind: type[Broken]) -> None:
+    for seed, shown in enumerate(runs_for_checkers()):
+        with pytest.raises(AssertionError):
+            CHECKERS[kind.breaks](lambda: kind(3), shown, seed + 1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "claim"),
+    [(kind, claim) for kind in BROKEN for claim in sorted(kind.keeps)],
+    ids=lambda value: value if isinstance(value, str) else value.name,
+)
+def test_a_broken_method_passes_what_it_keeps(kind: type[Broken], claim: str) -> None:
+    for seed, shown in enumerate(runs_for_checkers()):
+        CHECKERS[claim](lambda: kind(3), shown, seed)
+
+
+def test_famo_feels_the_scale_only_through_its_constant() -> None:
+    """D = L + 1e-8: at losses near 1e-6 the constant is a hundredth, and a common factor shows."""
+    now = torch.tensor([1e-6, 3e-6], dtype=torch.float64)
+    small, large = (make("famo", 2).weights(Observation(losses=now * factor)) for factor in (1.0, 1e6))
+    torch.testing.assert_close(small, large, rtol=0.02, atol=0)
+    assert not torch.allclose(small, large, rtol=1e-3, atol=0)
