@@ -114,6 +114,9 @@ def read_suite(name: str) -> SuiteFile:
         raise UserError(f"{path}: expected UTF-8 text: {error.reason} at byte {error.start}") from error
     except yaml.YAMLError as error:
         raise UserError(f"{path}: expected YAML: {' '.join(str(error).split())}") from error
+    doubled = _doubled_key(tree)
+    if doubled is not None:
+        raise UserError(f"{path}:{doubled.start_mark.line + 1}: {doubled.value}: expected the key once, found it twice")
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected a mapping with seeds, problems and weighters, found {content!r}")
     try:
@@ -132,6 +135,8 @@ def explain(error: ValidationError, known: Any = None) -> tuple[list[str | int],
         return place, unknown("key", place[-1], names)
     if first["type"] == "missing":
         return place[:-1], f"expected the key {place[-1]!r}, found none"
+    if first["type"] == "too_short":
+        return place, f"expected at least {first['ctx']['min_length']} of them, found {first['input']!r}"
     message = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     return place, f"expected {message[0].lower()}{message[1:]}, found {first['input']!r}"
 
@@ -151,6 +156,19 @@ def _where(path: Path, tree: yaml.Node | None, place: Sequence[str | int]) -> st
         line = node.start_mark.line + 1
     words = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).lstrip(".")
     return f"{path}:{line}: {words}" if words else f"{path}:{line}"
+
+
+def _doubled_key(node: yaml.Node | None) -> yaml.Node | None:
+    """A key that a mapping has twice: YAML would silently take the last."""
+    if isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                return key
+            seen.add(str(key.value))
+    children = [pair[1] for pair in node.value] if isinstance(node, yaml.MappingNode) else []
+    children += node.value if isinstance(node, yaml.SequenceNode) else []
+    return next((found for child in children if (found := _doubled_key(child)) is not None), None)
 
 
 def _child(node: yaml.Node | None, part: str | int) -> yaml.Node | None:
