@@ -24,7 +24,7 @@ import difflib
 import inspect
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from enum import Flag, auto
 from typing import Any, ClassVar, Literal
@@ -178,10 +178,12 @@ class Weighter(nn.Module, ABC):
         """The weights as a method returns them: a copy, absent tasks at zero, dtype and device of the losses."""
         if now.losses is None:
             raise ValueError(f"{self.name}: expected an observation with 'losses', found none")
+        if now.losses.shape != self.shape:
+            raise ValueError(f"{self.name}: expected losses of shape {self.shape}, found {tuple(now.losses.shape)}")
         weights = weights.expand(self.shape).to(now.losses, copy=True)
         if now.present is None:
             return weights
-        return torch.where(now.present, weights, torch.zeros_like(weights))
+        return weights.masked_fill_(~self.present(now).to(weights.device), 0.0)
 
     def _state_like(self) -> Tensor:
         for buffer in self._buffers.values():
@@ -228,7 +230,7 @@ def check_choice(owner: str, name: str, value: object, choices: Sequence[str]) -
 
 def task_vector(owner: str, name: str, value: float | Sequence[float], num_tasks: int) -> Tensor:
     """A float64 vector with one number per task, from one number for all or K numbers. Raises ValueError of one line."""
-    numbers = [value] * num_tasks if isinstance(value, int | float) else list(value)
+    numbers = list(value) if isinstance(value, Iterable) else [value] * num_tasks
     if len(numbers) != num_tasks:
         raise ValueError(f"{owner}: expected {name} with {num_tasks} numbers, one per task, found {len(numbers)}: {value!r}")
     for number in numbers:

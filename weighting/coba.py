@@ -157,12 +157,11 @@ class CoBa(Weighter):
     def _remember(self, losses: Tensor, present: Tensor | None) -> None:
         new = self.initial_losses.isnan() if present is None else self.initial_losses.isnan() & present
         # A task without loss keeps the ratio 0, and so the slope 0, instead of 0 / 0.
-        divisor = torch.where(losses == 0, torch.finfo(losses.dtype).tiny, losses)
+        divisor = torch.where(losses == 0, torch.finfo(losses.dtype).eps, losses)
         self.initial_losses.copy_(torch.where(new, divisor, self.initial_losses))
 
     def _record(self, losses: Tensor, present: Tensor | None) -> None:
-        if present is not None:
-            self._remember(losses, present)
+        self._remember(losses, present)
         ratios = losses / self.initial_losses
         if self.variant == "paper":
             self.ratios.add_point(ratios, float(self.update_every), present)

@@ -5,6 +5,7 @@ Source    Liu, Feng, Stone, Liu, FAMO, NeurIPS 2023, arXiv:2306.03792, Algorithm
 Symbols   xi logits, z = softmax(xi); D_i = L_i - min_i + 1e-8; c = sum_i z_i / D_i, held constant; w_i = z_i / (D_i c),
           which sum to 1; delta_i = log D_i(before) - log D_i(after the step, same batch); gradient on xi:
           z * (delta - sum_j z_j delta_j), the transposed softmax Jacobian times delta; Adam with weight decay gamma.
+          A common scale of the losses changes nothing, up to the constant 1e-8.
 Departs   nowhere with ``lookahead="same_batch"``. With ``"next_batch"`` the losses of the next step stand for those after
           this one: no extra forward pass, but the difference contains the noise between two batches, and the logits
           learn of a step one step later.
