@@ -63,7 +63,8 @@ def panel(
             if run is not None and run.record.state != "finished":
                 drawn |= _failed_line(axis, run, method, known[id(run)], place, styles[method])
     settled = {name: _settled(values) for name, values in drawn.items()}
-    off = style.off_scale({name: values for name, values in settled.items() if name != STL})
+    # Judged by the second half: a slow start belongs into the panel, a curve that ends far away does not.
+    off = style.off_scale({name: values[len(values) // 2 :] for name, values in settled.items() if name != STL})
     style.values_axis(axis, [values for name, values in settled.items() if name not in (*off, STL)])
     if STL in settled and len(settled) > 1 and settled[STL][-1] > axis.get_ylim()[1]:
         off.append(STL)

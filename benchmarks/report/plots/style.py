@@ -59,7 +59,7 @@ SETTINGS: dict[str, Any] = {
 def grid(panels: int, *, height: float = 1.45, square: bool = False) -> tuple[Figure, list[Axes]]:
     """A figure with room for some panels: one paper column for one panel, two for more; unused places stay empty."""
     columns = min(panels, 3)
-    if square or panels == 4 or (panels > 6 and -panels % 4 <= -panels % 3):
+    if panels == 4 or (panels > 6 and -panels % 4 <= -panels % 3):
         columns = min(panels, 4)
     rows = math.ceil(panels / columns)
     width = SINGLE if columns == 1 else DOUBLE
@@ -140,9 +140,12 @@ def thin(length: int, limit: int = POINTS) -> list[int]:
 def title(axis: Axes, text: str, remark: str = "") -> None:
     """A panel's title, and under it a remark on what the panel does not show; inside, it would cover curves."""
     place = axis.get_subplotspec()
-    wide = 28 if place is not None and place.get_gridspec().ncols > 3 else 38
-    lines = textwrap.wrap(text, wide) + (textwrap.wrap(f"[{remark}]", wide) if remark else [])
-    axis.set_title("\n".join(lines))
+    narrow = place is not None and place.get_gridspec().ncols > 3
+    wide = 22 if narrow else 34
+    name, bracket, settings = text.partition("[")
+    parts = [name, bracket + settings] if bracket and len(text) > wide else [text]
+    parts += [f"[{remark}]"] if remark else []
+    axis.set_title("\n".join(line for part in parts for line in textwrap.wrap(part, wide)))
 
 
 def render(figure: Figure) -> dict[str, bytes]:
