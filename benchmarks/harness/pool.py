@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
 import signal
 import sys
 import time
@@ -281,11 +282,15 @@ class _Display:
             self.plan.update()
 
 
+PRELOADED = ("benchmarks.harness.worker", "benchmarks.harness.pool", "torch._dynamo")
+"""What every worker needs. The first optimizer of a process imports torch._dynamo, which takes more than a second."""
+
+
 def _preload(work_list: list[Job]) -> list[str]:
     """What the server from which the workers are forked imports once for all of them."""
     kinds = {problem_class(job.spec.problem.name) for job in work_list}
     modules = {module for kind in kinds for module in (kind.__module__, *kind.heavy_modules)}
-    return ["benchmarks.harness.worker", *sorted(module for module in modules if not module.startswith("own_"))]
+    return [*PRELOADED, *sorted(module for module in modules if not module.startswith("own_"))]
 
 
 def _context(preload: list[str]) -> SpawnContext | ForkServerContext:
@@ -293,13 +298,28 @@ def _context(preload: list[str]) -> SpawnContext | ForkServerContext:
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(preload)
-    # The server hands what it ignores on to every worker, so that Ctrl-C cannot hit one before it has set its own handlers.
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
+    with _inherited_by_the_server():
         forkserver.ensure_running()
-    finally:
-        signal.signal(signal.SIGINT, before)
     return context
+
+
+@contextlib.contextmanager
+def _inherited_by_the_server() -> Iterator[None]:
+    """What the server and so every worker should be born with.
+
+    Ctrl-C ignored, so that it cannot hit a worker before that has set its own handlers; and this process's search path,
+    without which the preloading silently does nothing where the command is called from another folder.
+    """
+    handler, path = signal.signal(signal.SIGINT, signal.SIG_IGN), os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(str(Path(folder).resolve()) for folder in sys.path)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        if path is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = path
 
 
 @contextlib.contextmanager
