@@ -143,16 +143,17 @@ class Loop:
         self._open_row()
         self._synchronize()
         started = time.perf_counter()
-        losses, weights = first_step = self.train_step()
+        seen = [self.train_step()]
         while self.step < end:
-            losses, weights = self.train_step()
+            seen.append(self.train_step())
         self._synchronize()
         self.block_seconds.append(time.perf_counter() - started)
         self.block_steps.append(end - first)
-        self._fill(self.log.train_losses, first_step[0])
-        self._fill(self.log.weights, first_step[1])
-        self._check(losses, weights)
-        per_task = losses.reshape(-1, self.problem.num_tasks).mean(0).tolist()
+        self._fill(self.log.train_losses, seen[0][0])
+        self._fill(self.log.weights, seen[0][1])
+        if self.bad_step is not None:
+            raise Diverged(self.bad_step, self._why(*seen[self.bad_step - first]))
+        per_task = seen[-1][0].reshape(-1, self.problem.num_tasks).mean(0).tolist()
         self.on_log(self.step, dict(zip(self.problem.tasks, per_task, strict=True)))
 
     def train_step(self) -> tuple[Tensor, Tensor]:
@@ -264,11 +265,6 @@ class Loop:
 
     def _fill(self, column: list[list[float]], values: Tensor) -> None:
         column[-1] = values.double().flatten().tolist()
-
-    def _check(self, losses: Tensor, weights: Tensor) -> None:
-        """Raise Diverged if a step up to now had a total that is not finite."""
-        if self.bad_step is not None:
-            raise Diverged(self.bad_step, self._why(losses, weights))
 
     @property
     def bad_step(self) -> int | None:
