@@ -247,7 +247,11 @@ def set_aside(folder: Path, reason: str) -> Path:
     number = 0
     while (target := attic / f"{folder.name}-{number}").exists():
         number += 1
-    folder.replace(target)
+    if not folder.is_dir():
+        target.mkdir()
+        folder.replace(target / folder.name)
+    else:
+        folder.replace(target)
     (target / "reason.txt").write_text(reason + "\n", encoding="utf-8")
     return target
 
