@@ -31,7 +31,10 @@ SCALES = {"small": 0.1, "medium": 1.0, "large": 5.0}
 class SlowData(InMemory):
     """Takes its time over every training batch, if the environment asks for it."""
 
+    step = 0
+
     def train_batch(self, step: int) -> Batch:
+        self.step = step
         time.sleep(float(os.environ.get("TINY_SLEEP", "0")))
         return super().train_batch(step)
 
@@ -64,7 +67,7 @@ class Tiny(Problem):
         if not noise >= 0:
             raise ValueError(f"tiny: expected noise to be at least 0, found {noise!r}")
         self.noise, self.spoil, self.spoil_at = noise, spoil, spoil_at
-        self.forwards = 0
+        self.drawn: SlowData | None = None
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
@@ -81,7 +84,8 @@ class Tiny(Problem):
             x = torch.randn(size, 4, generator=draw)
             y = x @ truth + self.noise * torch.randn(size, len(SCALES), generator=draw)
             splits[split] = {"x": x, "y": y * torch.tensor(list(SCALES.values()))}
-        return SlowData(self.name, seed, splits, training.batch_size)
+        self.drawn = SlowData(self.name, seed, splits, training.batch_size)
+        return self.drawn
 
     def model(self, seed: int) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
@@ -91,11 +95,9 @@ class Tiny(Problem):
     def losses(self, model: nn.Module, batch: Batch) -> Tensor:
         assert isinstance(model, Network)
         # Only a training step is an occasion to go wrong: the weighter's first look and the evaluations have no graph.
-        if torch.is_grad_enabled():
-            if self.spoil is not None and self.forwards >= self.spoil_at:
-                return self._spoilt(self._errors(model, batch))
-            self.forwards += 1
-        return self._errors(model, batch)
+        errors = self._errors(model, batch)
+        is_step = torch.is_grad_enabled() and self.drawn is not None and self.drawn.step >= self.spoil_at
+        return self._spoilt(errors) if self.spoil is not None and is_step else errors
 
     def evaluate(self, model: nn.Module, batches: Iterator[Batch]) -> Evaluation:
         losses, rows = [], []
