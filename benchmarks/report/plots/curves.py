@@ -64,7 +64,8 @@ def panel(
                 drawn |= _failed_line(axis, run, method, known[id(run)], place, styles[method])
     settled = {name: _settled(values) for name, values in drawn.items()}
     # Judged by the second half: a slow start belongs into the panel, a curve that ends far away does not.
-    off = style.off_scale({name: values[len(values) // 2 :] for name, values in settled.items() if name != STL})
+    methods = {name: values for name, values in settled.items() if name != STL}
+    off = style.off_scale(methods, lambda values: values[len(values) // 2 :])
     style.values_axis(axis, [values for name, values in settled.items() if name not in (*off, STL)])
     if STL in settled and len(settled) > 1 and settled[STL][-1] > axis.get_ylim()[1]:
         off.append(STL)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -102,14 +102,15 @@ def steps_axis(axis: Axes, total: int) -> None:
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / 1000:g}k" if value >= 1000 else f"{value:g}"))
 
 
-def off_scale(curves: dict[str, Floats]) -> list[str]:
-    """The curves that would flatten all others: those that rise far above the usual range of the panel."""
-    highs = {name: float(np.nanmax(values)) for name, values in curves.items() if np.isfinite(values).any()}
-    if len(highs) < 3:
+def off_scale(curves: Mapping[str, Floats], judged: Callable[[Floats], Floats] = lambda values: values) -> list[str]:
+    """The curves that would flatten all others: those whose ``judged`` part rises far above the usual range."""
+    known = {name: values for name, values in curves.items() if np.isfinite(values).any()}
+    if len(known) < 3:
         return []
-    usual = float(np.median(list(highs.values())))
-    low = float(np.median([np.nanmin(curves[name]) for name in highs]))
-    return [name for name, high in highs.items() if high > usual + 3 * max(usual - low, 1e-12)]
+    usual = float(np.median([np.nanmax(values) for values in known.values()]))
+    low = float(np.median([np.nanmin(values) for values in known.values()]))
+    limit = usual + 3 * max(usual - low, 1e-12)
+    return [name for name, values in known.items() if (judged(values) > limit).any()]
 
 
 def values_axis(axis: Axes, curves: Iterable[Floats]) -> None:
