@@ -52,11 +52,12 @@ def report(options: argparse.Namespace) -> int:
     """Make tables and pictures again from the records of the suite's plan."""
     plan = _plan(options)
     folder: Path = options.out / plan.suite
-    lacking = [spec for spec in plan.runs if not run_folder(folder, spec.key).exists()]
+    damaged = take_stock(folder, plan.runs).damaged
+    lacking = [spec for spec in plan.runs if spec.key in damaged or not run_folder(folder, spec.key).exists()]
     if len(lacking) == len(plan.runs):
         raise UserError(f"expected recorded runs of suite {plan.suite!r} in {folder / 'runs'}, found none")
     if lacking:
-        print(f"warning: {len(lacking)} of {len(plan.runs)} planned runs have no record yet", file=sys.stderr)
+        print(f"warning: {len(lacking)} of {len(plan.runs)} planned runs have no record that can be read", file=sys.stderr)
     _report(plan, folder, options.plots)
     return 0
 
