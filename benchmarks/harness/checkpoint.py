@@ -22,13 +22,13 @@ class Checkpoint:
         scratch = self.path.with_suffix(".writing")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            torch.save(state, scratch)
+            # Into an open file, since torch's own opening of a path hides what the system says of a full disk.
+            with scratch.open("wb") as file:
+                torch.save(state, file)
             scratch.replace(self.path)
         except (OSError, RuntimeError) as error:
-            # torch's own writer reports a full disk as a RuntimeError.
             scratch.unlink(missing_ok=True)
-            cause = error if isinstance(error, OSError) else OSError(str(error).splitlines()[0])
-            raise StorageError.of(cause, self.path) from error
+            raise StorageError.of(_said_by_the_system(error), self.path) from error
         except BaseException:
             scratch.unlink(missing_ok=True)
             raise
@@ -47,3 +47,11 @@ class Checkpoint:
     def remove(self) -> None:
         """Forget the state: the run is recorded."""
         self.path.unlink(missing_ok=True)
+
+
+def _said_by_the_system(error: BaseException) -> OSError:
+    """The OSError behind an error: torch's writer fails once more, in its own words, when it closes on a full disk."""
+    first: BaseException | None = error
+    while first is not None and not isinstance(first, OSError):
+        first = first.__context__
+    return first or OSError(str(error).splitlines()[0])
