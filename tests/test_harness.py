@@ -329,6 +329,7 @@ def test_a_disk_without_room_is_not_a_failure_of_the_run(
     message = ear.messages[-1]
     assert message.kind == "cannot_write"
     assert message.text.startswith("cannot write")
+    assert message.text.endswith("File too large")
     assert "\n" not in message.text
     assert [spoken.step for spoken in ear.messages[:-1]] == ([5, 10] if where == "checkpoint" else [5, 10, 15, 20])
     assert not run_folder(job.folder, job.spec.key).exists()
@@ -596,6 +597,6 @@ def test_a_full_disk_ends_the_command_and_keeps_what_is_finished(tmp_path: Path)
     code, _, stderr = call(suite, preexec_fn=no_room)
     assert code == 3
     assert stderr.startswith(f"error: cannot write {tmp_path}")
-    assert stderr.endswith("; everything that was finished is kept\n")
+    assert stderr.endswith(": File too large; everything that was finished is kept\n")
     assert stderr.count("\n") == 1
     assert_same_numbers(runs_of(tmp_path / "out"), before)
