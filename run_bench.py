@@ -9,6 +9,7 @@ python run_bench.py cost                what a step costs under each weighter, b
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -102,6 +103,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except StorageError as error:
         print(f"error: {error}; everything that was finished is kept", file=sys.stderr)
         return 3
+    except BrokenPipeError:
+        # Whoever read the output has seen enough (`| head`); Python's own last flush must not fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
