@@ -25,7 +25,7 @@ import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from enum import Flag, auto
 from typing import Any, ClassVar, Literal
 
@@ -33,6 +33,9 @@ import torch
 from torch import Tensor, nn
 
 Field = Literal["losses", "val_losses", "losses_after", "grad_norms", "gramian"]
+
+
+_OBSERVED = ("losses", "val_losses", "losses_after", "grad_norms", "gramian")
 
 
 class Needs(Flag):
@@ -71,10 +74,10 @@ class Observation:
     val_present: Tensor | None = None
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, Tensor) and value.requires_grad:
-                object.__setattr__(self, field.name, value.detach())
+        for name in _OBSERVED:
+            value = getattr(self, name)
+            if value is not None and value.requires_grad:
+                object.__setattr__(self, name, value.detach())
 
     def with_(self, **changes: Tensor | None) -> Observation:
         """The same observation with further fields filled in."""

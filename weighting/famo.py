@@ -70,22 +70,28 @@ class Famo(Weighter):
 
     def weights(self, now: Observation) -> Tensor:
         """Nonnegative, sum 1 over the present tasks, ``(*batch_shape, K)``."""
-        shares = self._softmax(now) / self._distance(self.read(now, "losses"), now)
+        shares = self._softmax(now) / self._checked(self._distance(self.read(now, "losses"), now))
         return self.reply(shares / shares.sum(-1, keepdim=True), now)
 
     def update(self, after: Observation) -> None:
         """One Adam step on the logits."""
         log_before = self._distance(self.read(after, "losses"), after).log()
         if self.lookahead == "same_batch":
-            log_after = self._distance(self.read(after, "losses_after"), after).log()
+            log_after = self._checked(self._distance(self.read(after, "losses_after"), after)).log()
             self._learn(log_before - log_after, after, self.present(after) if after.present is not None else None)
             return
-        present = self.present(after)
-        known = present & ~self.last_log_distance.isnan()
-        change = torch.where(known, self.last_log_distance - log_before, torch.zeros_like(log_before))
+        change = self.last_log_distance - log_before
+        if after.present is None:
+            self.last_log_distance.copy_(log_before)
+        else:
+            self.last_log_distance.copy_(torch.where(self.present(after), log_before, self.last_log_distance))
+        unknown = change.isnan()
+        if after.present is None and not bool(unknown.any()):
+            self._learn(change, after, None)
+            return
+        known = self.present(after) & ~unknown
         if bool(known.any()):
-            self._learn(change, after, known)
-        self.last_log_distance.copy_(torch.where(present, log_before, self.last_log_distance))
+            self._learn(change.masked_fill(~known, 0.0), after, known)
 
     def _learn(self, delta: Tensor, seen: Observation, present: Tensor | None) -> None:
         z = self._softmax(seen)
@@ -103,10 +109,12 @@ class Famo(Weighter):
         distance = losses - self.min_losses + EPSILON
         if seen.present is not None:
             distance = torch.where(self.present(seen), distance, torch.ones_like(distance))
+        return distance
+
+    def _checked(self, distance: Tensor) -> Tensor:
         if bool((distance <= 0).any()):
-            below = (losses - self.min_losses).flatten(0, -2) if losses.ndim > 1 else losses - self.min_losses
             raise ValueError(
                 f"famo: expected every loss above its lower bound min_losses = {self.min_losses.tolist()}, "
-                f"found one {-float(below.min()):.3g} below"
+                f"found one {EPSILON - float(distance.min()):.3g} below"
             )
         return distance

@@ -48,9 +48,12 @@ class ElementOptimizer(nn.Module):
         self.first_moment: Tensor
         if optimizer == "adam":
             self.register_buffer("second_moment", torch.zeros(shape, dtype=torch.float64))
-            self.register_buffer("steps", torch.zeros(shape, dtype=torch.float64))
+            # beta ** n, n the number of the element's own steps, kept as running products: powers would cost more.
+            self.register_buffer("decay1", torch.ones(shape, dtype=torch.float64))
+            self.register_buffer("decay2", torch.ones(shape, dtype=torch.float64))
             self.second_moment: Tensor
-            self.steps: Tensor
+            self.decay1: Tensor
+            self.decay2: Tensor
 
     def step(self, values: Tensor, gradient: Tensor, present: Tensor | None) -> None:
         """Move ``values`` in place, against ``gradient``; elements that are not ``present`` stay as they are.
@@ -58,21 +61,28 @@ class ElementOptimizer(nn.Module):
         All of the shape given at creation.
         """
         if self.weight_decay:
-            gradient = gradient + self.weight_decay * values
+            gradient = torch.add(gradient, values, alpha=self.weight_decay)
         change = self._adam(gradient, present) if self.optimizer == "adam" else self._sgd(gradient, present)
-        _assign(values, values - self.lr * change, present)
+        _assign(values, torch.sub(values, change, alpha=self.lr), present)
 
     def _sgd(self, gradient: Tensor, present: Tensor | None) -> Tensor:
-        _assign(self.first_moment, self.momentum * self.first_moment + gradient, present)
+        _assign(self.first_moment, torch.add(gradient, self.first_moment, alpha=self.momentum), present)
         return self.first_moment
 
     def _adam(self, gradient: Tensor, present: Tensor | None) -> Tensor:
-        _assign(self.steps, self.steps + 1, present)
-        _assign(self.first_moment, torch.lerp(gradient, self.first_moment, BETA1), present)
-        _assign(self.second_moment, torch.lerp(gradient * gradient, self.second_moment, BETA2), present)
-        mean = self.first_moment / (1 - BETA1**self.steps)
-        root = (self.second_moment / (1 - BETA2**self.steps)).sqrt()
-        return mean / (root + EPSILON)
+        first, second, decay1, decay2 = self.first_moment, self.second_moment, self.decay1, self.decay2
+        if present is None:
+            decay1.mul_(BETA1)
+            decay2.mul_(BETA2)
+            first.lerp_(gradient, 1 - BETA1)
+            second.mul_(BETA2).addcmul_(gradient, gradient, value=1 - BETA2)
+            return (first / (1 - decay1)).div_((second / (1 - decay2)).sqrt_().add_(EPSILON))
+        _assign(decay1, decay1 * BETA1, present)
+        _assign(decay2, decay2 * BETA2, present)
+        _assign(first, torch.lerp(first, gradient, 1 - BETA1), present)
+        _assign(second, BETA2 * second + (1 - BETA2) * gradient * gradient, present)
+        # Elements that were never present divide 0 by 0 here; their values are not assigned.
+        return (first / (1 - decay1)) / ((second / (1 - decay2)).sqrt() + EPSILON)
 
 
 def _assign(target: Tensor, value: Tensor, present: Tensor | None) -> None:

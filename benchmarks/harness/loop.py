@@ -101,7 +101,8 @@ class Loop:
         self.block_steps: list[int] = []
         self.best: dict[str, Any] | None = None
         self.initial_val_losses: Tensor | None = None
-        self.first_bad_step = torch.full((), training.steps, dtype=torch.int64, device=device)
+        self.block_start = 0
+        self.totals: list[Tensor] = []
 
     # ---- the run -------------------------------------------------------------------------------------------------
 
@@ -141,6 +142,7 @@ class Loop:
         first, training = self.step, self.training
         end = min(_next_multiple(first, training.log_every), _next_multiple(first, training.evaluate_every), training.steps)
         self._open_row()
+        self.block_start, self.totals = first, []
         self._synchronize()
         started = time.perf_counter()
         seen = [self.train_step()]
@@ -164,7 +166,8 @@ class Loop:
 
     def _step(self, batch: Batch) -> tuple[Tensor, Tensor]:
         wanted = self.weighter.wants()
-        if self.norms is not None and Needs.GRAD_NORMS in wanted:
+        asks_norms = Needs.GRAD_NORMS in wanted
+        if asks_norms and self.norms is not None:
             self.norms.arm()
         losses = self.problem.losses(self.model, batch)
         seen = Observation(losses=losses, present=self.problem.present(batch))
@@ -173,9 +176,10 @@ class Loop:
             seen = seen.with_(gramian=gramian(losses, parameters, len(self.problem.batch_shape)))
             self.extra_backwards += self.problem.num_tasks
         weights = self._normalize(self.weighter.weights(seen))
-        norms = self._norms_before(losses, weights) if Needs.GRAD_NORMS in wanted else None
+        norms = self._norms_before(losses, weights) if asks_norms else None
 
         total = (weights * losses).sum()
+        self.totals.append(total.detach())
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()  # type: ignore[no-untyped-call]
         if self.training.grad_clip is not None:
@@ -184,12 +188,11 @@ class Loop:
             set_lr(self.optimizer, self.training, self.step)
         self.optimizer.step()
 
-        if Needs.GRAD_NORMS in wanted:
+        if asks_norms:
             if norms is None and self.norms is not None:
                 norms = self.norms.after_backward(weights)
             seen = seen.with_(grad_norms=norms)
-        self._watch(total)
-        self.weighter.update(self._look_after(seen, batch, wanted))
+        self.weighter.update(seen if wanted is Needs.NOTHING else self._look_after(seen, batch, wanted))
         return losses.detach(), weights
 
     def _look_after(self, seen: Observation, batch: Batch, wanted: Needs) -> Observation:
@@ -268,14 +271,11 @@ class Loop:
 
     @property
     def bad_step(self) -> int | None:
-        """The first step whose total was not finite; None: there was none."""
-        step = int(self.first_bad_step)
-        return step if step < self.training.steps else None
-
-    def _watch(self, total: Tensor) -> None:
-        """Note the first step with a total that is not finite, without waiting for the device."""
-        bad = ~torch.isfinite(total.detach())
-        self.first_bad_step = torch.where(bad, self.first_bad_step.clamp(max=self.step), self.first_bad_step)
+        """The first step of this block whose total was not finite; None: there was none."""
+        if not self.totals:
+            return None
+        finite = torch.stack(self.totals).isfinite().tolist()
+        return None if all(finite) else self.block_start + finite.index(False)
 
     def _why(self, losses: Tensor, weights: Tensor) -> str:
         parts = []

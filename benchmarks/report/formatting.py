@@ -161,7 +161,8 @@ def _column(frame: pd.DataFrame, column: Column, compact: bool) -> list[str]:
     places = decimals_for(means, errors, 1 if compact else 2) if column.decimals is None else column.decimals
     sign = "±" if compact else " ± "
     return [
-        number(mean, places) + ("" if math.isnan(error) else f"{sign}{number(error, places, tiny=False)}")
+        number(mean, places, tiny=math.isnan(error))
+        + ("" if math.isnan(error) else f"{sign}{number(error, places, tiny=False)}")
         for mean, error in zip(means, errors, strict=True)
     ]
 
