@@ -70,14 +70,14 @@ class Famo(Weighter):
 
     def weights(self, now: Observation) -> Tensor:
         """Nonnegative, sum 1 over the present tasks, ``(*batch_shape, K)``."""
-        shares = self._softmax(now) / self._checked(self._distance(self.read(now, "losses"), now))
+        shares = self._softmax(now) / self._distance(self.read(now, "losses"), now)
         return self.reply(shares / shares.sum(-1, keepdim=True), now)
 
     def update(self, after: Observation) -> None:
         """One Adam step on the logits."""
         log_before = self._distance(self.read(after, "losses"), after).log()
         if self.lookahead == "same_batch":
-            log_after = self._checked(self._distance(self.read(after, "losses_after"), after)).log()
+            log_after = self._distance(self.read(after, "losses_after"), after).log()
             self._learn(log_before - log_after, after, self.present(after) if after.present is not None else None)
             return
         change = self.last_log_distance - log_before
@@ -109,9 +109,6 @@ class Famo(Weighter):
         distance = losses - self.min_losses + EPSILON
         if seen.present is not None:
             distance = torch.where(self.present(seen), distance, torch.ones_like(distance))
-        return distance
-
-    def _checked(self, distance: Tensor) -> Tensor:
         if bool((distance <= 0).any()):
             raise ValueError(
                 f"famo: expected every loss above its lower bound min_losses = {self.min_losses.tolist()}, "
