@@ -272,7 +272,8 @@ def test_facts_are_json_and_say_where_the_text_came_from(problem: CodeLM, data: 
     assert facts["languages"]["yaml"]["train_cap"] == CAPS["yaml"]
     assert facts["languages"]["yaml"]["train_bytes"] <= CAPS["yaml"]
     assert len({language["sha256"] for language in facts["languages"].values()}) == 6
-    assert facts["versions"]["torch"] == torch.__version__
+    # The build after the plus is in the module alone for some wheels.
+    assert facts["versions"]["torch"].partition("+")[0] == torch.__version__.partition("+")[0]
     assert facts["sequences"]["python"]["test"] == 7
 
 
