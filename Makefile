@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: bench test reference clean
+.PHONY: bench test conformance reference clean
 
 bench: $(VENV)/.installed
 	$(BIN)/python run_bench.py
@@ -13,6 +13,10 @@ test: $(VENV)/.installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pytest -n auto
+
+# Writes the table of how far the weights are from those of other implementations.
+conformance: $(VENV)/.installed-test
+	$(BIN)/pytest tests/test_traces.py -k same_weights --conformance docs/methods/conformance.md
 
 # Makes the committed reference again: every number and picture of the README and of results/reference.
 reference: $(VENV)/.installed

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conformance import Conformance
 from hypothesis import HealthCheck, settings
 
 torch.set_num_threads(1)
@@ -19,6 +20,28 @@ settings.load_profile("suite")
 def pytest_addoption(parser: pytest.Parser) -> None:
     """``--traces DIR``: replay the traces of another folder, see traces/README.md for the format."""
     parser.addoption("--traces", type=Path, default=Path(__file__).parent / "traces", help="folder of reference traces")
+    parser.addoption("--conformance", type=Path, help="file for the table of replayed traces")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("conformance") is not None:
+        config.pluginmanager.register(ConformancePlugin(config.getoption("conformance")))
+
+
+class ConformancePlugin:
+    """Writes the table of what the replays told when the run ends."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.table = path, Conformance()
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "call":
+            for name, told in report.user_properties:
+                if name == "conformance":
+                    self.table.add(report.nodeid.partition("[")[2].rstrip("]"), report.passed, told)  # type: ignore[arg-type]
+
+    def pytest_sessionfinish(self) -> None:
+        self.table.write(self.path)
 
 
 @pytest.fixture(autouse=True)

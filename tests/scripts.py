@@ -11,7 +11,7 @@ from torch import Tensor
 
 import weighting
 from weighting import Needs, Observation, Weighter
-from weighting.base import hyperparameters_of
+from weighting.factory import hyperparameters_of
 
 NEEDED: dict[str, dict[str, Any]] = {}
 """Hyperparameters without which a method cannot be made; none so far."""

@@ -1,16 +1,19 @@
 """Replays of other implementations: fed the same numbers, each method must answer with the same weights.
 
-``--traces DIR`` replays another folder; the format is in traces/README.md.
+``--traces DIR`` replays another folder; the format is in traces/README.md. ``--conformance FILE`` writes the table of what was
+replayed and how far the weights were apart.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -22,7 +25,8 @@ Trace = dict[str, Any]
 
 
 def numbers(values: Any) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64)
+    """NaN where a file has null."""
+    return torch.tensor(np.array(values, dtype=np.float64))
 
 
 def ask_and_tell(weighter: Weighter, seen: Observation) -> Tensor:
@@ -31,7 +35,7 @@ def ask_and_tell(weighter: Weighter, seen: Observation) -> Tensor:
     return weights
 
 
-def coba_paper(trace: Trace) -> list[Tensor]:
+def coba_paper(trace: Trace, history: str = "from_warmup") -> list[Tensor]:
     """Row t of the validation losses belongs to the model after t updates; ``weights[t]`` has seen the rows up to t."""
     given = trace["hyperparameters"]
     weighter = weighting.create(
@@ -40,7 +44,8 @@ def coba_paper(trace: Trace) -> list[Tensor]:
         warmup=given["warmup"],
         window=given["history_window"],
         tau=given["tau"],
-        update_every=given["update_interval"],
+        update_every=given.get("update_interval", 1),
+        history=history,
     )
     rows = [numbers(row) for row in trace["inputs"]["val_losses"]]
     weighter.start(Observation(losses=rows[0], val_losses=rows[0]))
@@ -52,13 +57,13 @@ def coba_paper(trace: Trace) -> list[Tensor]:
     return weights
 
 
-def coba_official(trace: Trace) -> list[Tensor]:
-    """Records come after some steps: the ratios to the initial losses as stored, or the mean over a record's samples.
+def coba_official(trace: Trace, inputs: str = "val_ratios") -> list[Tensor]:
+    """Records come after some steps: the ratios to the initial losses as stored, or the losses of a record's samples.
 
     A ratio of zero says that the validation batch had nothing of the task. With ``train_task_present`` the weights in the
     total are ``effective_coefficients``.
     """
-    given, inputs = trace["hyperparameters"], trace["inputs"]
+    given, seen = trace["hyperparameters"], trace["inputs"]
     weighter = weighting.create(
         "coba",
         trace["num_tasks"],
@@ -68,25 +73,27 @@ def coba_official(trace: Trace) -> list[Tensor]:
         tau=given["tau"],
         update_every=given["update_interval"],
     )
-    initial = numbers(inputs["initial_val_loss"])
-    present = inputs.get("train_task_present")
-    records = {}
-    for place, step in enumerate(inputs["val_steps"]):
-        if "val_ratios" in inputs:
-            records[step] = numbers(inputs["val_ratios"][place]) * initial
-        else:
-            records[step] = numbers(inputs["val_losses"][place]).reshape(-1, len(initial)).mean(0)
+    initial = numbers(seen["initial_val_loss"])
+    present = found(trace, "train_task_present")
+    rows = [numbers(row) for row in seen[inputs]]
+    records = [row * initial if inputs == "val_ratios" else row.reshape(-1, len(initial)).mean(0) for row in rows]
+    by_step = dict(zip(seen["val_steps"], records, strict=True))
     weighter.start(Observation(losses=initial, val_losses=initial))
     weights = []
     for step in range(len(trace["weights"])):
         here = None if present is None else torch.tensor(present[step], dtype=torch.bool)
         now = Observation(losses=initial, present=here)
         weights.append(weighter.weights(now))
-        if step in records:
-            missing = records[step] == 0
-            now = now.with_(val_losses=records[step], val_present=~missing if bool(missing.any()) else None)
+        if step in by_step:
+            missing = (by_step[step] == 0) | by_step[step].isnan()
+            now = now.with_(val_losses=by_step[step], val_present=~missing if bool(missing.any()) else None)
         weighter.update(now)
     return weights
+
+
+def found(trace: Trace, key: str) -> Any:
+    """An array that may stand among the inputs, the outputs or beside them; None: nowhere."""
+    return next((place[key] for place in (trace["inputs"], trace.get("outputs", {}), trace) if key in place), None)
 
 
 def famo(trace: Trace) -> list[Tensor]:
@@ -111,20 +118,52 @@ def dwa(trace: Trace) -> list[Tensor]:
     return [ask_and_tell(weighter, Observation(losses=numbers(row))) for row in trace["inputs"]["epoch_losses"]]
 
 
-def uncertainty(trace: Trace) -> list[Tensor]:
-    weighter = weighting.create("uncertainty", trace["num_tasks"], **trace["hyperparameters"])
+def dwa_nashmtl(trace: Trace) -> list[Tensor]:
+    """The file's weights sum to K, and the total is the mean of weight times loss."""
+    given = trace["hyperparameters"]
+    weighter = weighting.create(
+        "dwa",
+        trace["num_tasks"],
+        variant="nash_mtl",
+        window=given["iteration_window"],
+        temperature=given["temperature"],
+    )
+    rows = [ask_and_tell(weighter, Observation(losses=numbers(row))) for row in trace["inputs"]["losses"]]
+    return [trace["num_tasks"] * row for row in rows]
+
+
+def by_losses(name: str) -> Callable[[Trace], list[Tensor]]:
+    """A method that reads nothing but one row of losses per step."""
+
+    def replay(trace: Trace) -> list[Tensor]:
+        weighter = weighting.create(name, trace["num_tasks"])
+        return [ask_and_tell(weighter, Observation(losses=numbers(row))) for row in trace["inputs"]["losses"]]
+
+    return replay
+
+
+def imtl_l(trace: Trace) -> list[Tensor]:
+    given = dict(trace["hyperparameters"])
+    weighter = weighting.create("imtl_l", trace["num_tasks"], initial_log_scale=given.pop("initial_s"), **given)
     return [ask_and_tell(weighter, Observation(losses=numbers(row))) for row in trace["inputs"]["losses"]]
 
 
-def gradnorm(trace: Trace) -> list[Tensor]:
-    given, inputs = trace["hyperparameters"], trace["inputs"]
+def gradnorm_libmtl(trace: Trace) -> list[Tensor]:
+    """The rows start after the first epoch, whose mean losses are given."""
+    given = trace["hyperparameters"]
     weighter = weighting.create(
         "gradnorm",
         trace["num_tasks"],
+        variant="libmtl",
         alpha=given["alpha"],
-        lr=given["weight_lr"],
-        optimizer=given["weight_optimizer"].split()[0],
+        lr=given["lr"],
+        optimizer=given["optimizer"].split()[0],
+        weight_decay=given["weight_decay"],
     )
+    return replay_gradnorm(weighter, trace["inputs"])
+
+
+def replay_gradnorm(weighter: Weighter, inputs: dict[str, Any]) -> list[Tensor]:
     weighter.start(Observation(losses=numbers(inputs["initial_losses"])))
     pairs = zip(inputs["losses"], inputs["gradient_norms"], strict=True)
     return [
@@ -132,34 +171,94 @@ def gradnorm(trace: Trace) -> list[Tensor]:
     ]
 
 
+def uncertainty(trace: Trace) -> list[Tensor]:
+    weighter = weighting.create("uncertainty", trace["num_tasks"], **trace["hyperparameters"])
+    return [ask_and_tell(weighter, Observation(losses=numbers(row))) for row in trace["inputs"]["losses"]]
+
+
+def gradnorm(trace: Trace) -> list[Tensor]:
+    given = trace["hyperparameters"]
+    weighter = weighting.create(
+        "gradnorm",
+        trace["num_tasks"],
+        alpha=given["alpha"],
+        lr=given["weight_lr"],
+        optimizer=given["weight_optimizer"].split()[0],
+    )
+    return replay_gradnorm(weighter, trace["inputs"])
+
+
+def rlw(trace: Trace) -> None:
+    """A distribution, not a sequence: means, spreads and quantiles of our draws within four standard errors of both."""
+    statistics = trace["outputs"]["statistics_by_num_tasks"]
+    share = DRAWS / trace["hyperparameters"]["draws"]
+    for num_tasks, told in statistics.items():
+        weighter = weighting.create("random", int(num_tasks), seed=1)
+        seen = Observation(losses=torch.ones(int(num_tasks), dtype=torch.float64))
+        drawn = torch.stack([ask_and_tell(weighter, seen) for _ in range(DRAWS)])
+        from_mean = drawn - drawn.mean(0)
+        cases = [
+            *((drawn[:, task], mean) for task, mean in enumerate(told["mean"])),
+            *((from_mean[:, task] ** 2, std**2) for task, std in enumerate(told["std"])),
+            (from_mean[:, 0] * from_mean[:, 1], told["covariance_first_two"]),
+            (drawn.amax(-1), told["mean_of_max"][0]),
+            (drawn.amin(-1), told["mean_of_min"][0]),
+            ((drawn**2).sum(-1), told["mean_of_sum_of_squares"][0]),
+            (-(drawn * drawn.log()).sum(-1), told["mean_of_entropy"][0]),
+            # The share of weights below a quantile of theirs is the quantile's level.
+            *(((drawn < value).double().mean(-1), float(level)) for level, value in told["pooled_quantiles"].items()),
+        ]
+        for ours, expected in cases:
+            error = float(ours.std()) / math.sqrt(DRAWS) * math.sqrt(1 + share)
+            assert abs(float(ours.mean()) - expected) <= 4 * error, (num_tasks, expected)
+        assert (drawn.sum(-1) - 1).abs().max() <= 1e-12
+
+
+DRAWS = 10_000
+
+
 @dataclass(frozen=True)
 class Replay:
     """How the traces of one group are replayed, and the largest difference allowed in any weight."""
 
+    setting: str
+    """The method, and the variant where it has several."""
     weights: Callable[[Trace], list[Tensor]]
     limit: float = 1e-10
+    relative: bool = False
+    """The limit is one on the difference relative to the weight."""
 
 
 REPLAYS = {
-    "coba_paper": Replay(coba_paper),
-    "coba_official": Replay(coba_official, 1e-9),
-    "famo_official": Replay(famo),
-    "dwa_libmtl": Replay(dwa),
-    "uw_libmtl": Replay(uncertainty),
-    "uw_nashmtl": Replay(uncertainty),
-    "gradnorm_paper": Replay(gradnorm),
+    "coba_paper": Replay('coba, variant="paper"', coba_paper),
+    "coba_official": Replay('coba, variant="mftcoder"', coba_official, 1e-9),
+    "famo_official": Replay("famo", famo),
+    "dwa_libmtl": Replay('dwa, variant="paper"', dwa),
+    "dwa_nashmtl": Replay('dwa, variant="nash_mtl"', dwa_nashmtl, 1e-5, relative=True),
+    "uw_libmtl": Replay("uncertainty", uncertainty),
+    "uw_nashmtl": Replay("uncertainty", uncertainty),
+    "gradnorm_paper": Replay('gradnorm, variant="paper"', gradnorm),
+    "gradnorm_libmtl": Replay('gradnorm, variant="libmtl"', gradnorm_libmtl),
+    "gls_libmtl": Replay("gls", by_losses("gls")),
+    "imtl_l_libmtl": Replay("imtl_l", imtl_l),
 }
 """Group, the part of a file's name before the hyphen -> its replay."""
 
 SINGLE_PRECISION_LIMIT = 1e-5
 
-NOT_HERE = {
-    "gls_libmtl": "gls is no listed method",
-    "imtl_l_libmtl": "imtl_l is no listed method",
-    "dwa_nashmtl": "dwa with nash-mtl's sliding windows is no listed variant",
-    "gradnorm_libmtl": "gradnorm with LibMTL's softmax is no listed variant",
-    "rlw": "a distribution without steps; test_weighter_formulas.py compares moments",
-}
+
+def further_replays(trace: Trace) -> list[tuple[Replay, Any]]:
+    """What else a file has numbers for: other readings of the equations, and the losses behind stored ratios."""
+    readings = trace.get("outputs", {}).get("alternative_readings_weights", {})
+    result = []
+    if "history_from_first_step" in readings:
+        replay = Replay('coba, variant="paper", history="from_start"', lambda one: coba_paper(one, "from_start"))
+        result.append((replay, readings["history_from_first_step"]))
+    if "val_ratios" in trace["inputs"] and "val_losses" in trace["inputs"]:
+        single = trace["hyperparameters"].get("float_dtype") == "float32"
+        limit = SINGLE_PRECISION_LIMIT if single else 1e-9
+        result.append((Replay('coba, variant="mftcoder"', lambda one: coba_official(one, "val_losses"), limit), None))
+    return result
 
 
 def group_of(path: Path) -> str:
@@ -172,26 +271,59 @@ def files(folder: Path) -> list[Path]:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "path" in metafunc.fixturenames:
-        found = files(metafunc.config.getoption("traces"))
-        metafunc.parametrize("path", found, ids=[path.stem for path in found])
+        found_files = files(metafunc.config.getoption("traces"))
+        metafunc.parametrize("path", found_files, ids=[path.stem for path in found_files])
 
 
-def test_same_weights_as_the_other_implementation(path: Path) -> None:
+def largest_difference(replay: Replay, trace: Trace, expected: Tensor) -> float:
+    """Over all steps and tasks of which the trace knows the weight."""
+    ours = torch.stack(replay.weights(trace))
+    assert ours.shape == expected.shape
+    present = found(trace, "train_task_present")
+    counts = ~expected.isnan()
+    if present is not None:
+        here = torch.tensor(present, dtype=torch.bool)
+        assert bool((ours[~here] == 0).all()), "an absent task has a weight"
+        counts &= here
+    difference = (ours - expected).abs()[counts]
+    return float((difference / expected.abs()[counts] if replay.relative else difference).max())
+
+
+def test_same_weights_as_the_other_implementation(path: Path, record_property: Callable[[str, object], None]) -> None:
     trace = json.loads(path.read_text(encoding="utf-8"))
     group = group_of(path)
-    if group in NOT_HERE:
-        pytest.skip(NOT_HERE[group])
-    replay = REPLAYS[group]
-    expected = numbers(trace.get("outputs", {}).get("effective_coefficients", trace["weights"]))
-    found = torch.stack(replay.weights(trace))
-    assert found.shape == expected.shape
-    single = trace["hyperparameters"].get("float_dtype") == "float32"
-    assert (found - expected).abs().max() <= (SINGLE_PRECISION_LIMIT if single else replay.limit)
+    if group == "rlw":
+        record_property("conformance", ["random", trace["source"], None, "4 standard errors"])
+        rlw(trace)
+        return
+    if group not in REPLAYS:
+        pytest.fail(f"expected a trace of {', '.join([*REPLAYS, 'rlw'])}, found {group!r}")
+    weights = found(trace, "effective_coefficients") or trace["weights"]
+    for replay, expected in [(REPLAYS[group], None), *further_replays(trace)]:
+        difference = largest_difference(replay, trace, numbers(expected or weights))
+        limit = f"{replay.limit:.0e}{' relative' * replay.relative}"
+        record_property("conformance", [replay.setting, trace["source"], difference, limit])
+        assert difference <= replay.limit, (
+            f"{replay.setting}: weights differ by {difference:.3g}, at most {limit} is allowed"
+        )
 
 
 def test_the_folder_holds_every_group() -> None:
     folder = Path(__file__).parent / "traces"
-    assert {group_of(path) for path in files(folder)} == set(REPLAYS)
+    assert {group_of(path) for path in files(folder)} == {*REPLAYS, "rlw"}
+
+
+def test_every_trace_is_in_the_conformance_table() -> None:
+    """``make conformance`` writes it; here its rows are counted against the folder, and its deviations against the limits."""
+    text = (Path(__file__).parent.parent / "docs" / "methods" / "conformance.md").read_text(encoding="utf-8")
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| ")][1:]
+    traces = [json.loads(path.read_text(encoding="utf-8")) for path in files(Path(__file__).parent / "traces")]
+    replayed = sum(
+        1 + any(replay.setting != REPLAYS["coba_official"].setting for replay, _ in further_replays(one)) for one in traces
+    )
+    assert sum(int(row[2]) for row in rows if row[2].isdigit()) == replayed
+    assert {row[1] for row in rows if row[2].isdigit()} == {f"{trace['source']}" for trace in traces}
+    assert not any("FAILED" in cell for row in rows for cell in row)
 
 
 def test_a_wrong_method_would_not_pass() -> None:
@@ -215,7 +347,6 @@ def test_samples_of_a_record_are_averaged_and_absent_tasks_named() -> None:
         "weights": [[0.5, 0.5]] * 12,
     }
     from_ratios = torch.stack(coba_official(trace))
-    del trace["inputs"]["val_ratios"]
-    torch.testing.assert_close(torch.stack(coba_official(trace)), from_ratios, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(torch.stack(coba_official(trace, "val_losses")), from_ratios, rtol=1e-9, atol=1e-9)
     trace["inputs"]["train_task_present"] = [[True, False]] * 12
     assert torch.equal(torch.stack(coba_official(trace)), numbers([[1.0, 0.0]] * 12))

@@ -34,7 +34,7 @@ from torch import Tensor
 
 import weighting
 from weighting import METHODS, Needs, Observation, RunFacts, Weighter
-from weighting.base import hyperparameters_of
+from weighting.factory import hyperparameters_of
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -9,12 +9,17 @@ from __future__ import annotations
 import difflib
 from typing import Any
 
-from weighting.base import Needs, Observation, RunFacts, Weighter, build
+from weighting.base import Needs, Observation, RunFacts, Weighter
 from weighting.coba import CoBa
 from weighting.dwa import DynamicWeightAverage
+from weighting.factory import build
 from weighting.famo import Famo
+from weighting.gls import GeometricLoss
 from weighting.gradnorm import GradNorm
+from weighting.imtl_l import ImpartialLoss
+from weighting.lbtw import LossBalanced
 from weighting.random import RandomLossWeighting
+from weighting.scale_invariant import ScaleInvariant
 from weighting.static import Static
 from weighting.uncertainty import UncertaintyWeighting
 from weighting.uniform import Uniform
@@ -28,6 +33,10 @@ METHODS: dict[str, type[Weighter]] = {
     "gradnorm": GradNorm,
     "dwa": DynamicWeightAverage,
     "uncertainty": UncertaintyWeighting,
+    "gls": GeometricLoss,
+    "scale_invariant": ScaleInvariant,
+    "imtl_l": ImpartialLoss,
+    "lbtw": LossBalanced,
     "famo": Famo,
     "coba": CoBa,
 }
@@ -50,7 +59,7 @@ def method(name: str) -> type[Weighter]:
 def create(name: str, num_tasks: int, **hyperparameters: Any) -> Weighter:
     """A new method by name, with the paper's defaults where no hyperparameter is given.
 
-    ``batch_shape`` is accepted by every method. Raises ValueError on an unknown name or hyperparameter, or a value
+    Every method accepts ``batch_shape`` and ``feedback="training" | "validation"``, which losses it learns from. Raises ValueError on an unknown name or hyperparameter, or a value
     outside its range.
     """
     return build(method(name), num_tasks, **hyperparameters)

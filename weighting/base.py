@@ -20,8 +20,6 @@ replicas of the method.
 
 from __future__ import annotations
 
-import difflib
-import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
@@ -32,10 +30,11 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-Field = Literal["losses", "val_losses", "losses_after", "grad_norms", "gramian"]
+Field = Literal["losses", "val_losses", "val_losses_before", "losses_after", "grad_norms", "gramian"]
 
+Feedback = Literal["training", "validation"]
 
-_OBSERVED = ("losses", "val_losses", "losses_after", "grad_norms", "gramian")
+_OBSERVED = ("losses", "val_losses", "val_losses_before", "losses_after", "grad_norms", "gramian")
 
 
 class Needs(Flag):
@@ -50,23 +49,28 @@ class Needs(Flag):
     """Norms of the unweighted task gradients at the shared layer."""
     GRAMIAN = auto()
     """Inner products of the unweighted task gradients."""
+    VAL_LOSSES_BEFORE_STEP = auto()
+    """Losses of the validation mini-batch of this step under the model before the step."""
 
 
 @dataclass(frozen=True)
 class Observation:
     """What a method may see at one step. Every field but the asked-for ones is None.
 
-    losses        ``(*batch_shape, K)`` raw training losses of this step's batch, before the step
-    val_losses    ``(*batch_shape, K)`` one validation mini-batch after the step; at ``start``, the initial validation losses
-    losses_after  ``(*batch_shape, K)`` the same training batch after the step
-    grad_norms    ``(*batch_shape, K)`` norm of each UNWEIGHTED task gradient at the shared layer
-    gramian       ``(*batch_shape, K, K)`` inner products of the unweighted task gradients
-    present       ``(*batch_shape, K)`` bool, which tasks the training batch contains; None: all
-    val_present   ``(*batch_shape, K)`` bool, the same for the validation batch
+    losses             ``(*batch_shape, K)`` raw training losses of this step's batch, before the step
+    val_losses         ``(*batch_shape, K)`` one validation mini-batch after the step; at ``start``, the initial
+                       validation losses
+    val_losses_before  ``(*batch_shape, K)`` the same validation mini-batch before the step
+    losses_after       ``(*batch_shape, K)`` the same training batch after the step
+    grad_norms         ``(*batch_shape, K)`` norm of each UNWEIGHTED task gradient at the shared layer
+    gramian            ``(*batch_shape, K, K)`` inner products of the unweighted task gradients
+    present            ``(*batch_shape, K)`` bool, which tasks the training batch contains; None: all
+    val_present        ``(*batch_shape, K)`` bool, the same for the validation batch
     """
 
     losses: Tensor | None = None
     val_losses: Tensor | None = None
+    val_losses_before: Tensor | None = None
     losses_after: Tensor | None = None
     grad_norms: Tensor | None = None
     gramian: Tensor | None = None
@@ -115,8 +119,12 @@ class Weighter(nn.Module, ABC):
 
     name: ClassVar[str]
     needs: ClassVar[Needs] = Needs.NOTHING
+    feedback: ClassVar[Feedback] = "training"
+    """Whose losses the method learns from; ``create(..., feedback=...)`` feeds it the other split's (``weighting.feedback``)."""
     claims: ClassVar[frozenset[str]] = frozenset()
     """Properties that tests check, e.g. nonnegative, sums_to_one, sums_to_num_tasks, permutation_equivariant, scale_free."""
+    guards: ClassVar[Mapping[str, str]] = {}
+    """Name -> meaning of each special case in which the method has to leave its rule, e.g. 0 / 0."""
     search: ClassVar[Mapping[str, Sequence[object]]] = {}
     """The search space of the hyperparameters: the published one, where there is one."""
 
@@ -125,6 +133,9 @@ class Weighter(nn.Module, ABC):
         check(self.name, "num_tasks", num_tasks, integer=True, least=1)
         self.num_tasks = num_tasks
         self.batch_shape = tuple(batch_shape)
+        if self.guards:
+            self.register_buffer("guard_counts", torch.zeros(*self.batch_shape, len(self.guards), dtype=torch.int64))
+            self.guard_counts: Tensor
 
     @classmethod
     def defaults_for(cls, run: RunFacts) -> dict[str, Any]:
@@ -144,6 +155,17 @@ class Weighter(nn.Module, ABC):
 
     def update(self, after: Observation) -> None:
         """Learn from the step that was just made."""
+
+    def claimed(self) -> frozenset[str]:
+        """What this instance claims: ``claims``, unless its variant has other properties."""
+        return self.claims
+
+    def guards_taken(self) -> dict[str, int]:
+        """How often each guard was taken since the start, over all replicas; those never taken are left out."""
+        if not self.guards:
+            return {}
+        counts = self.guard_counts.reshape(-1, len(self.guards)).sum(0).tolist()
+        return {name: count for name, count in zip(self.guards, counts, strict=True) if count}
 
     # ---- help for subclasses -------------------------------------------------------------------------------------
 
@@ -166,6 +188,22 @@ class Weighter(nn.Module, ABC):
         if value.shape != shape:
             raise ValueError(f"{self.name}: expected {field} of shape {shape}, found {tuple(value.shape)}")
         return value.to(self._state_like())
+
+    def read_nonnegative(self, seen: Observation) -> tuple[Tensor, Tensor]:
+        """The losses, with 1 for absent tasks, and which tasks are present: both ``(*batch_shape, K)``.
+
+        Raises ValueError if a present task's loss is negative.
+        """
+        present = self.present(seen)
+        losses = self.read(seen, "losses")
+        losses = torch.where(present, losses, torch.ones_like(losses))
+        if bool((losses < 0).any()):
+            raise ValueError(f"{self.name}: expected losses of at least 0, found {float(losses.min()):g}")
+        return losses, present
+
+    def took(self, guard: str, where: Tensor) -> None:
+        """Count a guard for the replicas in which it was taken: bool ``(*batch_shape)``."""
+        self.guard_counts[..., list(self.guards).index(guard)].add_(where)
 
     def present(self, seen: Observation, field: Literal["present", "val_present"] = "present") -> Tensor:
         """Which tasks are there: bool ``(*batch_shape, K)``, on the device of the state."""
@@ -239,24 +277,3 @@ def task_vector(owner: str, name: str, value: float | Sequence[float], num_tasks
     for number in numbers:
         check(owner, f"every number of {name}", number)
     return torch.tensor([float(number) for number in numbers], dtype=torch.float64)
-
-
-def hyperparameters_of(kind: type[Weighter]) -> dict[str, object]:
-    """Name -> default of every hyperparameter of a method (``num_tasks`` and ``batch_shape`` are none)."""
-    parameters = inspect.signature(kind.__init__).parameters
-    return {
-        name: parameter.default
-        for name, parameter in parameters.items()
-        if name not in ("self", "num_tasks", "batch_shape") and parameter.kind is not parameter.VAR_KEYWORD
-    }
-
-
-def build(kind: type[Weighter], num_tasks: int, **hyperparameters: Any) -> Weighter:
-    """An instance of a method. Raises ValueError on an unknown hyperparameter, with the nearest known one."""
-    known = hyperparameters_of(kind)
-    for name in hyperparameters:
-        if name not in known and name != "batch_shape":
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            raise ValueError(f"{kind.name}: unknown hyperparameter {name!r}; {hint}known: {', '.join(known) or 'none'}")
-    return kind(num_tasks, **hyperparameters)

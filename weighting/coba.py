@@ -10,9 +10,11 @@ Symbols   r_i(t) = L_val_i(t) / L_val_i(0) after t steps; alpha_i(t) least-squar
           DF = min(1, n softmax_s(-tau n amax(s) / sum_s |amax(s)|) at s = t)  divergence factor, amax(s) = max_i alpha_i(s)
           w = DF RCS + (1 - DF) ACS, and 1/K until the warm-up ends. The weights sum to 1.
 Departs   The paper's text leaves open how DF is normalised and which slopes enter it. Taken here: absolute values in
-          DF's denominator; slopes count from step max(W, 1) on; the initial ratio 1 is a point of the regression. With
+          DF's denominator; slopes count from step max(W, 1) on (``history="from_start"``: from step 1 on, with equal
+          weights up to and including W); the initial ratio 1 is a point of the regression. With
           ``update_every`` = U the ratios are recorded every U steps, and the window holds the N / U of N steps. Where
-          all slopes are zero the scores are equal.
+          all slopes are zero the scores are equal. ``components`` takes parts out: DF = 1 leaves RCS alone, DF = 0 ACS
+          alone, DF = ``mix`` mixes both without looking at the past.
           Variant "mftcoder" does as that code does: slope of the maximum ratio instead of the maximum slope, no bound
           on DF, a softmax of K (DF RCS + (1 - DF) ACS) and a least weight of 1 / (10 K) at the end, nothing recorded
           after the first step, no window on the ratios when U >= 2, and ACS over the last N - W + 1 updates at most.
@@ -48,14 +50,23 @@ class CoBa(Weighter):
     tau           > 0, how readily DF turns from relative to absolute scores
     update_every  U >= 1 steps between validation batches, and between new weights
     variant       "paper" | "mftcoder"; the latter asks for a warm-up of at least 3 U, a multiple of U, and W <= N U
+    history       "from_warmup" | "from_start", whether slopes of the warm-up count; the latter with variant "paper" only
+    components    "full" | "relative" (RCS) | "absolute" (ACS) | "fixed_mix"
+    mix           in [0, 1], the share of RCS with components "fixed_mix"
 
     Defaults are those of MFTCoder's configuration; ``defaults_for`` gives those that suit a run.
     """
 
     name = "coba"
     needs = Needs.VAL_LOSSES
+    feedback = "validation"
     claims = frozenset({"nonnegative", "sums_to_one", "permutation_equivariant", "scale_free", "task_scale_free"})
     search = {"tau": (2, 5, 10, 20)}
+    guards = {
+        "zero_slopes": "all slopes were 0: the scores were taken as equal",
+        "least_weight": "a weight under 1 / (10 K) was found and all were raised towards it (variant mftcoder)",
+        "zero_initial_loss": "an initial validation loss of exactly 0 was replaced by the rounding unit",
+    }
 
     def __init__(
         self,
@@ -67,6 +78,9 @@ class CoBa(Weighter):
         tau: float = 5.0,
         update_every: int = 1,
         variant: Literal["paper", "mftcoder"] = "paper",
+        history: Literal["from_warmup", "from_start"] = "from_warmup",
+        components: Literal["full", "relative", "absolute", "fixed_mix"] = "full",
+        mix: float = 0.5,
     ) -> None:
         super().__init__(num_tasks, batch_shape=batch_shape)
         check(self.name, "warmup", warmup, integer=True, least=0)
@@ -74,6 +88,13 @@ class CoBa(Weighter):
         check(self.name, "tau", tau, above=0)
         check(self.name, "update_every", update_every, integer=True, least=1)
         check_choice(self.name, "variant", variant, ("paper", "mftcoder"))
+        check_choice(
+            self.name, "history", history, ("from_warmup", "from_start") if variant == "paper" else ("from_warmup",)
+        )
+        check_choice(self.name, "components", components, ("full", "relative", "absolute", "fixed_mix"))
+        check(self.name, "mix", mix, least=0)
+        check(self.name, "1 - mix", 1 - mix, least=0)
+        self.history, self.components, self.mix = history, components, mix
         self.warmup, self.tau, self.update_every, self.variant = warmup, tau, update_every, variant
         self.add_state("current", 1 / num_tasks)
         self.add_state("initial_losses", float("nan"))
@@ -81,7 +102,8 @@ class CoBa(Weighter):
         self.current: Tensor
         self.initial_losses: Tensor
         self.steps: Tensor
-        self.largest_slopes = Series(self.batch_shape)
+        if components == "full":
+            self.largest_slopes = Series(self.batch_shape)
         if variant == "paper":
             records = max(2, window // update_every)
             self.ratios: TrendWindow | TrendSinceStart = TrendWindow(self.shape, records)
@@ -140,8 +162,10 @@ class CoBa(Weighter):
         self.steps.add_(1)
         done = int(self.steps)
         if self.variant == "paper":
-            if records and done >= max(self.warmup, 1):
-                self.current.copy_(self._paper_weights(present))
+            if records and (self.history == "from_start" or done >= max(self.warmup, 1)):
+                weights = self._paper_weights(present)
+                if self.history == "from_warmup" or done > self.warmup:
+                    self.current.copy_(weights)
         elif done >= self.warmup and done % self.update_every == 0:
             self.current.copy_(self._mftcoder_weights())
 
@@ -157,7 +181,9 @@ class CoBa(Weighter):
     def _remember(self, losses: Tensor, present: Tensor | None) -> None:
         new = self.initial_losses.isnan() if present is None else self.initial_losses.isnan() & present
         # A task without loss keeps the ratio 0, and so the slope 0, instead of 0 / 0.
-        divisor = torch.where(losses == 0, torch.finfo(losses.dtype).eps, losses)
+        zero = losses == 0
+        self.took("zero_initial_loss", (new & zero).any(-1))
+        divisor = torch.where(zero, torch.finfo(losses.dtype).eps, losses)
         self.initial_losses.copy_(torch.where(new, divisor, self.initial_losses))
 
     def _record(self, losses: Tensor, present: Tensor | None) -> None:
@@ -185,20 +211,27 @@ class CoBa(Weighter):
         mixed = torch.lerp(scores.absolute, scores.relative, scores.divergence_factor)
         weights = (self.num_tasks * mixed).softmax(-1)
         least = 1 / (10 * self.num_tasks)
+        below = weights.amin(-1, keepdim=True) < least
+        self.took("least_weight", below.squeeze(-1))
         raised = weights * (1 - least * self.num_tasks) + least
-        return torch.where(weights.amin(-1, keepdim=True) < least, raised, weights)
+        return torch.where(below, raised, weights)
 
     def _scores(self, slopes: Tensor, largest: Tensor, present: Tensor | None) -> _Scores:
         """Record the slopes ``(*batch_shape, K)`` and the largest ``(*batch_shape)``, and score them."""
         sizes = slopes.abs()
         self.slope_sizes.add(sizes.unsqueeze(-1), present)
-        self.largest_slopes.add(largest)
-        relative = divide(self.num_tasks * slopes, sizes.sum(-1, keepdim=True)).softmax(-1)
+        total = sizes.sum(-1, keepdim=True)
+        self.took("zero_slopes", (total == 0).squeeze(-1))
+        relative = divide(self.num_tasks * slopes, total).softmax(-1)
         absolute = divide(-self.slope_sizes.filled() * slopes, self.slope_sizes.sum()).softmax(-1)
-        return _Scores(relative, absolute, self._divergence_factor())
+        return _Scores(relative, absolute, self._divergence_factor(largest))
 
-    def _divergence_factor(self) -> Tensor:
+    def _divergence_factor(self, largest: Tensor) -> Tensor:
         """DF before it is bounded, ``(*batch_shape, 1)``: one pass over one number per recorded step."""
+        if self.components != "full":
+            share = {"relative": 1.0, "absolute": 0.0, "fixed_mix": self.mix}[self.components]
+            return largest.new_full((*self.batch_shape, 1), share)
+        self.largest_slopes.add(largest)
         slopes = self.largest_slopes.all()
         count = len(self.largest_slopes)
         logits = divide(-self.tau * count * slopes, slopes.abs().sum(-1, keepdim=True))

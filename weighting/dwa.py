@@ -6,17 +6,21 @@ Symbols   L_k(t) mean training loss of task k in window t; r_k = L_k(t-1) / L_k(
 Departs   from the paper in one word: its epochs are windows of ``window`` steps here, so that the method can be used
           where training is counted in steps. With ``window`` = steps per epoch it is the paper's rule. A task without
           two averages yet counts with the ratio 1.
+          Variant "nash_mtl" (AvivNavon/nash-mtl@cce1840, methods/weight_methods.py): windows slide by one step; the ratio
+          is the mean of the last ``window`` losses, this step's included, by that of the ``window`` before. Their memory
+          starts full of ones, so that until it is full badly scaled losses give extreme weights, and the total is the mean
+          over tasks: the weights sum to 1, and are 1 / K up to step ``window``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from weighting.base import Observation, RunFacts, Weighter, check
+from weighting.base import Observation, RunFacts, Weighter, check, check_choice
 
 
 class DynamicWeightAverage(Weighter):
@@ -24,43 +28,67 @@ class DynamicWeightAverage(Weighter):
 
     temperature  T > 0; larger is closer to uniform
     window       steps in a window, >= 1
+    variant      "paper": windows follow each other | "nash_mtl": windows slide by one step
     """
 
     name = "dwa"
     claims = frozenset({"nonnegative", "sums_to_num_tasks", "permutation_equivariant", "scale_free", "task_scale_free"})
     search = {"temperature": (0.5, 1.0, 2.0, 5.0)}
+    guards = {"zero_by_zero": "two windows with a mean loss of 0: the ratio 1 was taken"}
 
     def __init__(
-        self, num_tasks: int, *, batch_shape: Sequence[int] = (), temperature: float = 2.0, window: int = 100
+        self,
+        num_tasks: int,
+        *,
+        batch_shape: Sequence[int] = (),
+        temperature: float = 2.0,
+        window: int = 100,
+        variant: Literal["paper", "nash_mtl"] = "paper",
     ) -> None:
         super().__init__(num_tasks, batch_shape=batch_shape)
         check(self.name, "temperature", temperature, above=0)
         check(self.name, "window", window, integer=True, least=1)
-        self.temperature, self.window = temperature, window
+        check_choice(self.name, "variant", variant, ("paper", "nash_mtl"))
+        self.temperature, self.window, self.variant = temperature, window, variant
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+        self.steps: Tensor
+        if variant == "nash_mtl":
+            self.add_state("past", torch.ones(*self.shape, 2 * window, dtype=torch.float64))
+            self.add_state("count", 0.0)
+            self.past: Tensor
+            self.count: Tensor
+            return
         self.add_state("previous", float("nan"))
         self.add_state("last", float("nan"))
         self.add_state("total", 0.0)
         self.add_state("count", 0.0)
         self.add_state("current", 1.0)
-        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         self.previous: Tensor
         self.last: Tensor
         self.total: Tensor
-        self.count: Tensor
         self.current: Tensor
-        self.steps: Tensor
 
     @classmethod
     def defaults_for(cls, run: RunFacts) -> dict[str, Any]:
         """A window of one epoch, as in the paper."""
         return {"window": run.steps_per_epoch}
 
+    def claimed(self) -> frozenset[str]:
+        """Ones in the memory have a scale, and a mean over tasks sums to 1."""
+        if self.variant == "nash_mtl":
+            return self.claims - {"sums_to_num_tasks", "scale_free", "task_scale_free"} | {"sums_to_one"}
+        return self.claims
+
     def weights(self, now: Observation) -> Tensor:
-        """Positive, sum K, ``(*batch_shape, K)``."""
-        return self.reply(self.current, now)
+        """Positive, sum K (variant "nash_mtl": 1), ``(*batch_shape, K)``."""
+        return self.reply(self.current if self.variant == "paper" else self._sliding_weights(now), now)
 
     def update(self, after: Observation) -> None:
         """Add the step's losses to the window; at its end, weigh anew."""
+        if self.variant == "nash_mtl":
+            self.past.copy_(self._with(after))
+            self.count.add_(self.present(after))
+            return
         losses = self.read(after, "losses")
         if after.present is None:
             self.total.add_(losses)
@@ -79,8 +107,25 @@ class DynamicWeightAverage(Weighter):
         self.last.copy_(torch.where(seen, self.total / self.count, self.last))
         self.total.zero_()
         self.count.zero_()
-        ratio = self.last / self.previous
+        self.took("zero_by_zero", ((self.last == 0) & (self.previous == 0)).any(-1))
+        self.current.copy_(self.num_tasks * self._shares(self.last, self.previous))
+
+    def _sliding_weights(self, now: Observation) -> Tensor:
+        past = self._with(now)
+        older, newer = past[..., : self.window].mean(-1), past[..., self.window :].mean(-1)
+        # A task moves from its loss number window + 2 on, as that code does.
+        older = torch.where(self.count > self.window, older, torch.full_like(older, float("nan")))
+        return self._shares(newer, older)
+
+    def _with(self, seen: Observation) -> Tensor:
+        """The last losses of each task, oldest first, with those of this step: ``(*batch_shape, K, 2 window)``."""
+        moved = torch.cat([self.past[..., 1:], self.read(seen, "losses").unsqueeze(-1)], dim=-1)
+        return moved if seen.present is None else torch.where(self.present(seen).unsqueeze(-1), moved, self.past)
+
+    def _shares(self, newer: Tensor, older: Tensor) -> Tensor:
+        """Softmax of the ratios over the temperature; the ratio is 1 where it is not known."""
+        ratio = newer / older
+        undecided = older.isnan() | ((newer == 0) & (older == 0))
         largest = torch.finfo(ratio.dtype).max / self.num_tasks
-        undecided = self.previous.isnan() | ((self.last == 0) & (self.previous == 0))
         ratio = torch.where(undecided, torch.ones_like(ratio), ratio.clamp(max=largest))
-        self.current.copy_(self.num_tasks * (ratio / self.temperature).softmax(-1))
+        return (ratio / self.temperature).softmax(-1)

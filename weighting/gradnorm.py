@@ -5,26 +5,34 @@ Symbols   n_i norm of the unweighted gradient of L_i at the shared layer W; G_i 
           r_i = (L_i / L_i(0)) / mean_j (L_j / L_j(0)), the relative inverse training rate; alpha the asymmetry;
           objective sum_i |G_i - G_mean r_i^alpha| with the target held constant, whose gradient with respect to w_i is
           sign(G_i - G_mean r_i^alpha) n_i: no double backward. After the step, w <- K w / sum(w).
-Departs   nowhere. The paper does not keep the weights from turning negative, nor is it done here. L_i(0) is the first
-          loss seen (the paper's log(C) for classification is an alternative it mentions).
+Departs   nowhere in variant "paper". The paper does not keep the weights from turning negative, nor is it done here.
+          L_i(0) is the first loss seen (the paper's log(C) for classification is an alternative it mentions).
+          Variant "libmtl" (median-research-group/LibMTL@4336804, weighting/GradNorm.py): w = K softmax(s), s starts at 1 and
+          takes the gradient of the same objective through the softmax, so weights stay positive and are not renormalised.
+          There L_i(0) is the mean loss of the first epoch, in which the weights are 1 (``initial_steps``), s is trained by
+          the model's optimizer, norms are taken over all shared parameters, and task heads get unweighted gradients; the
+          last two are matters of the training loop, which is the same here for both variants.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from weighting.base import Needs, Observation, Weighter, check
+from weighting.base import Needs, Observation, Weighter, check, check_choice
 from weighting.optimizers import ElementOptimizer, OptimizerName
 
 
 class GradNorm(Weighter):
     """Learned weights with sum K that balance gradient norms.
 
-    alpha          strength of the pull towards equal training rates; 0: equal gradient norms
-    lr, optimizer  of the weights' own optimizer: "adam" or "sgd"
+    alpha                        strength of the pull towards equal training rates; 0: equal gradient norms
+    lr, optimizer, weight_decay  of the weights' own optimizer: "adam" or "sgd"
+    variant                      "paper": w itself is learned, then rescaled | "libmtl": w = K softmax(s)
+    initial_steps                steps whose mean loss is L_i(0), with equal weights until then; 0: the first loss seen
     """
 
     name = "gradnorm"
@@ -40,35 +48,78 @@ class GradNorm(Weighter):
         alpha: float = 1.5,
         lr: float = 0.025,
         optimizer: OptimizerName = "adam",
+        weight_decay: float = 0.0,
+        variant: Literal["paper", "libmtl"] = "paper",
+        initial_steps: int = 0,
     ) -> None:
         super().__init__(num_tasks, batch_shape=batch_shape)
         check(self.name, "alpha", alpha, least=0)
-        self.alpha = alpha
+        check_choice(self.name, "variant", variant, ("paper", "libmtl"))
+        check(self.name, "initial_steps", initial_steps, integer=True, least=0)
+        self.alpha, self.variant, self.initial_steps = alpha, variant, initial_steps
         self.add_state("current", 1.0)
+        """w in variant "paper", s in variant "libmtl"."""
         self.add_state("initial_losses", float("nan"))
+        self.add_state("initial_counts", 0.0)
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         self.current: Tensor
         self.initial_losses: Tensor
-        self.optimizer = ElementOptimizer(self.name, self.shape, optimizer=optimizer, lr=lr)
+        self.initial_counts: Tensor
+        self.steps: Tensor
+        self.optimizer = ElementOptimizer(self.name, self.shape, optimizer=optimizer, lr=lr, weight_decay=weight_decay)
+
+    def claimed(self) -> frozenset[str]:
+        """A softmax cannot be negative."""
+        return self.claims | {"nonnegative"} if self.variant == "libmtl" else self.claims
+
+    def wants(self) -> Needs:
+        """No gradient norms while L_i(0) is averaged."""
+        return Needs.NOTHING if int(self.steps) < self.initial_steps else Needs.GRAD_NORMS
 
     def start(self, first: Observation) -> None:
-        """Remember the initial losses."""
-        self._remember(self.read(first, "losses"), self.present(first))
+        """Remember the initial losses, unless they are averaged."""
+        if not self.initial_steps:
+            self._remember(self.read(first, "losses"), self.present(first))
 
     def weights(self, now: Observation) -> Tensor:
         """Sum K, ``(*batch_shape, K)``."""
-        return self.reply(self.current, now)
+        return self.reply(self._weights(), now)
 
     def update(self, after: Observation) -> None:
-        """One gradient step on the weights, then the renormalisation."""
-        losses, norms, present = self.read(after, "losses"), self.read(after, "grad_norms"), self.present(after)
+        """One gradient step on the weights, then (variant "paper") the renormalisation."""
+        losses, present = self.read(after, "losses"), self.present(after)
+        self.steps.add_(1)
+        if int(self.steps) <= self.initial_steps:
+            self._average(losses, present)
+            return
         self._remember(losses, present)
-        weighted = self.current * norms
+        gradient = self._gradient(losses, self.read(after, "grad_norms"), present)
+        if self.variant == "paper":
+            self.optimizer.step(self.current, gradient, present)
+            self._renormalise(present)
+            return
+        weights = self._weights()
+        common = (weights * gradient).sum(-1, keepdim=True) / self.num_tasks
+        self.optimizer.step(self.current, weights * (gradient - common), present)
+
+    def _weights(self) -> Tensor:
+        return self.current if self.variant == "paper" else self.num_tasks * self.current.softmax(-1)
+
+    def _gradient(self, losses: Tensor, norms: Tensor, present: Tensor) -> Tensor:
+        """Of the objective with respect to w, 0 for absent tasks."""
+        weighted = self._weights() * norms
         rate = losses / self.initial_losses
         relative_rate = rate / _mean(rate, present)
         target = _mean(weighted, present) * relative_rate**self.alpha
         gradient = torch.sign(weighted - target) * norms
-        self.optimizer.step(self.current, gradient, present)
-        self._renormalise(present)
+        return torch.where(present, gradient, torch.zeros_like(gradient))
+
+    def _average(self, losses: Tensor, present: Tensor) -> None:
+        """Take the losses into the means that are L_i(0)."""
+        self.initial_counts.add_(present)
+        before = self.initial_losses.nan_to_num(nan=0.0)
+        mean = before + (losses - before) / self.initial_counts.clamp(min=1)
+        self.initial_losses.copy_(torch.where(present, mean, self.initial_losses))
 
     def _remember(self, losses: Tensor, present: Tensor) -> None:
         new = self.initial_losses.isnan() & present

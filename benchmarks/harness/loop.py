@@ -177,6 +177,8 @@ class Loop:
             self.extra_backwards += self.problem.num_tasks
         weights = self._normalize(self.weighter.weights(seen))
         norms = self._norms_before(losses, weights) if asks_norms else None
+        if Needs.VAL_LOSSES_BEFORE_STEP in wanted:
+            seen = seen.with_(val_losses_before=self._validation_losses()[0])
 
         total = (weights * losses).sum()
         self.totals.append(total.detach())
@@ -202,12 +204,16 @@ class Loop:
                 seen = seen.with_(losses_after=self.problem.losses(self.model, batch))
                 self.extra_forwards += 1
             if Needs.VAL_LOSSES in wanted:
-                validation = to_device(self.data.validation_batch(self.step), self.device)
-                seen = seen.with_(
-                    val_losses=self.problem.losses(self.model, validation), val_present=self.problem.present(validation)
-                )
-                self.extra_forwards += 1
+                losses, present = self._validation_losses()
+                seen = seen.with_(val_losses=losses, val_present=present)
         return seen
+
+    @torch.no_grad()
+    def _validation_losses(self) -> tuple[Tensor, Tensor | None]:
+        """Losses of this step's validation mini-batch under the model as it is, and which tasks it contains."""
+        validation = to_device(self.data.validation_batch(self.step), self.device)
+        self.extra_forwards += 1
+        return self.problem.losses(self.model, validation), self.problem.present(validation)
 
     def _norms_before(self, losses: Tensor, weights: Tensor) -> Tensor | None:
         if self.norms is None:

@@ -17,7 +17,7 @@ from benchmarks.errors import UserError, one_line, unknown
 from benchmarks.harness.suite import ProblemEntry, SuiteFile, WeighterEntry, explain
 from benchmarks.record import ProblemSpec, RunSpec, WeighterSpec
 from weighting import RunFacts, Weighter
-from weighting.base import build, hyperparameters_of
+from weighting.factory import build, hyperparameters_of
 
 AUTO = "auto"
 """Stands in the plan for a default that the run's facts decide."""

@@ -31,7 +31,7 @@ from benchmarks.harness.plan import hyperparameters_in_run, problem_from
 from benchmarks.record import COLUMNS, DamagedRecordError, MetricInfo, Record, RunSpec, State, read_run, write_run
 from benchmarks.seeds import derive
 from weighting import RunFacts, Weighter
-from weighting.base import build
+from weighting.factory import build
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,42 @@
+"""Geometric loss strategy (GLS): the total is the geometric mean of the losses.
+
+Source    Chennupati, Sistu, Yogamani, Rawashdeh, MultiNet++, CVPR Workshops 2019, arXiv:1904.08492, Eq. (2); numbers
+          checked against LibMTL's loss (traces).
+Symbols   G = (prod_i L_i)^(1/K); total = G; hence w_i = dG / dL_i = G / (K L_i). A common scale of the losses changes
+          nothing; their sum is at least 1 and free.
+Departs   The product is taken in logarithms, so it neither over- nor underflows. The mean is over the tasks that are
+          present and have a loss above zero: with a loss of 0, G and all other weights would be 0 and training would stop.
+          LibMTL reports L_i / (K prod L) as its weight, which is not the coefficient that acts there.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from weighting.base import Observation, Weighter
+
+
+class GeometricLoss(Weighter):
+    """G / (K L_i).
+
+    Raises ValueError on a negative loss, which has no geometric mean.
+    """
+
+    name = "gls"
+    claims = frozenset({"nonnegative", "permutation_equivariant", "scale_free"})
+    guards = {"zero_loss": "a loss of exactly 0 was left out of the mean, with weight 0"}
+
+    def weights(self, now: Observation) -> Tensor:
+        """Nonnegative, sum at least 1, ``(*batch_shape, K)``."""
+        losses, present = self.read_nonnegative(now)
+        counted = present & (losses > 0)
+        number = counted.sum(-1, keepdim=True).clamp(min=1)
+        logs = torch.where(counted, losses, torch.ones_like(losses)).log()
+        weights = (logs.sum(-1, keepdim=True) / number - logs).exp() / number
+        return self.reply(torch.where(counted, weights, torch.zeros_like(weights)), now)
+
+    def update(self, after: Observation) -> None:
+        """Count losses of zero."""
+        losses, _ = self.read_nonnegative(after)
+        self.took("zero_loss", (losses == 0).any(-1))

@@ -1,0 +1,97 @@
+"""Loss-balanced task weighting (LBTW): a task counts by how much of its initial loss is left.
+
+Source    Liu, Liang, Gitter, Loss-Balanced Task Weighting to Reduce Negative Transfer in Multi-Task Learning, AAAI 2019
+          (student abstract), Algorithm 1.
+Symbols   w_i = (L_i(t) / L_i(0))^alpha. alpha = 0 is the plain sum; alpha = 1 makes a task's weight fall as its loss does.
+          The sum of the weights is free and falls with the losses.
+Departs   L_i(0) is the first loss above zero that is seen, so that no ratio is 0 / 0. The paper's text was not consulted;
+          the rule is the one that later papers quote. Variant "official" does as the authors' code does
+          (chao1224/Loss-Balanced-Task-Weighting@63ee7d8, src/pcba_run.py): L_i(0) is taken anew in the first batch of each
+          epoch (``restart_every`` steps), and the weights of the present tasks are rescaled to the sum K.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from weighting.base import Observation, Weighter, check, check_choice
+
+
+class LossBalanced(Weighter):
+    """(L_i(t) / L_i(0))^alpha.
+
+    alpha          >= 0, no unit
+    restart_every  steps after which L_i(0) is taken anew; 0: never
+    variant        "paper": the ratios' powers as they are | "official": rescaled to the sum K
+
+    Raises ValueError on a negative loss.
+    """
+
+    name = "lbtw"
+    claims = frozenset({"nonnegative", "permutation_equivariant", "scale_free", "task_scale_free"})
+    search = {"alpha": (0.1, 0.5, 1.0)}
+    guards = {
+        "zero_initial_loss": "a loss of exactly 0 could not be L(0)",
+        "zero_losses": "all losses were 0: equal weights were taken (variant official)",
+    }
+
+    def __init__(
+        self,
+        num_tasks: int,
+        *,
+        batch_shape: Sequence[int] = (),
+        alpha: float = 0.5,
+        restart_every: int = 0,
+        variant: Literal["paper", "official"] = "paper",
+    ) -> None:
+        super().__init__(num_tasks, batch_shape=batch_shape)
+        check(self.name, "alpha", alpha, least=0)
+        check(self.name, "restart_every", restart_every, integer=True, least=0)
+        check_choice(self.name, "variant", variant, ("paper", "official"))
+        self.alpha, self.restart_every, self.variant = alpha, restart_every, variant
+        self.add_state("initial_losses", float("nan"))
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+        self.initial_losses: Tensor
+        self.steps: Tensor
+
+    def claimed(self) -> frozenset[str]:
+        """The rescaled weights have a sum."""
+        return self.claims | {"sums_to_num_tasks"} if self.variant == "official" else self.claims
+
+    def start(self, first: Observation) -> None:
+        """Remember the initial losses."""
+        self._remember(first)
+
+    def weights(self, now: Observation) -> Tensor:
+        """Nonnegative, 1 for a task without initial loss, ``(*batch_shape, K)``."""
+        losses, present = self.read_nonnegative(now)
+        unknown = self.initial_losses.isnan()
+        if self.restart_every and int(self.steps) % self.restart_every == 0:
+            unknown = torch.ones_like(unknown)
+        ratio = torch.where(unknown, torch.ones_like(losses), losses / self.initial_losses)
+        weights = ratio**self.alpha
+        if self.variant == "official":
+            weights = torch.where(present, weights, torch.zeros_like(weights))
+            total = weights.sum(-1, keepdim=True)
+            weights = torch.where(total > 0, self.num_tasks * weights / total, torch.ones_like(weights))
+        return self.reply(weights, now)
+
+    def update(self, after: Observation) -> None:
+        """Remember the losses of tasks that had none."""
+        if self.restart_every and int(self.steps) % self.restart_every == 0:
+            self.initial_losses.fill_(float("nan"))
+        self._remember(after)
+        if self.variant == "official":
+            losses, present = self.read_nonnegative(after)
+            self.took("zero_losses", (~present | (losses == 0)).all(-1) & present.any(-1))
+        self.steps.add_(1)
+
+    def _remember(self, seen: Observation) -> None:
+        losses, present = self.read_nonnegative(seen)
+        new = self.initial_losses.isnan() & present
+        self.took("zero_initial_loss", (new & (losses == 0)).any(-1))
+        self.initial_losses.copy_(torch.where(new & (losses > 0), losses, self.initial_losses))

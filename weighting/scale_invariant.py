@@ -1,0 +1,36 @@
+"""Scale-invariant weighting (SI): the total is the sum of the log-losses.
+
+Source    The baseline "SI" of Navon et al., Nash-MTL, ICML 2022, arXiv:2202.01017, and of Liu et al., FAMO, NeurIPS 2023,
+          arXiv:2306.03792, section 5: minimise sum_i log L_i.
+Symbols   total = sum_i log L_i; hence w_i = 1 / L_i. The gradient of a task does not change when its loss is scaled; the
+          sum of the weights is free and grows as the losses fall.
+Departs   A loss of exactly 0 has no logarithm: its task gets weight 0.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from weighting.base import Observation, Weighter
+
+
+class ScaleInvariant(Weighter):
+    """1 / L_i.
+
+    Raises ValueError on a negative loss, which has no logarithm.
+    """
+
+    name = "scale_invariant"
+    claims = frozenset({"nonnegative", "permutation_equivariant"})
+    guards = {"zero_loss": "a loss of exactly 0 got weight 0"}
+
+    def weights(self, now: Observation) -> Tensor:
+        """Nonnegative, ``(*batch_shape, K)``."""
+        losses, _ = self.read_nonnegative(now)
+        return self.reply(torch.where(losses > 0, 1 / losses, torch.zeros_like(losses)), now)
+
+    def update(self, after: Observation) -> None:
+        """Count losses of zero."""
+        losses, _ = self.read_nonnegative(after)
+        self.took("zero_loss", (losses == 0).any(-1))
