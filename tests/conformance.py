@@ -8,8 +8,8 @@ from pathlib import Path
 HEAD = """# Conformance
 
 How far this project's weights are from those of other implementations that were fed the same numbers. One row per setting
-and source ("own implementation" is that of the traces, made apart from this project). `make conformance` writes this page from
-the test run that replays all traces.
+and source ("own implementation" is that of the traces, made apart from this project). `make conformance` writes this page
+from the test run that replays all traces.
 
 | method | source | traces | largest deviation | limit |
 | --- | --- | --- | --- | --- |

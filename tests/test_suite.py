@@ -72,15 +72,25 @@ def test_lists_are_a_grid_and_labels_name_what_differs(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, suite(weighters=["uniform", entry]))
     assert labels(plan) == [
         "uniform",
-        "coba[tau=2, variant=paper]",
+        "coba[tau=2]",
         "coba[tau=2, variant=mftcoder]",
-        "coba[tau=5, variant=paper]",
-        "coba[tau=5, variant=mftcoder]",
+        "coba",
+        "coba[variant=mftcoder]",
         "random",
         "single_task",
     ]
     chosen = next(run.weighter.hyperparameters for run in plan.runs if run.weighter.name == "coba")
-    assert chosen == {"warmup": 6, "window": AUTO, "tau": 2, "update_every": 1, "variant": "paper"}
+    assert chosen == {
+        "warmup": 6,
+        "window": AUTO,
+        "tau": 2,
+        "update_every": 1,
+        "variant": "paper",
+        "history": "from_warmup",
+        "components": "full",
+        "mix": 0.5,
+        "feedback": "validation",
+    }
 
 
 def test_a_list_for_a_list_is_one_value_and_a_list_of_lists_a_grid(tmp_path: Path) -> None:
@@ -113,7 +123,8 @@ def test_a_problem_changes_the_suite_for_itself(tmp_path: Path) -> None:
     assert [run.weighter.label for run in second] == ["famo", "static", "uniform", "random", "single_task", "single_task"]
     assert [run.problem.tasks for run in second][-3:] == [("large", "small"), ("large",), ("small",)]
     assert {run.problem.options["noise"] for run in second} == {0.5}
-    assert next(run.weighter.hyperparameters for run in second if run.weighter.name == "static") == {"weights": [1.0, 2.0]}
+    static = next(run.weighter for run in second if run.weighter.name == "static")
+    assert static.hyperparameters == {"weights": [1.0, 2.0], "feedback": "training"}
 
 
 def test_filters(tmp_path: Path) -> None:
@@ -135,7 +146,7 @@ def test_defaults_that_depend_on_the_run_are_filled_in_when_it_is_known(tmp_path
     runs = plan_of(tmp_path, suite(weighters=["dwa", {"name": "coba", "window": 9}])).runs
     facts = RunFacts(steps=20, steps_per_epoch=5, val_batches=2, seed=77)
     used = {run.weighter.name: hyperparameters_in_run(run.weighter, facts) for run in runs}
-    assert used["dwa"] == {"temperature": 2.0, "window": 5}
+    assert used["dwa"] == {"temperature": 2.0, "window": 5, "variant": "paper", "feedback": "training"}
     assert used["coba"]["window"] == 9
     assert used["coba"]["warmup"] == METHODS["coba"].defaults_for(facts)["warmup"]
     assert used["random"] == {"seed": 77}
@@ -268,7 +279,7 @@ MISTAKES: dict[str, tuple[str, list[str]]] = {
     ),
     "unknown hyperparameter of a method without": (
         HEAD + PROBLEM + "weighters:\n  - {name: uniform, tau: 5}\n",
-        [":4: weighters[0].tau", "unknown hyperparameter 'tau'", "known: none"],
+        [":4: weighters[0].tau", "unknown hyperparameter 'tau'", "known: feedback"],
     ),
     "unknown option": (
         HEAD + f"problems: [{{name: '{TINY}', options: {{nose: 1.0}}}}]\n" + WEIGHTERS,

@@ -1,7 +1,7 @@
 """Replays of other implementations: fed the same numbers, each method must answer with the same weights.
 
-``--traces DIR`` replays another folder; the format is in traces/README.md. ``--conformance FILE`` writes the table of what was
-replayed and how far the weights were apart.
+``--traces DIR`` replays another folder; the format is in traces/README.md. ``--conformance FILE`` writes the table of what
+was replayed and how far the weights were apart.
 """
 
 from __future__ import annotations
@@ -314,7 +314,7 @@ def test_the_folder_holds_every_group() -> None:
 
 
 def test_every_trace_is_in_the_conformance_table() -> None:
-    """``make conformance`` writes it; here its rows are counted against the folder, and its deviations against the limits."""
+    """``make conformance`` writes it; here its rows are counted against the folder."""
     text = (Path(__file__).parent.parent / "docs" / "methods" / "conformance.md").read_text(encoding="utf-8")
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| ")][1:]
     traces = [json.loads(path.read_text(encoding="utf-8")) for path in files(Path(__file__).parent / "traces")]

@@ -59,7 +59,7 @@ def method(name: str) -> type[Weighter]:
 def create(name: str, num_tasks: int, **hyperparameters: Any) -> Weighter:
     """A new method by name, with the paper's defaults where no hyperparameter is given.
 
-    Every method accepts ``batch_shape`` and ``feedback="training" | "validation"``, which losses it learns from. Raises ValueError on an unknown name or hyperparameter, or a value
-    outside its range.
+    Every method accepts ``batch_shape`` and ``feedback="training" | "validation"``, whose losses it learns from. Raises
+    ValueError on an unknown name or hyperparameter, or a value outside its range.
     """
     return build(method(name), num_tasks, **hyperparameters)

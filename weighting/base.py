@@ -120,7 +120,7 @@ class Weighter(nn.Module, ABC):
     name: ClassVar[str]
     needs: ClassVar[Needs] = Needs.NOTHING
     feedback: ClassVar[Feedback] = "training"
-    """Whose losses the method learns from; ``create(..., feedback=...)`` feeds it the other split's (``weighting.feedback``)."""
+    """Whose losses the method learns from; ``create(..., feedback=...)`` feeds it the other split's."""
     claims: ClassVar[frozenset[str]] = frozenset()
     """Properties that tests check, e.g. nonnegative, sums_to_one, sums_to_num_tasks, permutation_equivariant, scale_free."""
     guards: ClassVar[Mapping[str, str]] = {}

@@ -14,7 +14,7 @@ GENERAL = ("batch_shape",)
 
 
 def hyperparameters_of(kind: type[Weighter]) -> dict[str, object]:
-    """Name -> default of every hyperparameter of a method, ``feedback`` last (``num_tasks`` and ``batch_shape`` are none)."""
+    """Name -> default of every hyperparameter, ``feedback`` last (``num_tasks`` and ``batch_shape`` are none)."""
     parameters = inspect.signature(kind.__init__).parameters
     own = {
         name: parameter.default

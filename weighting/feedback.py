@@ -63,7 +63,8 @@ class _FedOnValidation(Weighter):
         """The method's answer to the newest validation losses, ``(*batch_shape, K)``."""
         losses = self.read(now, "losses")
         here = self._mask(self.present(now) & ~self.newest_val_losses.isnan())
-        weights = super().weights(now.with_(losses=self._newest(), present=here))
+        # Abstract in Weighter, but the method's own class comes between the two.
+        weights = super().weights(now.with_(losses=self._newest(), present=here))  # type: ignore[safe-super]
         return weights.to(losses if now.losses is None else now.losses)
 
     def update(self, after: Observation) -> None:

@@ -223,10 +223,10 @@ class _ProblemPlanner:
     ) -> WeighterSpec:
         try:
             build(kind, self.problem.num_tasks, batch_shape=self.problem.batch_shape, **chosen)
-            decided = kind.defaults_for(RunFacts(steps=1, steps_per_epoch=1, val_batches=1, seed=0))
+            defaults = _defaults(kind)
         except Exception as error:
             raise self.file.error(place, f"{one_line(error)} (for problem {self.entry.name})") from error
-        values = {**hyperparameters_of(kind), **dict.fromkeys(decided, AUTO), **chosen}
+        values = {**defaults, **chosen}
         return WeighterSpec(name=name, label=name, hyperparameters=values, source=source)
 
 
@@ -238,16 +238,23 @@ def _hints(kind: type[Any]) -> dict[str, Any]:
         return {}
 
 
+def _defaults(kind: type[Weighter]) -> dict[str, Any]:
+    """Every hyperparameter's default, "auto" where the run decides it."""
+    decided = kind.defaults_for(RunFacts(steps=1, steps_per_epoch=1, val_batches=1, seed=0))
+    return {**hyperparameters_of(kind), **dict.fromkeys(decided, AUTO)}
+
+
 def _labelled(specs: Sequence[WeighterSpec]) -> list[WeighterSpec]:
-    """Labels that tell apart: the name, with the hyperparameters in which specs of one name differ."""
+    """Labels that tell apart: the name, with what is not at its default where specs of one name differ."""
     labelled = []
     for spec in specs:
         short = spec.name.rpartition(":")[2]
         kin = [other for other in specs if other.name == spec.name]
+        defaults = _defaults(weighter_class(spec.name))
         differing = [
             name
             for name, value in spec.hyperparameters.items()
-            if any(other.hyperparameters[name] != value for other in kin)
+            if value != defaults[name] and any(other.hyperparameters[name] != value for other in kin)
         ]
         values = ", ".join(f"{name}={_short(spec.hyperparameters[name])}" for name in differing)
         labelled.append(spec.model_copy(update={"label": f"{short}[{values}]" if values else short}))
