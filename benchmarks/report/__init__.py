@@ -13,10 +13,10 @@ from benchmarks.report import formatting
 from benchmarks.report.loading import Loaded, Unusable, load
 from benchmarks.report.page import Chapter, Picture, failures, page, terminal
 from benchmarks.report.palette import Style, method_styles
-from benchmarks.report.plots import curves, landscape, overview, style, weights
+from benchmarks.report.plots import curves, landscape, overview, settings, style, weights
 from benchmarks.report.sections import Section, sections
 from benchmarks.report.table import Table
-from benchmarks.report.tables import across, section_tables
+from benchmarks.report.tables import SectionTables, across, section_tables
 from benchmarks.report.write import write
 
 __all__ = ["Loaded", "Report", "Unusable", "load", "write_report"]
@@ -49,7 +49,7 @@ def write_report(suite_folder: Path, plots_folder: Path, keys: Collection[str] |
     with style.settings():
         draw = _Drawer(suite_folder, plots_folder, paths)
         chapters = [
-            Chapter(section, each, _section_pictures(draw, section, styles))
+            Chapter(section, each, _section_pictures(draw, section, each, styles))
             for section, each in zip(found, tables, strict=True)
         ]
         made = overview.figure([section.name for section in found], tables, styles)
@@ -90,9 +90,14 @@ class _Drawer:
         return (Picture(title, caption, Path(relative).as_posix()),)
 
 
-def _section_pictures(draw: _Drawer, section: Section, styles: Mapping[str, Style]) -> tuple[Picture, ...]:
+def _section_pictures(
+    draw: _Drawer, section: Section, tables: SectionTables, styles: Mapping[str, Style]
+) -> tuple[Picture, ...]:
     name = section.slug
     return (
+        *draw(
+            settings.figure(tables.settings, tables.runs, styles), f"{name}_settings", f"{name}: settings", settings.CAPTION
+        ),
         *draw(curves.figure(section, styles), f"{name}_curves", f"{section.name}: validation loss", curves.CAPTION),
         *draw(weights.figure(section), f"{name}_weights", f"{section.name}: weights", weights.CAPTION),
         *draw(landscape.figure(section, styles), f"{name}_landscape", f"{section.name}: paths", landscape.CAPTION),

@@ -13,6 +13,7 @@ from benchmarks.record import MetricInfo, Run
 from benchmarks.report import per_run as columns
 from benchmarks.report import statistics
 from benchmarks.report.sections import STL, UNIFORM, Section
+from benchmarks.report.settings import settings_table
 from benchmarks.report.table import ERROR, Column, Table
 
 SIGN = "negative: better than STL"
@@ -24,6 +25,8 @@ class SectionTables:
 
     overview: Table
     others: tuple[Table, ...]
+    settings: Table | None
+    """Settings of one method side by side, where there are any; one of the others."""
     runs: pd.DataFrame
     """See ``per_run``: every number once more, by run."""
     warnings: tuple[str, ...]
@@ -57,10 +60,13 @@ def section_tables(section: Section) -> SectionTables:
     tables = [_metrics_table(section, summary, stl)]
     if section.methods:
         tables += [_delta_table(section, summary), _convergence_table(section, summary), _cost_table(section, summary)]
+    settings = settings_table(section, runs)
+    if settings is not None:
+        tables.insert(0, settings)
     failures = _failures_table(section)
     if len(failures.frame):
         tables.append(failures)
-    return SectionTables(_overview_table(section, summary), tuple(tables), runs, tuple(warnings))
+    return SectionTables(_overview_table(section, summary), tuple(tables), settings, runs, tuple(warnings))
 
 
 def across(sections: Sequence[Section], tables: Sequence[SectionTables]) -> Table:
