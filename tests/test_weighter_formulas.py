@@ -93,6 +93,74 @@ def test_random_draws_depend_on_the_seed_alone() -> None:
     assert torch.equal(torch.random.get_rng_state(), state), "the global generator must be left alone"
 
 
+# ---- gls, scale_invariant, lbtw ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "total"),
+    [("gls", lambda losses: losses.prod() ** (1 / 3)), ("scale_invariant", lambda losses: losses.log().sum())],
+)
+def test_weights_are_the_gradient_of_the_total(name: str, total: Any) -> None:
+    losses = vector(0.3, 2, 50).requires_grad_()
+    (expected,) = torch.autograd.grad(total(losses), losses)
+    close(weights_at(weighting.create(name, 3), 0.3, 2, 50), expected)
+
+
+def test_gls_does_not_overflow() -> None:
+    """The product of 300 losses of 1e12 is no float64; all weights are 1 / K."""
+    close(weights_at(weighting.create("gls", 300), *[1e12] * 300), torch.full((300,), 1 / 300, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("name", ["gls", "scale_invariant"])
+def test_a_loss_of_zero_leaves_the_others_alone(name: str) -> None:
+    """Its task has weight 0, the others those that they have without it; and it is counted."""
+    weighter = weighting.create(name, 3)
+    close(weights_at(weighter, 2, 0, 8)[[0, 2]], weights_at(weighting.create(name, 2), 2, 8))
+    assert weights_at(weighter, 2, 0, 8)[1] == 0
+    weighter.update(Observation(losses=vector(2, 0, 8)))
+    weighter.update(Observation(losses=vector(2, 1, 8)))
+    assert weighter.guards_taken() == {"zero_loss": 1}
+
+
+@pytest.mark.parametrize("name", ["gls", "scale_invariant", "lbtw"])
+def test_a_negative_loss_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name}: expected losses of at least 0, found -1"):
+        weights_at(weighting.create(name, 2), 2, -1)
+
+
+def test_lbtw_by_hand() -> None:
+    """alpha = 2, L(0) = (4, 10): at (2, 30) the weights are 1/4 and 9."""
+    weighter = weighting.create("lbtw", 2, alpha=2.0)
+    weighter.start(Observation(losses=vector(4, 10)))
+    weighter.update(Observation(losses=vector(3, 20)))
+    close(weights_at(weighter, 2, 30), [0.25, 9])
+
+
+def test_lbtw_official_restarts_and_sums_to_k() -> None:
+    """Every second step is a first one: weights 1; else the ratios (1/2, 1) rescaled to the sum 2."""
+    weighter = weighting.create("lbtw", 2, alpha=1.0, variant="official", restart_every=2)
+    weighter.start(Observation(losses=vector(1, 1)))
+    rows = [(4, 6), (2, 6), (10, 1), (5, 1)]
+    found = []
+    for row in rows:
+        found.append(weights_at(weighter, *row))
+        weighter.update(Observation(losses=vector(*row)))
+    close(torch.stack(found), torch.tensor([[1, 1], [2 / 3, 4 / 3], [1, 1], [2 / 3, 4 / 3]], dtype=torch.float64))
+
+
+def test_gradnorm_averages_its_initial_losses() -> None:
+    """Two steps with equal weights; then L(0) is their mean, and equal rates and norms leave the weights at 1."""
+    weighter = weighting.create("gradnorm", 2, variant="libmtl", initial_steps=2)
+    weighter.start(Observation(losses=vector(9, 9)))
+    for row in ((2, 4), (4, 8)):
+        assert weighter.wants() == Needs.NOTHING
+        close(weights_at(weighter, *row), [1, 1])
+        weighter.update(Observation(losses=vector(*row)))
+    assert weighter.wants() == Needs.GRAD_NORMS
+    weighter.update(Observation(losses=vector(1.5, 3), grad_norms=vector(1, 1)))
+    close(weights_at(weighter, 1, 1), [1, 1])
+
+
 # ---- dwa -------------------------------------------------------------------------------------------------------------
 
 

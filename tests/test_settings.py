@@ -1,0 +1,64 @@
+"""Settings of one method: their table and their picture."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import fake_runs
+import pytest
+
+from benchmarks.record import Run
+from benchmarks.report import write_report
+from benchmarks.report.per_run import PRICE, SPREAD, per_run
+from benchmarks.report.sections import Section, sections
+from benchmarks.report.settings import CHANGE, families, settings_table
+
+
+def setting(name: str, label: str, seed: int) -> Run:
+    run = fake_runs.make(name, seed, hyperparameters={"for": label})
+    spec = run.record.run
+    weighter = spec.weighter.model_copy(update={"label": label})
+    return Run(run.record.model_copy(update={"run": spec.model_copy(update={"weighter": weighter})}), run.trajectory)
+
+
+@pytest.fixture
+def section() -> Section:
+    runs = [fake_runs.make("uniform", seed) for seed in (0, 1, 2)]
+    labels = ("coba", "coba[tau=2]", "coba[variant=mftcoder]")
+    runs += [setting("coba", label, seed) for label in labels for seed in (0, 1, 2)]
+    (found,), warnings = sections(runs)
+    assert warnings == []
+    return found
+
+
+def test_a_method_with_several_settings_is_a_family(section: Section) -> None:
+    (family,) = families(section)
+    assert (family.method, family.base) == ("coba", "coba")
+    assert [family.setting(label) for label in family.labels] == ["default", "tau=2", "variant=mftcoder"]
+
+
+def test_changes_are_paired_by_seed(section: Section) -> None:
+    runs, _ = per_run(section)
+    table = settings_table(section, runs)
+    assert table is not None
+    rows = table.frame.set_index("label")
+    wide = runs.pivot_table(index="seed", columns="method", values=PRICE)
+    expected = (wide["coba[tau=2]"] - wide["coba"]).mean()
+    assert rows.loc["coba[tau=2]", CHANGE + PRICE] == pytest.approx(expected)
+    assert math.isnan(rows.loc["coba", CHANGE + PRICE])
+    assert SPREAD in {column.key for column in table.columns}
+    assert "uniform" not in set(rows["method"])
+
+
+def test_no_settings_no_table() -> None:
+    (section,), _ = sections([fake_runs.make(name, seed) for name in ("uniform", "coba") for seed in (0, 1)])
+    assert settings_table(section, per_run(section)[0]) is None
+
+
+def test_the_page_shows_table_and_picture(section: Section, tmp_path: Path) -> None:
+    fake_runs.write_suite(tmp_path / "suite", list(section.runs.values()))
+    write_report(tmp_path / "suite", tmp_path / "plots")
+    page = (tmp_path / "suite" / "report.md").read_text(encoding="utf-8")
+    assert "Settings of one method" in page and "pictures_settings.png" in page
+    assert (tmp_path / "plots" / "pictures_settings.png").stat().st_size > 10_000
