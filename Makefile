@@ -18,6 +18,11 @@ test: $(VENV)/.installed-test
 conformance: $(VENV)/.installed-test
 	$(BIN)/pytest tests/test_traces.py -k same_weights --conformance docs/methods/conformance.md
 
+# Pages of the package weighting and of its modules, as HTML in docs/api.
+MODULES := $(subst /,.,$(basename $(filter-out %/__init__.py,$(wildcard weighting/*.py))))
+docs: $(VENV)/.installed-test
+	$(BIN)/pdoc weighting $(MODULES) --template-directory docs/template --output-directory docs/api
+
 # Makes the committed reference again: every number and picture of the README and of results/reference.
 reference: $(VENV)/.installed
 	rm -rf results/reference plots/reference
