@@ -129,6 +129,17 @@ class Costs(_Model):
     """CUDA: peak of the allocator. CPU: growth of the peak resident set of the run's own process. None where unknown."""
 
 
+class Flag(_Model):
+    """Something about the run that a reader of its numbers has to know: see ``benchmarks.harness.watch``."""
+
+    name: str
+    """``never_moved``, ``like_uniform``, ``sum_drifted``, ``negative_weights``, ``guard:<name>``, ``clipped``,
+    ``renormalised``, ``not_finite``."""
+    text: str
+    steps: int | None = None
+    """In how many steps, where that is known."""
+
+
 class Record(_Model):
     """``run.json``."""
 
@@ -153,6 +164,7 @@ class Record(_Model):
     metrics: dict[Literal["validation", "test"], dict[str, float]] = {}
     """Split -> metric key -> value, at the selected step."""
     costs: Costs | None = None
+    flags: tuple[Flag, ...] = ()
     facts: dict[str, Any] = {}
     """Origin of the data: corpus hashes, versions of what it came from."""
     versions: dict[str, str]

@@ -123,6 +123,8 @@ class Weighter(nn.Module, ABC):
     """Whose losses the method learns from; ``create(..., feedback=...)`` feeds it the other split's."""
     claims: ClassVar[frozenset[str]] = frozenset()
     """Properties that tests check, e.g. nonnegative, sums_to_one, sums_to_num_tasks, permutation_equivariant, scale_free."""
+    adaptive: ClassVar[bool] = True
+    """Whether the weights are meant to move during training."""
     guards: ClassVar[Mapping[str, str]] = {}
     """Name -> meaning of each special case in which the method has to leave its rule, e.g. 0 / 0."""
     search: ClassVar[Mapping[str, Sequence[object]]] = {}

@@ -22,6 +22,7 @@ class Static(Weighter):
     """
 
     name = "static"
+    adaptive = False
     claims = frozenset({"nonnegative", "scale_free", "task_scale_free"})
 
     def __init__(self, num_tasks: int, *, batch_shape: Sequence[int] = (), weights: Sequence[float] | None = None) -> None:

@@ -17,6 +17,7 @@ class Uniform(Weighter):
     """Every task counts once: w_i = 1."""
 
     name = "uniform"
+    adaptive = False
     claims = frozenset({"nonnegative", "sums_to_num_tasks", "permutation_equivariant", "scale_free", "task_scale_free"})
 
     def weights(self, now: Observation) -> Tensor:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from benchmarks.base import Batch, Data, Evaluation, Problem, Training, replicas, to_device
 from benchmarks.harness.checkpoint import Checkpoint
 from benchmarks.harness.gradients import SharedLayerNorms, gramian
+from benchmarks.harness.watch import Watch
 from benchmarks.record import Costs, Fingerprints, Selection
 from weighting import Needs, Observation, Weighter
 
@@ -103,6 +104,10 @@ class Loop:
         self.initial_val_losses: Tensor | None = None
         self.block_start = 0
         self.totals: list[Tensor] = []
+        self.watch = Watch()
+        self.given: list[Tensor] = []
+        self.present: list[Tensor | None] = []
+        self.gradient_norms: list[Tensor] = []
 
     # ---- the run -------------------------------------------------------------------------------------------------
 
@@ -143,6 +148,7 @@ class Loop:
         end = min(_next_multiple(first, training.log_every), _next_multiple(first, training.evaluate_every), training.steps)
         self._open_row()
         self.block_start, self.totals = first, []
+        self.given, self.present, self.gradient_norms = [], [], []
         self._synchronize()
         started = time.perf_counter()
         seen = [self.train_step()]
@@ -151,6 +157,7 @@ class Loop:
         self._synchronize()
         self.block_seconds.append(time.perf_counter() - started)
         self.block_steps.append(end - first)
+        self.watch.look(self.given, self.present, self.gradient_norms, training.grad_clip)
         self._fill(self.log.train_losses, seen[0][0])
         self._fill(self.log.weights, seen[0][1])
         if self.bad_step is not None:
@@ -175,7 +182,9 @@ class Loop:
             parameters = [p for p in self.model.parameters() if p.requires_grad]
             seen = seen.with_(gramian=gramian(losses, parameters, len(self.problem.batch_shape)))
             self.extra_backwards += self.problem.num_tasks
-        weights = self._normalize(self.weighter.weights(seen))
+        self.given.append(self.weighter.weights(seen))
+        self.present.append(seen.present)
+        weights = self._normalize(self.given[-1])
         norms = self._norms_before(losses, weights) if asks_norms else None
         if Needs.VAL_LOSSES_BEFORE_STEP in wanted:
             seen = seen.with_(val_losses_before=self._validation_losses()[0])
@@ -185,7 +194,8 @@ class Loop:
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()  # type: ignore[no-untyped-call]
         if self.training.grad_clip is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.training.grad_clip)
+            norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.training.grad_clip)
+            self.gradient_norms.append(norm)
         if self.training.lr_schedule != "constant":
             set_lr(self.optimizer, self.training, self.step)
         self.optimizer.step()
@@ -335,6 +345,7 @@ class Loop:
                 "best": self.best,
                 "initial_val_losses": self.initial_val_losses,
                 "log": vars(self.log),
+                "watch": self.watch.seen,
                 "blocks": (self.block_seconds, self.block_steps),
                 "extra": (self.extra_forwards, self.extra_backwards, self.norms.extra_backwards if self.norms else 0),
             }
@@ -352,6 +363,7 @@ class Loop:
         self.step, self.resumed, self.best = state["step"], state["resumed"] + 1, state["best"]
         self.initial_val_losses = state["initial_val_losses"].cpu()
         self.log = _Log(**state["log"])
+        self.watch.seen = state["watch"]
         self.block_seconds, self.block_steps = state["blocks"]
         self.extra_forwards, self.extra_backwards, norm_passes = state["extra"]
         if self.norms is not None:

@@ -13,7 +13,10 @@ from benchmarks.report.formatting import escape_markdown, to_markdown, to_termin
 from benchmarks.report.loading import Unusable
 from benchmarks.report.sections import STL, Section
 from benchmarks.report.table import Table
-from benchmarks.report.tables import SIGN, SectionTables
+from benchmarks.report.tables import SIGN, SectionTables, flagged
+
+DOUBTFUL = ("never_moved", "like_uniform", "negative_weights", "not_finite")
+"""Flags that the terminal shows too, as it does every guard that was taken."""
 
 
 @dataclass(frozen=True)
@@ -76,10 +79,25 @@ def terminal(chapters: Sequence[Chapter], unusable: Sequence[Unusable], warnings
         )
     else:
         parts.append("No run of a method was found." if chapters else "No usable run was found.")
-    remarks = [*failures(chapters), *warnings, *(f"unusable record: {each.reason}" for each in unusable)]
+    remarks = [
+        *failures(chapters),
+        *doubts(chapters),
+        *warnings,
+        *(f"unusable record: {each.reason}" for each in unusable),
+    ]
     if remarks:
         parts.append("\n".join(f"! {remark}" for remark in remarks))
     return "\n\n".join(parts)
+
+
+def doubts(chapters: Sequence[Chapter]) -> list[str]:
+    """One line for every method and flag that puts its numbers in doubt; all flags are in the tables."""
+    return [
+        f"{chapter.section.name}: {method}: {name.replace('_', ' ')} on {len(runs)} of {len(chapter.section.seeds)} seeds"
+        for chapter in chapters
+        for method, name, runs in flagged(chapter.section)
+        if name in DOUBTFUL or name.startswith("guard:")
+    ]
 
 
 def failures(chapters: Sequence[Chapter]) -> list[str]:

@@ -63,6 +63,9 @@ def section_tables(section: Section) -> SectionTables:
     settings = settings_table(section, runs)
     if settings is not None:
         tables.insert(0, settings)
+    flags = _flags_table(section)
+    if len(flags.frame):
+        tables.append(flags)
     failures = _failures_table(section)
     if len(failures.frame):
         tables.append(failures)
@@ -193,6 +196,29 @@ def _cost_table(section: Section, summary: pd.DataFrame) -> Table:
     )
     notes = [] if relative else ["No uniform run to compare the seconds with."]
     return _table(section, "cost", "Cost", caption, (METHOD, FINISHED, SECONDS, *relative, *COSTS), summary, notes)
+
+
+def flagged(section: Section) -> list[tuple[str, str, list[Run]]]:
+    """(method, flag, runs that carry it), methods in the section's order, flags by name."""
+    found = []
+    for method in section.methods:
+        runs = [run for seed in section.seeds if (run := section.runs.get((method, seed))) is not None]
+        for name in sorted({flag.name for run in runs for flag in run.record.flags}):
+            found.append((method, name, [run for run in runs if any(flag.name == name for flag in run.record.flags)]))
+    return found
+
+
+def _flags_table(section: Section) -> Table:
+    rows = []
+    for method, name, runs in flagged(section):
+        flags = [flag for run in runs for flag in run.record.flags if flag.name == name]
+        worst = max(flags, key=lambda flag: flag.steps or 0)
+        seeds = ", ".join(str(run.seed) for run in runs)
+        rows.append({"method": method, "flag": name.replace("_", " "), "seeds": seeds, "what": worst.text})
+    shown = tuple(Column(key, key) for key in ("method", "flag", "seeds", "what"))
+    frame = pd.DataFrame(rows, columns=[column.key for column in shown])
+    caption = "What the harness noticed in the runs, in the words of the seed with most such steps."
+    return _table(section, "flags", "Flags", caption, shown, frame)
 
 
 def _failures_table(section: Section) -> Table:

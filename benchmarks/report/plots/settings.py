@@ -27,7 +27,7 @@ def figure(table: Table | None, runs: pd.DataFrame, styles: Mapping[str, Style])
     if table is None:
         return None
     shown = [column for column in MEASURES if column.key in {one.key for one in table.columns}]
-    rows = table.frame.to_dict("records")
+    rows = [{str(key): value for key, value in row.items()} for row in table.frame.to_dict("records")]
     places = _places([str(row["method"]) for row in rows])
     made = Figure(figsize=(style.DOUBLE, 0.75 + ROW_HEIGHT * (places[-1] + 1)), layout="constrained")
     FigureCanvasAgg(made)
