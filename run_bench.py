@@ -4,6 +4,7 @@ python run_bench.py                     the quick suite
 python run_bench.py full                another suite, or the path of a .yaml file
 python run_bench.py report quick        tables and pictures again from the records, without training
 python run_bench.py cost                what a step costs under each weighter, beside hand-written PyTorch
+python run_bench.py check-weighter mine.py:Class      the contract tests and claims, on a method of your own
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def _parser() -> argparse.ArgumentParser:
         "words",
         nargs="*",
         metavar="command or suite",
-        help=f"run (the default), report or cost; then {', '.join(suite_names())} or a .yaml file",
+        help=f"run (the default), report, cost or check-weighter; then {', '.join(suite_names())} or a .yaml file",
     )
     filters = parser.add_argument_group("filters, as comma-separated lists")
     filters.add_argument("--problems", type=_names, help="only these problems of the suite")
@@ -84,6 +85,13 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         raise UserError(unknown("option", rest[0].partition("=")[0], known))
     words = list(options.words)
     options.command = words.pop(0) if words and words[0] in commands.COMMANDS else "run"
+    if options.command == "check-weighter":
+        if len(words) != 1:
+            raise UserError(
+                f"check-weighter: expected one method as path/to/file.py:Class, found {' '.join(words) or 'none'}"
+            )
+        options.weighter = words.pop()
+        return options
     options.suite = words.pop(0) if words else "quick"
     if not options.suite.endswith((".yaml", ".yml")) and options.suite not in suite_names():
         raise UserError(unknown("command or suite", options.suite, [*commands.COMMANDS, *suite_names()]))

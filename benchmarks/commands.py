@@ -74,7 +74,21 @@ def cost(options: argparse.Namespace) -> int:
     return 0
 
 
-COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {"run": run, "report": report, "cost": cost}
+def check_weighter(options: argparse.Namespace) -> int:
+    """Run the contract tests and claims on one method, listed or of one's own."""
+    from benchmarks.check_weighter import check_weighter as check
+
+    text, holds = check(options.weighter)
+    print(text)
+    return 0 if holds else FAILED
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "run": run,
+    "report": report,
+    "cost": cost,
+    "check-weighter": check_weighter,
+}
 
 
 def _plan(options: argparse.Namespace) -> Plan:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import subjects
 import torch
 from conformance import Conformance
 from hypothesis import HealthCheck, settings
@@ -20,12 +21,24 @@ settings.load_profile("suite")
 def pytest_addoption(parser: pytest.Parser) -> None:
     """``--traces DIR``: replay the traces of another folder, see traces/README.md for the format."""
     parser.addoption("--traces", type=Path, default=Path(__file__).parent / "traces", help="folder of reference traces")
+    parser.addoption("--weighter", help="the one method to test instead of the listed ones: path/to/file.py:Class")
     parser.addoption("--conformance", type=Path, help="file for the table of replayed traces")
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("weighter") is not None:
+        subjects.only(config.getoption("weighter"))
     if config.getoption("conformance") is not None:
         config.pluginmanager.register(ConformancePlugin(config.getoption("conformance")))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With ``--weighter``: only what is asked of this one method."""
+    if config.getoption("weighter") is None:
+        return
+    asked = [getattr(getattr(item, "callspec", None), "params", {}).get("name") in subjects.KINDS for item in items]
+    config.hook.pytest_deselected(items=[item for item, kept in zip(items, asked, strict=True) if not kept])
+    items[:] = [item for item, kept in zip(items, asked, strict=True) if kept]
 
 
 class ConformancePlugin:

@@ -6,51 +6,72 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+import subjects
 import torch
+from subjects import KINDS, is_listed, short
 from torch import Tensor
 
-import weighting
 from weighting import Needs, Observation, Weighter
-from weighting.factory import hyperparameters_of
 
-NEEDED: dict[str, dict[str, Any]] = {}
-"""Hyperparameters without which a method cannot be made; none so far."""
-
-SHORT = {"window": 6, "warmup": 3}
-"""Values that let a method with this hyperparameter show all it can within thirty steps."""
+VALIDATION: dict[str, Any] = {"feedback": "validation"}
 
 FURTHER: dict[str, list[dict[str, Any]]] = {
     "static": [{"weights": [0.5, 0.0, 2.5]}],
     "random": [{"seed": 7}],
-    "gradnorm": [{"optimizer": "sgd", "lr": 0.003, "alpha": 0.5}],
-    "dwa": [{"temperature": 0.5, "window": 1}],
-    "uncertainty": [{"optimizer": "sgd", "lr": 0.01, "momentum": 0.9, "weight_decay": 0.01, "initial_log_variance": -0.5}],
-    "famo": [{"lookahead": "next_batch"}, {"gamma": 0.01}],
+    "gradnorm": [
+        {"optimizer": "sgd", "lr": 0.003, "alpha": 0.5},
+        {"initial_steps": 4},
+        {"variant": "libmtl", "initial_steps": 5, "weight_decay": 0.01},
+        VALIDATION,
+    ],
+    "dwa": [{"temperature": 0.5, "window": 1}, {"variant": "nash_mtl"}, VALIDATION],
+    "uncertainty": [
+        {"optimizer": "sgd", "lr": 0.01, "momentum": 0.9, "weight_decay": 0.01, "initial_log_variance": -0.5},
+        VALIDATION,
+    ],
+    "gls": [VALIDATION],
+    "scale_invariant": [VALIDATION],
+    "imtl_l": [{"optimizer": "sgd", "lr": 0.01, "momentum": 0.9, "weight_decay": 0.01, "initial_log_scale": -0.5}],
+    "lbtw": [{"alpha": 1.0, "restart_every": 4}, {"variant": "official", "restart_every": 4}, VALIDATION],
+    "famo": [{"lookahead": "next_batch"}, {"gamma": 0.01}, VALIDATION, {"lookahead": "next_batch", **VALIDATION}],
     "coba": [
         {"warmup": 0, "tau": 0.5},
         {"update_every": 3, "window": 9},
+        {"history": "from_start"},
+        {"components": "relative"},
+        {"components": "absolute", "update_every": 2},
+        {"components": "fixed_mix", "mix": 0.3},
         {"variant": "mftcoder"},
         {"variant": "mftcoder", "update_every": 2, "warmup": 6},
+        {"variant": "mftcoder", "components": "fixed_mix"},
+        {"feedback": "training"},
     ],
 }
-"""Settings of a method, besides the default ones, that take another path through its code. Three tasks."""
+"""Settings of a listed method, besides the default ones, that take another path through its code. Three tasks."""
+
+
+def further(name: str) -> list[dict[str, Any]]:
+    """The settings of a method under test besides the default ones; of an own class, every value it wants searched."""
+    if is_listed(KINDS[name]):
+        return FURTHER.get(name, [])
+    return [{key: value} for key, values in KINDS[name].search.items() for value in values]
+
+
+def label(name: str, more: dict[str, Any]) -> str:
+    """A setting as tests show it."""
+    return f"{name}({', '.join(f'{key}={value}' for key, value in more.items())})"
+
 
 SETTINGS: list[tuple[str, dict[str, Any]]] = [
-    *((name, {}) for name in weighting.METHODS),
-    *((name, more) for name in FURTHER for more in FURTHER[name]),
+    *((name, {}) for name in KINDS),
+    *((name, more) for name in KINDS for more in further(name)),
 ]
-SETTING_IDS = [f"{name}({', '.join(f'{key}={value}' for key, value in more.items())})" for name, more in SETTINGS]
+SETTING_IDS = [label(name, more) for name, more in SETTINGS]
 
 
 def make(name: str, num_tasks: int = 3, *, batch_shape: Sequence[int] = (), **more: Any) -> Weighter:
-    """A listed method with short windows."""
-    return weighting.create(name, num_tasks, batch_shape=batch_shape, **short(weighting.METHODS[name], **more))
-
-
-def short(kind: type[Weighter], **more: Any) -> dict[str, Any]:
-    """The hyperparameters that a method needs, and short windows where it has windows."""
-    known = hyperparameters_of(kind)
-    return {**{key: value for key, value in SHORT.items() if key in known}, **NEEDED.get(kind.name, {}), **more}
+    """A method under test that shows all it can in a short run."""
+    return subjects.create(name, num_tasks, batch_shape=batch_shape, **short(KINDS[name], **more))
 
 
 @dataclass(frozen=True)
@@ -115,6 +136,7 @@ def script(
     if absent:
         for name in ("present", "val_present"):
             values[name] = torch.rand((steps + 1, *shape), generator=draw) < 0.7
+    values["val_losses_before"] = values["val_losses"] * torch.exp(roughness * normal(steps + 1, *shape) + 0.01).to(dtype)
     rows = [Observation(**{name: value[t] for name, value in values.items()}) for t in range(steps + 1)]
     return Script(rows[0], rows[1:])
 
@@ -140,6 +162,8 @@ def after_step(weighter: Weighter, step: Observation) -> Observation:
     seen = before_step(weighter, step)
     if Needs.VAL_LOSSES in wanted:
         seen = seen.with_(val_losses=step.val_losses, val_present=step.val_present)
+    if Needs.VAL_LOSSES_BEFORE_STEP in wanted:
+        seen = seen.with_(val_losses_before=step.val_losses_before, val_present=step.val_present)
     if Needs.LOSSES_AFTER_STEP in wanted:
         seen = seen.with_(losses_after=step.losses_after)
     if Needs.GRAD_NORMS in wanted:

@@ -11,10 +11,10 @@ from broken_weighters import BROKEN, Broken
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from scripts import FURTHER, Script, changed, make, run, script
+from scripts import SETTINGS, Script, changed, label, make, run, script
 from torch import Tensor
 
-from weighting import METHODS, Observation, Weighter
+from weighting import Observation, Weighter
 
 TOLERANCE = 1e-9
 """Relative, and absolute for weights below 1."""
@@ -107,24 +107,23 @@ def scaled(shown: Script, factors: Tensor) -> Script:
 
 CLAIMED: list[tuple[str, dict[str, Any], str]] = [
     (name, more, claim)
-    for name, kind in METHODS.items()
-    for more in [{}, *FURTHER.get(name, [])]
-    for claim in sorted(kind.claims)
+    for name, more in SETTINGS
     # Three weights are given; the runs below have one to six tasks.
     if "weights" not in more
+    for claim in sorted(make(name, **more).claimed())
 ]
-IDS = [f"{name}({', '.join(f'{key}={value}' for key, value in more.items())})-{claim}" for name, more, claim in CLAIMED]
+IDS = [f"{label(name, more)}-{claim}" for name, more, claim in CLAIMED]
 
 
 def test_every_claim_has_a_checker_and_a_broken_method() -> None:
-    claimed = {claim for kind in METHODS.values() for claim in kind.claims}
+    claimed = {claim for _, _, claim in CLAIMED}
     assert claimed <= set(CHECKERS)
     assert {kind.breaks for kind in BROKEN} == set(CHECKERS)
 
 
 def test_sums_are_claimed_once() -> None:
-    for kind in METHODS.values():
-        assert not {"sums_to_one", "sums_to_num_tasks"} <= kind.claims
+    for name, more in SETTINGS:
+        assert not {"sums_to_one", "sums_to_num_tasks"} <= make(name, **more).claimed()
 
 
 @pytest.mark.parametrize(("name", "more", "claim"), CLAIMED, ids=IDS)
@@ -236,13 +235,11 @@ HURTFUL: dict[str, Callable[[], Script]] = {
 
 
 @pytest.mark.parametrize("hurtful", HURTFUL)
-@pytest.mark.parametrize(
-    ("name", "more"), [(name, more) for name in METHODS for more in [{}, *FURTHER.get(name, [])]], ids=str
-)
+@pytest.mark.parametrize(("name", "more"), SETTINGS, ids=str)
 def test_finite_and_true_to_its_sum_on_inputs_that_hurt(name: str, more: dict[str, Any], hurtful: str) -> None:
     shown = HURTFUL[hurtful]()
     assert run(make(name, **more), shown).isfinite().all()
-    for claim in METHODS[name].claims & {"nonnegative", "sums_to_one", "sums_to_num_tasks"}:
+    for claim in make(name, **more).claimed() & {"nonnegative", "sums_to_one", "sums_to_num_tasks"}:
         CHECKERS[claim](lambda: make(name, **more), shown, 0)
 
 

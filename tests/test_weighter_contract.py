@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 import torch
 from scripts import (
-    NEEDED,
     SETTING_IDS,
     SETTINGS,
     Script,
@@ -28,8 +27,8 @@ from scripts import (
     make,
     run,
     script,
-    short,
 )
+from subjects import KINDS, create, short
 from torch import Tensor
 
 import weighting
@@ -38,11 +37,14 @@ from weighting.factory import hyperparameters_of
 
 ROOT = Path(__file__).resolve().parent.parent
 
-every_method = pytest.mark.parametrize("name", METHODS)
+every_method = pytest.mark.parametrize("name", KINDS)
+every_listed = pytest.mark.parametrize("listed", METHODS)
 every_setting = pytest.mark.parametrize(("name", "more"), SETTINGS, ids=SETTING_IDS)
 
-ZERO_IS_ALLOWED = {"alpha", "gamma", "momentum", "weight_decay", "warmup", "seed", "min_losses", "initial_log_variance"}
-NEGATIVE_IS_ALLOWED = {"min_losses", "initial_log_variance"}
+NEGATIVE_IS_ALLOWED = {"min_losses", "initial_log_variance", "initial_log_scale"}
+ZERO_IS_ALLOWED = NEGATIVE_IS_ALLOWED | {
+    *("alpha", "gamma", "momentum", "weight_decay", "warmup", "seed", "mix", "initial_steps", "restart_every")
+}
 """Hyperparameters; all other numbers must be positive."""
 
 
@@ -71,39 +73,39 @@ def test_every_method_file_is_listed() -> None:
         for kind in vars(module).values():
             if inspect.isclass(kind) and issubclass(kind, Weighter) and kind.__module__ == module.__name__:
                 found.add(kind)
-    assert found - {Weighter} == set(METHODS.values())
+    assert {kind for kind in found if not kind.__name__.startswith("_")} - {Weighter} == set(METHODS.values())
 
 
-@every_method
-def test_listed_under_its_own_name(name: str) -> None:
-    assert METHODS[name].name == name
-    assert weighting.method(name) is METHODS[name]
-    assert name in weighting.names()
+@every_listed
+def test_listed_under_its_own_name(listed: str) -> None:
+    assert METHODS[listed].name == listed
+    assert weighting.method(listed) is METHODS[listed]
+    assert listed in weighting.names()
 
 
-@every_method
-def test_says_where_it_comes_from(name: str) -> None:
-    text = inspect.getmodule(METHODS[name]).__doc__ or ""
+@every_listed
+def test_says_where_it_comes_from(listed: str) -> None:
+    text = inspect.getmodule(METHODS[listed]).__doc__ or ""
     assert all(f"\n{word}" in text for word in ("Source", "Symbols", "Departs"))
 
 
 @every_method
 def test_defaults_and_search_name_its_own_hyperparameters(name: str) -> None:
-    kind = METHODS[name]
+    kind = KINDS[name]
     known = set(hyperparameters_of(kind))
     defaults = kind.defaults_for(RunFacts(steps=1000, steps_per_epoch=50, val_batches=8, seed=3))
     assert set(defaults) <= known
     assert set(kind.search) <= known
-    weighting.create(name, 3, **{**NEEDED.get(name, {}), **defaults})
+    create(name, 3, **defaults)
     for key, values in kind.search.items():
         for value in values:
-            weighting.create(name, 3, **{**NEEDED.get(name, {}), key: value})
+            create(name, 3, **{key: value})
 
 
 @every_method
 def test_defaults_suit_the_shortest_of_runs(name: str) -> None:
-    defaults = METHODS[name].defaults_for(RunFacts(steps=1, steps_per_epoch=1, val_batches=1, seed=0))
-    weights = run(weighting.create(name, 2, **{**NEEDED.get(name, {}), **defaults}), script(2, 1))
+    defaults = KINDS[name].defaults_for(RunFacts(steps=1, steps_per_epoch=1, val_batches=1, seed=0))
+    weights = run(create(name, 2, **defaults), script(2, 1))
     assert weights.isfinite().all()
 
 
@@ -217,12 +219,26 @@ def test_wants_no_more_than_it_needs(name: str, more: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("num_tasks", [1, 2, 200])
-@every_method
-def test_any_number_of_tasks(name: str, num_tasks: int) -> None:
-    weights = run(make(name, num_tasks), script(num_tasks, 20))
+@every_setting
+def test_any_number_of_tasks(name: str, more: dict[str, Any], num_tasks: int) -> None:
+    fits = {key: value for key, value in more.items() if not isinstance(value, list)}
+    weights = run(make(name, num_tasks, **fits), script(num_tasks, 20))
     assert weights.shape == (20, num_tasks)
     assert weights.isfinite().all()
     assert (weights.sum(-1) > 0).all()
+
+
+@every_setting
+def test_writes_to_no_parameter(name: str, more: dict[str, Any]) -> None:
+    """The losses depend on a parameter; the method neither changes it nor gives it a gradient."""
+    parameter = torch.nn.Parameter(torch.ones(3, dtype=torch.float64))
+
+    def times_parameter(field: str, value: Tensor) -> Tensor:
+        return value if value.dtype == torch.bool else value * parameter
+
+    run(make(name, **more), script(3, 12).changed(times_parameter))
+    assert parameter.grad is None
+    assert torch.equal(parameter.detach(), torch.ones(3, dtype=torch.float64))
 
 
 # ---- replicas --------------------------------------------------------------------------------------------------------
@@ -247,7 +263,7 @@ def filled_in(shown: Script, garbage: float) -> Script:
 
     def fill(seen: Observation) -> Observation:
         def change(field: str, value: Tensor) -> Tensor:
-            present = seen.val_present if field == "val_losses" else seen.present
+            present = seen.val_present if field.startswith("val_losses") else seen.present
             if present is None or field in ("present", "val_present"):
                 return value
             there = present.unsqueeze(-1) & present.unsqueeze(-2) if field == "gramian" else present
@@ -344,6 +360,22 @@ def test_goes_back_to_an_earlier_state(name: str, more: dict[str, Any]) -> None:
     assert torch.equal(go_on(weighter, shown.steps[10:]), once)
 
 
+@every_setting
+def test_guard_counts_survive_saving(name: str, more: dict[str, Any]) -> None:
+    def begins_at_zero(t: int, step: Observation) -> Observation:
+        return changed(step, lambda field, value: value * 0 if t < 6 else value)
+
+    shown = script(3, 20)
+    weighter = make(name, **more)
+    run(weighter, Script(begins_at_zero(0, shown.first), [begins_at_zero(t, step) for t, step in enumerate(shown.steps)]))
+    taken = weighter.guards_taken()
+    assert set(taken) <= set(weighter.guards)
+    assert all(count > 0 for count in taken.values())
+    resumed = make(name, **more)
+    resumed.load_state_dict(through_a_file(weighter))
+    assert resumed.guards_taken() == taken
+
+
 @pytest.mark.parametrize("batch_shape", [(), (2,)], ids=str)
 @every_setting
 def test_moves_to_single_precision_and_back(name: str, more: dict[str, Any], batch_shape: tuple[int, ...]) -> None:
@@ -388,11 +420,18 @@ FIELD_OF = {
     Needs.LOSSES_AFTER_STEP: "losses_after",
     Needs.GRAD_NORMS: "grad_norms",
     Needs.GRAMIAN: "gramian",
+    Needs.VAL_LOSSES_BEFORE_STEP: "val_losses_before",
 }
 
 
-@every_setting
-def test_missing_fields_are_named(name: str, more: dict[str, Any]) -> None:
+@every_listed
+def test_missing_fields_are_named(listed: str) -> None:
+    for name, more in SETTINGS:
+        if name == listed:
+            missing_fields_are_named(name, more)
+
+
+def missing_fields_are_named(name: str, more: dict[str, Any]) -> None:
     shown = script(3, 12)
     wanted = wanted_in(name, more, shown)
     for field in ("losses", *(FIELD_OF[need] for need in wanted)):
@@ -423,20 +462,20 @@ def test_every_need_has_a_field() -> None:
 
 
 @pytest.mark.parametrize("batch_shape", [(), (2,)], ids=str)
-@every_method
-def test_losses_of_a_wrong_shape_are_refused(name: str, batch_shape: tuple[int, ...]) -> None:
+@every_listed
+def test_losses_of_a_wrong_shape_are_refused(listed: str, batch_shape: tuple[int, ...]) -> None:
     for wrong in (script(2, 3, batch_shape=batch_shape), script(3, 3, batch_shape=(*batch_shape, 5))):
-        with pytest.raises(ValueError, match=rf"^{name}: expected \w+ of shape") as error:
-            run(make(name, 3, batch_shape=batch_shape), wrong)
+        with pytest.raises(ValueError, match=rf"^{listed}: expected \w+ of shape") as error:
+            run(make(listed, 3, batch_shape=batch_shape), wrong)
         assert one_line(error, str((*batch_shape, 3)))
 
 
-@every_method
-def test_masks_of_a_wrong_shape_are_refused(name: str) -> None:
+@every_listed
+def test_masks_of_a_wrong_shape_are_refused(listed: str) -> None:
     shown = script(3, 12)
     wrong = [step.with_(present=torch.ones(2, dtype=torch.bool)) for step in shown.steps]
-    with pytest.raises(ValueError, match=rf"^{name}: expected present of shape") as error:
-        run(make(name), Script(shown.first, wrong))
+    with pytest.raises(ValueError, match=rf"^{listed}: expected present of shape") as error:
+        run(make(listed), Script(shown.first, wrong))
     assert one_line(error, "(3,)", "(2,)")
 
 
@@ -451,13 +490,13 @@ def test_an_unknown_method_is_answered_with_the_nearest() -> None:
 
 @every_method
 def test_an_unknown_hyperparameter_is_answered_with_the_known_ones(name: str) -> None:
-    known = hyperparameters_of(METHODS[name])
+    known = hyperparameters_of(KINDS[name])
     with pytest.raises(ValueError, match=rf"^{name}: unknown hyperparameter 'qqq'; known: ") as error:
-        weighting.create(name, 3, **NEEDED.get(name, {}), qqq=1)
-    assert one_line(error, *(known or {"none": None}))
+        create(name, 3, qqq=1)
+    assert one_line(error, *known)
     for right in known:
         with pytest.raises(ValueError, match=rf"did you mean '{right}'\?") as error:
-            weighting.create(name, 3, **NEEDED.get(name, {}), **{f"{right}_": 1})
+            create(name, 3, **{f"{right}_": 1})
         assert one_line(error)
 
 
@@ -465,7 +504,7 @@ def test_an_unknown_hyperparameter_is_answered_with_the_known_ones(name: str) ->
 @every_method
 def test_wrong_numbers_of_tasks_are_refused(name: str, num_tasks: Any) -> None:
     with pytest.raises(ValueError, match=rf"^{name}: expected num_tasks") as error:
-        weighting.create(name, num_tasks, **NEEDED.get(name, {}))
+        create(name, num_tasks)
     assert one_line(error, repr(num_tasks))
 
 
@@ -486,10 +525,10 @@ def wrong_values() -> list[tuple[str, str, Any]]:
     return found
 
 
-@pytest.mark.parametrize(("name", "key", "value"), wrong_values(), ids=str)
-def test_values_out_of_range_are_refused(name: str, key: str, value: Any) -> None:
-    with pytest.raises(ValueError, match=rf"^{name}: expected .*\b{key}\b") as error:
-        weighting.create(name, 3, **{**short(METHODS[name]), key: value})
+@pytest.mark.parametrize(("listed", "key", "value"), wrong_values(), ids=str)
+def test_values_out_of_range_are_refused(listed: str, key: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=rf"^{listed}: expected .*\b{key}\b") as error:
+        weighting.create(listed, 3, **{**short(METHODS[listed]), key: value})
     shown = repr(value[0]) if isinstance(value, list) else repr(value)
     assert one_line(error, shown)
 

@@ -1,0 +1,68 @@
+"""``run_bench.py check-weighter``: the contract and the claims, on a method of one's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import run_bench
+from benchmarks.check_weighter import check_weighter
+
+ROOT = Path(__file__).resolve().parent.parent
+
+FORGETFUL = '''
+import torch
+from weighting import Observation, Weighter
+
+
+class Forgetful(Weighter):
+    """Its step count is no state, and its weights are no longer positive from step ten on."""
+
+    name = "forgetful"
+    claims = frozenset({"nonnegative", "permutation_equivariant"})
+
+    def __init__(self, num_tasks, *, batch_shape=()):
+        super().__init__(num_tasks, batch_shape=batch_shape)
+        self.steps = 0
+
+    def weights(self, now):
+        return self.reply(torch.tensor(10.0 - self.steps), now)
+
+    def update(self, after):
+        self.steps += 1
+'''
+
+
+def test_the_example_holds() -> None:
+    text, holds = check_weighter(str(ROOT / "examples" / "own_method.py") + ":LagWeighting")
+    assert holds, text
+    assert "resumes from its state" in text
+    assert "claim scale_free" in text
+    assert "FAILED" not in text
+
+
+def test_faults_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "forgetful.py"
+    file.write_text(FORGETFUL, encoding="utf-8")
+    assert run_bench.main(["check-weighter", f"{file}:Forgetful"]) == 1
+    failed = capsys.readouterr().out.splitlines()[-1]
+    assert "resumes from its state" in failed
+    assert "claim nonnegative" in failed
+    assert "claim permutation_equivariant" not in failed
+    assert "asking for weights changes nothing" not in failed
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["no/such/file.py:Class"], "expected a file at no/such/file.py"),
+        (["cobra"], "did you mean 'coba'?"),
+        ([], "expected one method as path/to/file.py:Class, found none"),
+        (["coba", "famo"], "found coba famo"),
+    ],
+)
+def test_a_mistake_is_one_line(words: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_bench.main(["check-weighter", *words]) == 2
+    error = capsys.readouterr().err
+    assert told in error and error.count("\n") == 1
