@@ -51,7 +51,7 @@ def suite(tmp_path: Path) -> str:
         "question": "Who is the smallest?",
         "seeds": [0, 1],
         "problems": [TINY, {"name": "multidigits", "options": {"train_pairs": 100}}],
-        "weighters": ["uniform", {"name": "coba", "tau": [2, 5]}],
+        "weighters": ["uniform", {"name": "coba", "tau": [2, 3]}],
     }
     path = tmp_path / "mine.yaml"
     path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
@@ -92,12 +92,12 @@ def test_a_dry_run_prints_the_plan_and_touches_nothing(
     lines = said.stdout.splitlines()
     assert lines[0] == "suite mine: Who is the smallest?"
     assert f"  {TINY}: 20 steps, seeds 0 1" in lines
-    assert "    weighters    uniform, coba[tau=2], coba[tau=5], random" in lines
+    assert "    weighters    uniform, coba[tau=2], coba[tau=3], random" in lines
     assert "    single task  small, medium, large" in lines
     assert "28 runs: 0 recorded, 28 to train, 2 at a time on cpu, " in said.stdout
     runs = [line for line in lines if re.match(r"  [0-9a-f]{16}  to train", line)]
     assert len(runs) == len(set(runs)) == 28
-    assert sum("multidigits, coba[tau=5], seed 1" in line for line in runs) == 1
+    assert sum("multidigits, coba[tau=3], seed 1" in line for line in runs) == 1
     assert sum("single_task (large), seed 0" in line for line in runs) == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.yaml"]
 
@@ -224,7 +224,7 @@ def test_a_run_from_beginning_to_end(suite: str, out: tuple[str, ...], bench: Be
     assert (said.code, said.stderr) == (0, "")
     folder = tmp_path / "out" / "mine"
     runs = [read_run(place) for place in run_folders(folder)]
-    assert sorted(run.label for run in runs) == ["coba[tau=2]", "coba[tau=5]", "random", *["single_task"] * 3, "uniform"]
+    assert sorted(run.label for run in runs) == ["coba[tau=2]", "coba[tau=3]", "random", *["single_task"] * 3, "uniform"]
     assert {run.record.state for run in runs} == {"finished"}
     assert {run.trajectory["step"].max() for run in runs} == {10}
     assert len({run.record.fingerprints for run in runs if run.record.run.role == "method"}) == 1

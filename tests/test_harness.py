@@ -232,7 +232,7 @@ def test_a_record_says_what_was_run(tmp_path: Path) -> None:
     assert record.tasks == ("small", "medium", "large")
     assert [info.key for info in record.metric_infos] == ["small/mse", "medium/mse", "large/mse"]
     # Two validation batches and the least warm-up of twenty steps.
-    assert record.resolved == {"warmup": 20, "window": 100, "tau": 5.0, "update_every": 1, "variant": "paper"}
+    assert record.resolved == {**record.run.weighter.hyperparameters, "warmup": 20, "window": 100}
     assert record.num_parameters == 4 * 3 + 3 + 3 * (3 + 1)
     assert record.selection is not None and record.selection.step in (0, 10, 20)
     assert set(record.metrics) == {"validation", "test"}

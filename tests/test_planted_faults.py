@@ -1,0 +1,117 @@
+"""Listed methods with one line wrong, as a maintainer might break them: the replay of a trace names the method."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_traces import REPLAYS, Trace, files, group_of, largest_difference, numbers
+from torch import Tensor
+
+import weighting
+from weighting import Observation, Weighter
+from weighting.coba import CoBa
+from weighting.dwa import DynamicWeightAverage
+from weighting.famo import Famo
+from weighting.gls import GeometricLoss
+from weighting.gradnorm import GradNorm
+from weighting.history import TrendWindow
+from weighting.imtl_l import ImpartialLoss
+from weighting.uncertainty import UncertaintyWeighting
+
+
+class SlopeFlipped(CoBa):
+    """The sign of the slopes."""
+
+    def _scores(self, slopes: Tensor, largest: Tensor, present: Tensor | None) -> Any:
+        return super()._scores(-slopes, -largest, present)
+
+
+class WindowOffByOne(CoBa):
+    """One record too many."""
+
+    def start(self, first: Observation) -> None:
+        assert isinstance(self.ratios, TrendWindow)
+        self.ratios = TrendWindow(self.shape, self.ratios.length + 1)
+        super().start(first)
+
+
+class RatioUpsideDown(DynamicWeightAverage):
+    """The older window by the newer."""
+
+    def _shares(self, newer: Tensor, older: Tensor) -> Tensor:
+        return super()._shares(older.where(~older.isnan(), newer), newer)
+
+
+class TasksInTheWrongOrder(GeometricLoss):
+    """Every task gets its neighbour's weight."""
+
+    def weights(self, now: Observation) -> Tensor:
+        return super().weights(now).roll(1, -1)
+
+
+class InitialLossOverwritten(GradNorm):
+    """L(0) is the loss of the step before."""
+
+    def _remember(self, losses: Tensor, present: Tensor) -> None:
+        self.initial_losses.copy_(losses)
+
+
+class TenTimesTooFast(Famo):
+    """The learning rate of the logits."""
+
+    def update(self, after: Observation) -> None:
+        self.optimizer.lr = 0.25
+        super().update(after)
+
+
+class WithoutTheHalf(UncertaintyWeighting):
+    """exp(-s), twice the coefficient."""
+
+    def weights(self, now: Observation) -> Tensor:
+        return 2 * super().weights(now)
+
+
+class NeverLearns(ImpartialLoss):
+    """No update."""
+
+    def update(self, after: Observation) -> None:
+        pass
+
+
+FAULTS: list[tuple[type[Weighter], str]] = [
+    (SlopeFlipped, "coba_paper"),
+    (SlopeFlipped, "coba_official"),
+    (WindowOffByOne, "coba_paper"),
+    (WindowOffByOne, "coba_official"),
+    (RatioUpsideDown, "dwa_libmtl"),
+    (RatioUpsideDown, "dwa_nashmtl"),
+    (TasksInTheWrongOrder, "gls_libmtl"),
+    (InitialLossOverwritten, "gradnorm_paper"),
+    (InitialLossOverwritten, "gradnorm_libmtl"),
+    (TenTimesTooFast, "famo_official"),
+    (WithoutTheHalf, "uw_nashmtl"),
+    (NeverLearns, "imtl_l_libmtl"),
+]
+
+
+def trace_of(group: str) -> Trace:
+    path = next(path for path in files(Path(__file__).parent / "traces") if group_of(path) == group)
+    trace: Trace = json.loads(path.read_text(encoding="utf-8"))
+    return trace
+
+
+@pytest.mark.parametrize(("fault", "group"), FAULTS, ids=[f"{kind.__name__}-{group}" for kind, group in FAULTS])
+def test_the_replay_catches_the_fault(fault: type[Weighter], group: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hundred times the limit, not a hair's breadth; and the method as it is passes."""
+    replay, trace = REPLAYS[group], trace_of(group)
+    expected = numbers(trace["weights"])
+    assert largest_difference(replay, trace, expected) <= replay.limit
+    monkeypatch.setitem(weighting.METHODS, fault.name, fault)
+    assert largest_difference(replay, trace, expected) > 100 * replay.limit
+
+
+def test_every_traced_method_has_a_planted_fault() -> None:
+    assert {fault.name for fault, _ in FAULTS} == {replay.setting.partition(",")[0] for replay in REPLAYS.values()}
