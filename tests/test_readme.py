@@ -40,7 +40,7 @@ def test_make_targets_exist(command: str) -> None:
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("python ")])
 def test_commands_are_understood(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = shlex.split(command)[2:]
-    if words[0] in ("report", "cost", "check-weighter"):
+    if words[:1] and words[0] in ("report", "cost", "check-weighter"):
         assert run_bench.main([*words, "--nonsense"]) == 2
         assert "--nonsense" in capsys.readouterr().err
         return
@@ -80,7 +80,7 @@ def test_the_full_suite_is_the_suites_of_the_four_problems() -> None:
 
 def test_the_reference_is_small_and_complete() -> None:
     files = [path for folder in ("results", "plots") for path in (ROOT / folder / "reference").rglob("*")]
-    assert sum(path.stat().st_size for path in files if path.is_file()) < 15e6
+    assert sum(path.stat().st_size for path in files if path.is_file()) < 20e6
     for suite in ("quick", "full"):
         # By what was run, not by key: a hyperparameter added since with its old behaviour as default changes the key alone.
         planned = [_what(run) for run in make_plan(read_suite(suite), Filters(), "cpu").runs]

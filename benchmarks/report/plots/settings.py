@@ -50,9 +50,9 @@ def _panel(
     column: Column,
     styles: Mapping[str, Style],
 ) -> None:
-    base = math.nan
+    base, color = math.nan, ""
     for row, place, first in zip(rows, places, _firsts(rows), strict=True):
-        color = styles[str(row["label"])].color
+        color = styles[str(row["label"])].color if first else color
         mean, error = float(str(row[column.key])), float(str(row[column.key + ERROR]))
         if first:
             base = mean

@@ -91,7 +91,10 @@ def legend_below(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) 
     wide = max(len(label) for label in labels) + 7
     columns = max(1, min(len(labels), int(letters // wide)))
     # Rows of equal length look better than a full one and a rest.
-    columns = math.ceil(len(labels) / math.ceil(len(labels) / columns))
+    rows = math.ceil(len(labels) / columns)
+    columns = math.ceil(len(labels) / rows)
+    # Beyond four rows the legend would take the panels' room.
+    figure.set_figheight(figure.get_figheight() + 0.15 * max(0, rows - 4))
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, columnspacing=1.2, borderaxespad=0.2)
 
 
