@@ -1,0 +1,169 @@
+"""The pages of the methods say what the code says: claims, hyperparameters, defaults and search spaces."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from weighting import METHODS, Weighter
+from weighting.factory import hyperparameters_of
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = ROOT / "docs" / "methods"
+OTHER_PAGES = {"README", "conformance"}
+HEADINGS = [
+    "Idea",
+    "Update rule",
+    "Needs and cost",
+    "Claims",
+    "Hyperparameters",
+    "Departures",
+    "Known to fail",
+    "Citation",
+]
+LISTED = pytest.mark.parametrize(("name", "kind"), METHODS.items(), ids=METHODS)
+
+Row = Mapping[str, str]
+
+
+def sections(text: str) -> dict[str, str]:
+    """Heading -> text, in the order of the page."""
+    parts = re.split(r"^## (.+)$", text, flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def table(text: str) -> list[Row]:
+    """The rows of the first Markdown table; none without a table. Raises ValueError on a row of another length."""
+    found = re.search(r"(?:^\|.*\n)+", text, flags=re.MULTILINE)
+    lines = [line.strip() for line in found.group().splitlines()] if found else []
+    rows = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
+    if len(rows) < 2 or not all(set(cell) == {"-"} for cell in rows[1]):
+        return []
+    return [dict(zip(rows[0], row, strict=True)) for row in rows[2:]]
+
+
+def unquoted(cell: str) -> str:
+    found = re.fullmatch(r"`([^`]+)`", cell)
+    assert found, f"expected one piece of code, found {cell!r}"
+    return found.group(1)
+
+
+def check_claims(page: str, claims: frozenset[str]) -> None:
+    written = [unquoted(row["claim"]) for row in table(sections(page)["Claims"])]
+    assert len(written) == len(set(written))
+    assert set(written) == claims
+
+
+def check_hyperparameters(page: str, defaults: Mapping[str, object], search: Mapping[str, Sequence[object]]) -> None:
+    rows = table(sections(page)["Hyperparameters"])
+    assert [unquoted(row["name"]) for row in rows] == list(defaults)
+    for row in rows:
+        name, default = unquoted(row["name"]), ast.literal_eval(unquoted(row["default"]))
+        assert (type(default), default) == (type(defaults[name]), defaults[name])
+        space = row["search space"]
+        found = None if space == "none" else ast.literal_eval(f"({unquoted(space)},)")
+        assert found == (tuple(search[name]) if name in search else None)
+
+
+def own_hyperparameters(kind: type[Weighter]) -> dict[str, object]:
+    return {name: default for name, default in hyperparameters_of(kind).items() if name != "feedback"}
+
+
+def read(name: str) -> str:
+    return (PAGES / f"{name}.md").read_text(encoding="utf-8")
+
+
+def test_every_listed_method_has_a_page_and_no_other() -> None:
+    assert {path.stem for path in PAGES.glob("*.md")} - OTHER_PAGES == set(METHODS)
+
+
+@LISTED
+def test_headings(name: str, kind: type[Weighter]) -> None:
+    parts = sections(read(name))
+    assert list(parts) == HEADINGS
+    assert [heading for heading, text in parts.items() if not text.strip()] == []
+
+
+@LISTED
+def test_symbols_are_in_the_code(name: str, kind: type[Weighter]) -> None:
+    source = (ROOT / "weighting" / f"{name}.py").read_text(encoding="utf-8") + (ROOT / "weighting" / "base.py").read_text(
+        encoding="utf-8"
+    )
+    rows = table(sections(read(name))["Update rule"])
+    assert rows
+    for row in rows:
+        words = re.findall(r"`([\w.]+)`", row["name in the code"])
+        assert words
+        assert [word for word in words if not re.search(rf"\b{word.rpartition('.')[2]}\b", source)] == []
+
+
+@LISTED
+def test_claims(name: str, kind: type[Weighter]) -> None:
+    check_claims(read(name), kind.claims)
+
+
+@LISTED
+def test_hyperparameters(name: str, kind: type[Weighter]) -> None:
+    check_hyperparameters(read(name), own_hyperparameters(kind), kind.search)
+
+
+@LISTED
+def test_guards_are_named(name: str, kind: type[Weighter]) -> None:
+    departures = sections(read(name))["Departures"]
+    assert [guard for guard in kind.guards if f"`{guard}`" not in departures] == []
+
+
+@LISTED
+def test_citation(name: str, kind: type[Weighter]) -> None:
+    (entry,) = re.findall(r"```bibtex\n(@\w+\{\w+,.*?\n\})\n```", sections(read(name))["Citation"], flags=re.DOTALL)
+    assert [
+        field for field in ("title", "author", "year") if not re.search(rf"^ +{field} += \{{", entry, re.MULTILINE)
+    ] == []
+    assert entry.count("{") == entry.count("}")
+
+
+@LISTED
+def test_measured_ratios_are_those_of_the_reference(name: str, kind: type[Weighter]) -> None:
+    """Numbers of three decimals beside the link to the cost page, for the method and its settings there."""
+    text = sections(read(name))["Needs and cost"]
+    rows = table((ROOT / "results" / "reference" / "cost" / "cost.md").read_text(encoding="utf-8").replace(":", ""))
+    measured = [row["ratio"] for row in rows if row["weighter"].partition("[")[0] == name]
+    assert sorted(map(float, re.findall(r"\b\d\.\d{3}\b", text))) == sorted(map(float, measured))
+
+
+def test_linked_files_exist() -> None:
+    pages = [*PAGES.glob("*.md"), ROOT / "examples" / "README.md"]
+    links = [(page, link) for page in pages for link in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8"))]
+    assert links
+    assert [link for page, link in links if not link.startswith("http") and not (page.parent / link).exists()] == []
+
+
+def test_index_lists_every_method_in_order() -> None:
+    index = table(read("README"))
+    assert [row["name"] for row in index] == [f"[{name}]({name}.md)" for name in METHODS]
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("| `temperature` | `2.0` |", "| `temperature` | `1.0` |"),
+        ("0.5, 1.0, 2.0, 5.0", "0.5, 1.0"),
+        ("| `window` |", "| `w` |"),
+    ],
+)
+def test_a_wrong_hyperparameter_would_be_found(right: str, wrong: str) -> None:
+    kind, page = METHODS["dwa"], read("dwa")
+    assert page.count(right) == 1
+    with pytest.raises(AssertionError):
+        check_hyperparameters(page.replace(right, wrong), own_hyperparameters(kind), kind.search)
+
+
+def test_a_wrong_claim_would_be_found() -> None:
+    with pytest.raises(AssertionError):
+        check_claims(read("dwa"), METHODS["dwa"].claims | {"sums_to_one"})
+    with pytest.raises(AssertionError):
+        check_claims(read("dwa"), METHODS["dwa"].claims - {"nonnegative"})
