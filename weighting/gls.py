@@ -1,7 +1,7 @@
 """Geometric loss strategy (GLS): the total is the geometric mean of the losses.
 
-Source    Chennupati, Sistu, Yogamani, Rawashdeh, MultiNet++, CVPR Workshops 2019, arXiv:1904.08492, Eq. (2); numbers
-          checked against LibMTL's loss (traces).
+Source    Chennupati, Sistu, Yogamani, Rawashdeh, MultiNet++, CVPR Workshops 2019, arXiv:1904.08492 (not
+          consulted); numbers checked against LibMTL's loss (traces).
 Symbols   G = (prod_i L_i)^(1/K); total = G; hence w_i = dG / dL_i = G / (K L_i). A common scale of the losses changes
           nothing; their sum is at least 1 and free.
 Departs   The product is taken in logarithms, so it neither over- nor underflows. The mean is over the tasks that are

@@ -1,7 +1,7 @@
 """Impartial multi-task learning, loss balance (IMTL-L): learned scales that bring every scaled loss to 1.
 
-Source    Liu, Li, Kuang, Xue, Chen, Yang, Liao, Zhang, Towards Impartial Multi-task Learning, ICLR 2021, section 3.2;
-          numbers checked against the loss-scale part of LibMTL's IMTL (traces).
+Source    Liu, Li, Kuang, Xue, Chen, Yang, Liao, Zhang, Towards Impartial Multi-task Learning, ICLR 2021 (not
+          consulted); numbers checked against the loss-scale part of LibMTL's IMTL (traces).
 Symbols   s_i log-scale; total = sum_i exp(s_i) L_i - s_i; hence w_i = exp(s_i) and d total / d s_i = exp(s_i) L_i - 1,
           which is zero where w_i L_i = 1. The sum of the weights is free.
 Departs   from the paper in the optimizer: there s is trained by the model's own, here by one of its own, whose settings
