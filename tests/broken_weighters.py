@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from weighting import Observation, Weighter
+from weighting.coba import CoBa
 
 
 class Broken(Weighter):
-    """Knows each task's loss relative to the first one, r_i = L_i(t) / L_i(0), and how many steps were made."""
+    """Breaks one claim and keeps others."""
 
     breaks: ClassVar[str]
     keeps: ClassVar[frozenset[str]]
+
+    def __init__(self, num_tasks: int, **hyperparameters: Any) -> None:
+        super().__init__(num_tasks, **hyperparameters)
+
+
+class BrokenOnRatios(Broken):
+    """Knows each task's loss relative to the first one, r_i = L_i(t) / L_i(0), and how many steps were made."""
 
     def __init__(self, num_tasks: int) -> None:
         super().__init__(num_tasks)
@@ -32,7 +40,7 @@ class Broken(Weighter):
         return self.read(now, "losses") / self.initial
 
 
-class TurnsNegative(Broken):
+class TurnsNegative(BrokenOnRatios):
     """The weight of a task far above the others in r falls below zero."""
 
     name, breaks = "turns_negative", "nonnegative"
@@ -43,7 +51,7 @@ class TurnsNegative(Broken):
         return self.reply(1 - 10 * (ratios - ratios.mean()), now)
 
 
-class GrowsLate(Broken):
+class GrowsLate(BrokenOnRatios):
     """Sums to one for ten steps, to a millionth more from then on."""
 
     name, breaks = "grows_late", "sums_to_one"
@@ -53,7 +61,7 @@ class GrowsLate(Broken):
         return self.reply(self.ratios(now).softmax(-1) * (1 if self.steps < 10 else 1 + 1e-6), now)
 
 
-class ForgetsK(Broken):
+class ForgetsK(BrokenOnRatios):
     """A softmax without the factor K."""
 
     name, breaks = "forgets_k", "sums_to_num_tasks"
@@ -63,7 +71,7 @@ class ForgetsK(Broken):
         return self.reply(self.ratios(now).softmax(-1), now)
 
 
-class HasAFavourite(Broken):
+class HasAFavourite(BrokenOnRatios):
     """Every task counts a little more than the one before."""
 
     name, breaks = "has_a_favourite", "permutation_equivariant"
@@ -74,7 +82,7 @@ class HasAFavourite(Broken):
         return self.reply((self.ratios(now) + bonus).softmax(-1), now)
 
 
-class FeelsTheScale(Broken):
+class FeelsTheScale(BrokenOnRatios):
     """Softmax of raw losses."""
 
     name, breaks = "feels_the_scale", "scale_free"
@@ -85,7 +93,7 @@ class FeelsTheScale(Broken):
         return self.reply((-losses / (1 + losses)).softmax(-1), now)
 
 
-class FeelsTaskScales(Broken):
+class FeelsTaskScales(BrokenOnRatios):
     """Weights in proportion to the losses: a common factor cancels, one task's own does not."""
 
     name, breaks = "feels_task_scales", "task_scale_free"
@@ -96,4 +104,98 @@ class FeelsTaskScales(Broken):
         return self.reply(losses / losses.sum(), now)
 
 
-BROKEN: tuple[type[Broken], ...] = (TurnsNegative, GrowsLate, ForgetsK, HasAFavourite, FeelsTheScale, FeelsTaskScales)
+class Overflows(BrokenOnRatios):
+    """A softmax of losses that divides the infinite by the infinite."""
+
+    name, breaks = "overflows", "finite_on_extreme_losses"
+    keeps = frozenset({"nonnegative", "sums_to_one", "permutation_equivariant", "scale_free", "task_scale_free"})
+
+    def weights(self, now: Observation) -> Tensor:
+        sizes = self.ratios(now).exp()
+        return self.reply(sizes / sizes.sum(), now)
+
+
+class FavoursTheFastest(BrokenOnRatios):
+    """A softmax of ratios with the sign flipped."""
+
+    name, breaks = "favours_the_fastest", "favours_the_slowest"
+    keeps = frozenset({"nonnegative", "sums_to_one", "permutation_equivariant", "scale_free", "task_scale_free"})
+
+    def weights(self, now: Observation) -> Tensor:
+        return self.reply((-self.ratios(now)).softmax(-1), now)
+
+
+class TakesTheRoot(BrokenOnRatios):
+    """1 / sqrt(L), half of the way from equal weights to balanced losses."""
+
+    name, breaks = "takes_the_root", "balances_losses"
+    keeps = frozenset({"nonnegative", "permutation_equivariant", "finite_on_extreme_losses"})
+
+    def weights(self, now: Observation) -> Tensor:
+        return self.reply(self.read(now, "losses").rsqrt(), now)
+
+
+class AddsTooMuch(BrokenOnRatios):
+    """Divides by the losses, after adding a constant that is not small beside them."""
+
+    name, breaks = "adds_too_much", "undoes_task_scales"
+    keeps = frozenset({"nonnegative", "permutation_equivariant", "finite_on_extreme_losses"})
+
+    def weights(self, now: Observation) -> Tensor:
+        return self.reply(1 / (self.read(now, "losses") + 10), now)
+
+
+class StartsTooSoon(BrokenOnRatios):
+    """Ends its warm-up a step early."""
+
+    name, breaks = "starts_too_soon", "uniform_until_warmup_ends"
+    keeps = frozenset({"nonnegative", "sums_to_one", "permutation_equivariant", "favours_the_slowest"})
+    warmup: int
+
+    def __init__(self, num_tasks: int) -> None:
+        super().__init__(num_tasks)
+        self.warmup = 5
+
+    def weights(self, now: Observation) -> Tensor:
+        ratios = self.ratios(now)
+        return self.reply((ratios if self.steps >= self.warmup - 1 else torch.zeros_like(ratios)).softmax(-1), now)
+
+
+class NeverTurnsAway(Broken, CoBa):
+    """Relative scores alone: a task that diverges has the largest slope, and so the largest weight."""
+
+    name, breaks = "never_turns_away", "turned_task_loses_weight"
+    keeps = CoBa.claims - {breaks}
+
+    def __init__(self, num_tasks: int) -> None:
+        super().__init__(num_tasks, warmup=3, window=6, components="relative")
+
+
+class ForgetsTheCount(Broken, CoBa):
+    """A divergence factor without the number of slopes in front: near 0 instead of 1 at a steady pace."""
+
+    name, breaks = "forgets_the_count", "divergence_factor_one_at_steady_pace"
+    keeps = frozenset({"nonnegative", "sums_to_one", "permutation_equivariant", "scale_free", "task_scale_free"})
+
+    def __init__(self, num_tasks: int) -> None:
+        super().__init__(num_tasks, warmup=3, window=6)
+
+    def _divergence_factor(self, largest: Tensor) -> Tensor:
+        return super()._divergence_factor(largest) / len(self.largest_slopes)
+
+
+BROKEN: tuple[type[Broken], ...] = (
+    TurnsNegative,
+    GrowsLate,
+    ForgetsK,
+    HasAFavourite,
+    FeelsTheScale,
+    FeelsTaskScales,
+    Overflows,
+    FavoursTheFastest,
+    TakesTheRoot,
+    AddsTooMuch,
+    StartsTooSoon,
+    NeverTurnsAway,
+    ForgetsTheCount,
+)

@@ -8,102 +8,14 @@ from typing import Any
 import pytest
 import torch
 from broken_weighters import BROKEN, Broken
+from claims import CHECKERS, NEEDS_ROOM, num_tasks_of, scaled
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from scripts import SETTINGS, Script, changed, label, make, run, script
 from torch import Tensor
 
-from weighting import Observation, Weighter
-
-TOLERANCE = 1e-9
-"""Relative, and absolute for weights below 1."""
-
-Maker = Callable[[], Weighter]
-"""Makes the method anew, for as many tasks as the script has."""
-
-Checker = Callable[[Maker, Script, int], None]
-"""(maker, script, seed of further draws): raises AssertionError where the claim is false."""
-
-WITHOUT_SCALE = ("present", "val_present")
-
-
-def same(found: Tensor, expected: Tensor) -> None:
-    torch.testing.assert_close(found, expected, rtol=TOLERANCE, atol=TOLERANCE)
-
-
-def nonnegative(make_one: Maker, shown: Script, seed: int) -> None:
-    """w >= 0."""
-    assert (run(make_one(), shown) >= 0).all()
-
-
-def sums_to_one(make_one: Maker, shown: Script, seed: int) -> None:
-    """sum w = 1, with all tasks present."""
-    sums = run(make_one(), shown).sum(-1)
-    same(sums, torch.ones_like(sums))
-
-
-def sums_to_num_tasks(make_one: Maker, shown: Script, seed: int) -> None:
-    """sum w = K, with all tasks present."""
-    weights = run(make_one(), shown)
-    sums = weights.sum(-1)
-    same(sums, torch.full_like(sums, weights.shape[-1]))
-
-
-def permutation_equivariant(make_one: Maker, shown: Script, seed: int) -> None:
-    """Tasks in another order have the same weights in that order."""
-    order = torch.randperm(num_tasks_of(shown), generator=torch.Generator().manual_seed(seed))
-    if torch.equal(order, order.sort().values):
-        order = order.flip(0)
-
-    def shuffle(field: str, value: Tensor) -> Tensor:
-        value = value[..., order]
-        return value[..., order, :] if field == "gramian" else value
-
-    same(run(make_one(), shown.changed(shuffle)), run(make_one(), shown)[..., order])
-
-
-def scale_free(make_one: Maker, shown: Script, seed: int) -> None:
-    """A common factor on all losses at all times changes nothing."""
-    factor = 10 ** (4 * torch.rand((), generator=torch.Generator().manual_seed(seed), dtype=torch.float64))
-    same(run(make_one(), scaled(shown, factor.expand(num_tasks_of(shown)))), run(make_one(), shown))
-
-
-def task_scale_free(make_one: Maker, shown: Script, seed: int) -> None:
-    """A constant factor on each task's losses changes nothing."""
-    draw = torch.Generator().manual_seed(seed)
-    factors = 10 ** (4 * torch.rand(num_tasks_of(shown), generator=draw, dtype=torch.float64))
-    same(run(make_one(), scaled(shown, factors)), run(make_one(), shown))
-
-
-CHECKERS: dict[str, Checker] = {
-    "nonnegative": nonnegative,
-    "sums_to_one": sums_to_one,
-    "sums_to_num_tasks": sums_to_num_tasks,
-    "permutation_equivariant": permutation_equivariant,
-    "scale_free": scale_free,
-    "task_scale_free": task_scale_free,
-}
-
-NEEDS_ROOM = {"scale_free", "task_scale_free"}
-"""Claims that hold as far as the constants which methods add to a loss (1e-8) are small beside it: losses above 100."""
-
-
-def num_tasks_of(shown: Script) -> int:
-    assert shown.first.losses is not None
-    return shown.first.losses.shape[-1]
-
-
-def scaled(shown: Script, factors: Tensor) -> Script:
-    """The run with the losses, and with them the gradients, of each task times its factor ``(K,)``."""
-
-    def scale(field: str, value: Tensor) -> Tensor:
-        if field in WITHOUT_SCALE:
-            return value
-        return value * factors * factors.unsqueeze(-1) if field == "gramian" else value * factors
-
-    return shown.changed(scale)
-
+from weighting import Observation
 
 CLAIMED: list[tuple[str, dict[str, Any], str]] = [
     (name, more, claim)

@@ -34,6 +34,9 @@ from weighting.history import Series, TrendSinceStart, TrendWindow, Window, divi
 LEAST_WARMUP = 20
 """Steps. The paper's rule, as many steps as there are validation batches, leaves nothing to fit when these are few."""
 
+LEAST_WATCHFUL_TAU = 1.0
+"""From here on the divergence factor falls fast enough for a task that turns to end with the least weight."""
+
 
 class _Scores(NamedTuple):
     relative: Tensor
@@ -60,7 +63,20 @@ class CoBa(Weighter):
     name = "coba"
     needs = Needs.VAL_LOSSES
     feedback = "validation"
-    claims = frozenset({"nonnegative", "sums_to_one", "permutation_equivariant", "scale_free", "task_scale_free"})
+    claims = frozenset(
+        {
+            "nonnegative",
+            "sums_to_one",
+            "permutation_equivariant",
+            "scale_free",
+            "task_scale_free",
+            "finite_on_extreme_losses",
+            "uniform_until_warmup_ends",
+            "favours_the_slowest",
+            "turned_task_loses_weight",
+            "divergence_factor_one_at_steady_pace",
+        }
+    )
     search = {"tau": (2, 5, 10, 20)}
     guards = {
         "zero_slopes": "all slopes were 0: the scores were taken as equal",
@@ -134,6 +150,18 @@ class CoBa(Weighter):
         """The authors' advice: the warm-up sees every validation batch once, the window is five times as long."""
         warmup = max(run.val_batches, LEAST_WARMUP)
         return {"warmup": warmup, "window": 5 * warmup}
+
+    def claimed(self) -> frozenset[str]:
+        """RCS alone favours the slowest and cannot turn from a task; ACS alone sees no difference between steady paces."""
+        lacks = {
+            "full": set() if self.tau >= LEAST_WATCHFUL_TAU else {"turned_task_loses_weight"},
+            "relative": {"turned_task_loses_weight"},
+            "absolute": {"favours_the_slowest", "divergence_factor_one_at_steady_pace"},
+            "fixed_mix": {"turned_task_loses_weight", "divergence_factor_one_at_steady_pace"},
+        }[self.components]
+        if self.variant == "mftcoder":
+            lacks = lacks | {"divergence_factor_one_at_steady_pace"}
+        return self.claims - lacks
 
     def start(self, first: Observation) -> None:
         """Remember the initial validation losses."""

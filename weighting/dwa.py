@@ -32,7 +32,17 @@ class DynamicWeightAverage(Weighter):
     """
 
     name = "dwa"
-    claims = frozenset({"nonnegative", "sums_to_num_tasks", "permutation_equivariant", "scale_free", "task_scale_free"})
+    claims = frozenset(
+        {
+            "nonnegative",
+            "sums_to_num_tasks",
+            "permutation_equivariant",
+            "scale_free",
+            "task_scale_free",
+            "finite_on_extreme_losses",
+            "favours_the_slowest",
+        }
+    )
     search = {"temperature": (0.5, 1.0, 2.0, 5.0)}
     guards = {"zero_by_zero": "two windows with a mean loss of 0: the ratio 1 was taken"}
 

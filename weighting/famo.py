@@ -38,7 +38,16 @@ class Famo(Weighter):
 
     name = "famo"
     needs = Needs.LOSSES_AFTER_STEP
-    claims = frozenset({"nonnegative", "sums_to_one", "permutation_equivariant", "scale_free"})
+    claims = frozenset(
+        {
+            "nonnegative",
+            "sums_to_one",
+            "permutation_equivariant",
+            "scale_free",
+            "finite_on_extreme_losses",
+            "undoes_task_scales",
+        }
+    )
     search = {"gamma": (1e-4, 1e-3, 1e-2)}
 
     def __init__(

@@ -50,6 +50,10 @@ class _FedOnValidation(Weighter):
         self.newest_val_losses: Tensor
         self.newest_present: Tensor
 
+    def claimed(self) -> frozenset[str]:
+        """What is balanced are the validation losses, not those that the weights multiply."""
+        return super().claimed() - {"balances_losses"}
+
     def start(self, first: Observation) -> None:
         """Show the initial validation losses."""
         self._take(first)

@@ -24,7 +24,16 @@ class GeometricLoss(Weighter):
     """
 
     name = "gls"
-    claims = frozenset({"nonnegative", "permutation_equivariant", "scale_free"})
+    claims = frozenset(
+        {
+            "nonnegative",
+            "permutation_equivariant",
+            "scale_free",
+            "finite_on_extreme_losses",
+            "undoes_task_scales",
+            "balances_losses",
+        }
+    )
     guards = {"zero_loss": "a loss of exactly 0 was left out of the mean, with weight 0"}
 
     def weights(self, now: Observation) -> Tensor:

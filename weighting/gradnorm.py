@@ -37,7 +37,7 @@ class GradNorm(Weighter):
 
     name = "gradnorm"
     needs = Needs.GRAD_NORMS
-    claims = frozenset({"sums_to_num_tasks", "permutation_equivariant"})
+    claims = frozenset({"sums_to_num_tasks", "permutation_equivariant", "finite_on_extreme_losses", "favours_the_slowest"})
     search = {"alpha": (0.12, 0.5, 1.0, 1.5, 2.0)}
 
     def __init__(

@@ -27,7 +27,7 @@ class ImpartialLoss(Weighter):
     """
 
     name = "imtl_l"
-    claims = frozenset({"nonnegative", "permutation_equivariant"})
+    claims = frozenset({"nonnegative", "permutation_equivariant", "finite_on_extreme_losses"})
     search = {"lr": (1e-4, 1e-3, 1e-2)}
 
     def __init__(

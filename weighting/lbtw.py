@@ -32,7 +32,16 @@ class LossBalanced(Weighter):
     """
 
     name = "lbtw"
-    claims = frozenset({"nonnegative", "permutation_equivariant", "scale_free", "task_scale_free"})
+    claims = frozenset(
+        {
+            "nonnegative",
+            "permutation_equivariant",
+            "scale_free",
+            "task_scale_free",
+            "finite_on_extreme_losses",
+            "favours_the_slowest",
+        }
+    )
     search = {"alpha": (0.1, 0.5, 1.0)}
     guards = {
         "zero_initial_loss": "a loss of exactly 0 could not be L(0)",

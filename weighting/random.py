@@ -26,7 +26,7 @@ class RandomLossWeighting(Weighter):
     """
 
     name = "random"
-    claims = frozenset({"nonnegative", "sums_to_one", "scale_free", "task_scale_free"})
+    claims = frozenset({"nonnegative", "sums_to_one", "scale_free", "task_scale_free", "finite_on_extreme_losses"})
 
     def __init__(self, num_tasks: int, *, batch_shape: Sequence[int] = (), seed: int = 0) -> None:
         super().__init__(num_tasks, batch_shape=batch_shape)

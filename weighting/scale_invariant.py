@@ -22,7 +22,9 @@ class ScaleInvariant(Weighter):
     """
 
     name = "scale_invariant"
-    claims = frozenset({"nonnegative", "permutation_equivariant"})
+    claims = frozenset(
+        {"nonnegative", "permutation_equivariant", "finite_on_extreme_losses", "undoes_task_scales", "balances_losses"}
+    )
     guards = {"zero_loss": "a loss of exactly 0 got weight 0"}
 
     def weights(self, now: Observation) -> Tensor:

@@ -23,7 +23,7 @@ class Static(Weighter):
 
     name = "static"
     adaptive = False
-    claims = frozenset({"nonnegative", "scale_free", "task_scale_free"})
+    claims = frozenset({"nonnegative", "scale_free", "task_scale_free", "finite_on_extreme_losses"})
 
     def __init__(self, num_tasks: int, *, batch_shape: Sequence[int] = (), weights: Sequence[float] | None = None) -> None:
         super().__init__(num_tasks, batch_shape=batch_shape)

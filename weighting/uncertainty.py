@@ -28,7 +28,7 @@ class UncertaintyWeighting(Weighter):
     """
 
     name = "uncertainty"
-    claims = frozenset({"nonnegative", "permutation_equivariant"})
+    claims = frozenset({"nonnegative", "permutation_equivariant", "finite_on_extreme_losses"})
     search = {"lr": (1e-4, 1e-3, 1e-2, 2.5e-2)}
 
     def __init__(

@@ -18,7 +18,16 @@ class Uniform(Weighter):
 
     name = "uniform"
     adaptive = False
-    claims = frozenset({"nonnegative", "sums_to_num_tasks", "permutation_equivariant", "scale_free", "task_scale_free"})
+    claims = frozenset(
+        {
+            "nonnegative",
+            "sums_to_num_tasks",
+            "permutation_equivariant",
+            "scale_free",
+            "task_scale_free",
+            "finite_on_extreme_losses",
+        }
+    )
 
     def weights(self, now: Observation) -> Tensor:
         """All ones, ``(*batch_shape, K)``."""

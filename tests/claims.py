@@ -1,0 +1,224 @@
+"""What each claim means: one function per claim, which raises AssertionError where a method breaks it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from scripts import Script, changed, run
+from torch import Tensor
+
+from weighting import Weighter
+
+TOLERANCE = 1e-9
+"""Relative, and absolute for weights below 1."""
+
+Maker = Callable[[], Weighter]
+"""Makes the method anew, for as many tasks as the script has."""
+
+Checker = Callable[[Maker, Script, int], None]
+"""(maker, script, seed of further draws): raises AssertionError where the claim is false."""
+
+WITHOUT_SCALE = ("present", "val_present")
+
+
+def same(found: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(found, expected, rtol=TOLERANCE, atol=TOLERANCE)
+
+
+def nonnegative(make_one: Maker, shown: Script, seed: int) -> None:
+    """w >= 0."""
+    assert (run(make_one(), shown) >= 0).all()
+
+
+def sums_to_one(make_one: Maker, shown: Script, seed: int) -> None:
+    """sum w = 1, with all tasks present."""
+    sums = run(make_one(), shown).sum(-1)
+    same(sums, torch.ones_like(sums))
+
+
+def sums_to_num_tasks(make_one: Maker, shown: Script, seed: int) -> None:
+    """sum w = K, with all tasks present."""
+    weights = run(make_one(), shown)
+    sums = weights.sum(-1)
+    same(sums, torch.full_like(sums, weights.shape[-1]))
+
+
+def permutation_equivariant(make_one: Maker, shown: Script, seed: int) -> None:
+    """Tasks in another order have the same weights in that order."""
+    order = torch.randperm(num_tasks_of(shown), generator=torch.Generator().manual_seed(seed))
+    if torch.equal(order, order.sort().values):
+        order = order.flip(0)
+
+    def shuffle(field: str, value: Tensor) -> Tensor:
+        value = value[..., order]
+        return value[..., order, :] if field == "gramian" else value
+
+    same(run(make_one(), shown.changed(shuffle)), run(make_one(), shown)[..., order])
+
+
+def scale_free(make_one: Maker, shown: Script, seed: int) -> None:
+    """A common factor on all losses at all times changes nothing."""
+    factor = 10 ** (4 * torch.rand((), generator=torch.Generator().manual_seed(seed), dtype=torch.float64))
+    same(run(make_one(), scaled(shown, factor.expand(num_tasks_of(shown)))), run(make_one(), shown))
+
+
+def task_scale_free(make_one: Maker, shown: Script, seed: int) -> None:
+    """A constant factor on each task's losses changes nothing."""
+    draw = torch.Generator().manual_seed(seed)
+    factors = 10 ** (4 * torch.rand(num_tasks_of(shown), generator=draw, dtype=torch.float64))
+    same(run(make_one(), scaled(shown, factors)), run(make_one(), shown))
+
+
+def undoes_task_scales(make_one: Maker, shown: Script, seed: int) -> None:
+    """A constant factor on each task's losses leaves every share w_i L_i / sum_j w_j L_j as it was."""
+    draw = torch.Generator().manual_seed(seed)
+    factors = 10 ** (4 * torch.rand(num_tasks_of(shown), generator=draw, dtype=torch.float64))
+
+    def shares(seen: Script) -> Tensor:
+        contributions = run(make_one(), seen) * losses_of(seen)
+        return contributions / contributions.sum(-1, keepdim=True)
+
+    same(shares(scaled(shown, factors)), shares(shown))
+
+
+def balances_losses(make_one: Maker, shown: Script, seed: int) -> None:
+    """w_i L_i is the same for all tasks, in every step."""
+    contributions = run(make_one(), shown) * losses_of(shown)
+    same(contributions / contributions[..., :1], torch.ones_like(contributions))
+
+
+def finite_on_extreme_losses(make_one: Maker, shown: Script, seed: int) -> None:
+    """Weights are finite while the losses jump anywhere from 1e-12 to 1e12."""
+    draw = torch.Generator().manual_seed(seed)
+
+    def anywhere(field: str, value: Tensor) -> Tensor:
+        if field in WITHOUT_SCALE:
+            return value
+        sizes = 10 ** (24 * torch.rand(value.shape[-1], generator=draw, dtype=torch.float64) - 12)
+        if field != "gramian":
+            return sizes
+        norms = value.diagonal().sqrt()
+        return value * (sizes / norms).outer(sizes / norms)
+
+    assert run(make_one(), shown.changed(anywhere)).isfinite().all()
+
+
+def favours_the_slowest(make_one: Maker, shown: Script, seed: int) -> None:
+    """Where losses fall steadily, each at its own pace, no task ends with more weight than the slowest, which gained."""
+    paces = paces_of(shown, seed)
+    weights = run(make_one(), at_ratios(shown, 1 - times(shown) * paces))
+    shares = weights / weights.sum(-1, keepdim=True)
+    slowest, late = int(paces.argmin()), shares[-10:].mean(0)
+    assert late[slowest] >= late.max() - TOLERANCE
+    assert len(late) == 1 or late[slowest] > max(float(shares[0, slowest]), 1 / len(late)) + TOLERANCE
+
+
+def turned_task_loses_weight(make_one: Maker, shown: Script, seed: int) -> None:
+    """A task whose loss turns up ends with the least weight, less than it had when it turned."""
+    paces = paces_of(shown, seed)
+    ratios = 1 - times(shown) * paces
+    turned, half = int(paces.argmin()), len(ratios) // 2
+    ratios[half:, turned] = ratios[half, turned] + paces.max() * torch.arange(len(ratios) - half)
+    weights = run(make_one(), at_ratios(shown, ratios))
+    assert weights[-1, turned] <= weights[-1].min()
+    assert weights.shape[-1] == 1 or weights[-1, turned] < weights[half, turned] - TOLERANCE
+
+
+def uniform_until_warmup_ends(make_one: Maker, shown: Script, seed: int) -> None:
+    """The first ``weighter.warmup`` answers are 1 / K to the last digit; with several tasks, the last answer is not."""
+    weighter = make_one()
+    weights = run(weighter, shown)
+    uniform = torch.full_like(weights, 1 / weights.shape[-1])
+    warmup = vars(weighter)["warmup"]
+    assert torch.equal(weights[:warmup], uniform[:warmup])
+    assert weights.shape[-1] == 1 or not torch.equal(weights[-1], uniform[-1])
+
+
+def divergence_factor_one_at_steady_pace(make_one: Maker, shown: Script, seed: int) -> None:
+    """Where ratios fall by v_i in every step, the weights become softmax_i(-K v_i / sum_j v_j): relative scores alone."""
+    paces = paces_of(shown, seed)
+    late = run(make_one(), at_ratios(shown, 1 - times(shown) * paces))[-10:]
+    same(late, (-len(paces) * paces / paces.sum()).softmax(-1).expand_as(late))
+
+
+CHECKERS: dict[str, Checker] = {
+    check.__name__: check
+    for check in (
+        nonnegative,
+        sums_to_one,
+        sums_to_num_tasks,
+        permutation_equivariant,
+        scale_free,
+        task_scale_free,
+        undoes_task_scales,
+        balances_losses,
+        finite_on_extreme_losses,
+        favours_the_slowest,
+        turned_task_loses_weight,
+        uniform_until_warmup_ends,
+        divergence_factor_one_at_steady_pace,
+    )
+}
+"""Name of a claim -> its checker."""
+
+NEEDS_ROOM = {"scale_free", "task_scale_free", "undoes_task_scales"}
+"""Claims that hold as far as the constants which methods add to a loss (1e-8) are small beside it: losses above 100."""
+
+
+def num_tasks_of(shown: Script) -> int:
+    assert shown.first.losses is not None
+    return shown.first.losses.shape[-1]
+
+
+def scaled(shown: Script, factors: Tensor) -> Script:
+    """The run with the losses, and with them the gradients, of each task times its factor ``(K,)``."""
+
+    def scale(field: str, value: Tensor) -> Tensor:
+        if field in WITHOUT_SCALE:
+            return value
+        return value * factors * factors.unsqueeze(-1) if field == "gramian" else value * factors
+
+    return shown.changed(scale)
+
+
+def losses_of(shown: Script) -> Tensor:
+    """The training losses of each step, ``(T, K)``."""
+    return torch.stack([step.losses for step in shown.steps if step.losses is not None])
+
+
+def times(shown: Script) -> Tensor:
+    """Steps done: 0 to T, ``(T + 1, 1)``."""
+    return torch.arange(len(shown.steps) + 1, dtype=torch.float64).unsqueeze(-1)
+
+
+def paces_of(shown: Script, seed: int) -> Tensor:
+    """What the ratio of each task loses per step, ``(K,)``: all different, in any order; the fastest ends at a tenth."""
+    num_tasks = num_tasks_of(shown)
+    order = torch.randperm(num_tasks, generator=torch.Generator().manual_seed(seed))
+    return torch.linspace(0.1, 0.9, num_tasks, dtype=torch.float64)[order] / len(shown.steps)
+
+
+def at_ratios(shown: Script, ratios: Tensor) -> Script:
+    """The run with losses that are, after t steps, the first ones times ``ratios[t]`` ``(T + 1, K)``; gradients of norm 1.
+
+    Training and validation losses are the same: what a step trains on was measured after the step before.
+    """
+    assert shown.first.losses is not None
+    losses = shown.first.losses * ratios
+    after = {"val_losses", "losses_after"}
+
+    def at(t: int, field: str, value: Tensor) -> Tensor:
+        if field in WITHOUT_SCALE:
+            return value
+        if field == "gramian":
+            return torch.eye(len(value), dtype=value.dtype)
+        if field == "grad_norms":
+            return torch.ones_like(value)
+        return losses[t] if field in after else losses[max(t - 1, 0)]
+
+    rows = [
+        changed(row, lambda field, value, t=t: at(t, field, value))  # type: ignore[misc]
+        for t, row in enumerate((shown.first, *shown.steps))
+    ]
+    return Script(rows[0], rows[1:])
