@@ -24,7 +24,9 @@ from weighting.static import Static
 from weighting.uncertainty import UncertaintyWeighting
 from weighting.uniform import Uniform
 
-__all__ = ["METHODS", "Needs", "Observation", "RunFacts", "Weighter", "create", "method", "names"]
+__all__ = ["METHODS", "Needs", "Observation", "RunFacts", "Weighter", "__version__", "create", "method", "names"]
+
+__version__ = "0.3.0"
 
 METHODS: dict[str, type[Weighter]] = {
     "uniform": Uniform,
@@ -40,6 +42,7 @@ METHODS: dict[str, type[Weighter]] = {
     "famo": Famo,
     "coba": CoBa,
 }
+"""Name -> class of every method, in the order of tables."""
 
 
 def names() -> list[str]:

@@ -122,7 +122,7 @@ class Weighter(nn.Module, ABC):
     feedback: ClassVar[Feedback] = "training"
     """Whose losses the method learns from; ``create(..., feedback=...)`` feeds it the other split's."""
     claims: ClassVar[frozenset[str]] = frozenset()
-    """Properties that tests check, e.g. nonnegative, sums_to_one, sums_to_num_tasks, permutation_equivariant, scale_free."""
+    """Properties that tests check, by the names of the checkers in ``tests/claims.py``."""
     adaptive: ClassVar[bool] = True
     """Whether the weights are meant to move during training."""
     guards: ClassVar[Mapping[str, str]] = {}

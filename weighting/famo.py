@@ -28,7 +28,7 @@ EPSILON = 1e-8
 class Famo(Weighter):
     """z / (D c) with logits that learn which task improves least.
 
-    lr          of the logits' Adam
+    lr          > 0, of the logits' Adam
     gamma       >= 0, weight decay of the logits, a pull towards equal z; the paper picks 1e-4, 1e-3 or 1e-2 on validation
     min_losses  lower bounds of the losses, one number or one per task; every loss must stay above its bound
     lookahead   "same_batch" (the paper: one more forward pass) | "next_batch" (none)

@@ -30,7 +30,7 @@ class GradNorm(Weighter):
     """Learned weights with sum K that balance gradient norms.
 
     alpha                        strength of the pull towards equal training rates; 0: equal gradient norms
-    lr, optimizer, weight_decay  of the weights' own optimizer: "adam" or "sgd"
+    lr, optimizer, weight_decay  of the weights' own optimizer, lr > 0: "adam" or "sgd"
     variant                      "paper": w itself is learned, then rescaled | "libmtl": w = K softmax(s)
     initial_steps                steps whose mean loss is L_i(0), with equal weights until then; 0: the first loss seen
     """

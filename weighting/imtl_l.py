@@ -22,7 +22,7 @@ from weighting.optimizers import ElementOptimizer, OptimizerName
 class ImpartialLoss(Weighter):
     """w = exp(s) with learned log-scales s.
 
-    lr, optimizer, momentum, weight_decay  of the optimizer of s: "adam" or "sgd" (momentum is SGD's)
+    lr, optimizer, momentum, weight_decay  of the optimizer of s, lr > 0: "adam" or "sgd" (momentum is SGD's)
     initial_log_scale                      one number, or one per task
     """
 

@@ -23,7 +23,7 @@ from weighting.optimizers import ElementOptimizer, OptimizerName
 class UncertaintyWeighting(Weighter):
     """w = exp(-s) / 2 with learned log-variances s.
 
-    lr, optimizer, momentum, weight_decay  of the optimizer of s: "adam" or "sgd" (momentum is SGD's)
+    lr, optimizer, momentum, weight_decay  of the optimizer of s, lr > 0: "adam" or "sgd" (momentum is SGD's)
     initial_log_variance                   one number, or one per task
     """
 
