@@ -160,7 +160,12 @@ class _ProblemPlanner:
             except ValidationError as error:
                 inner, message = explain(error, lambda _: list(Training.model_fields))
                 raise self.file.error([*place, *inner], message) from error
-        return training if self.filters.steps is None else training.model_copy(update={"steps": self.filters.steps})
+        if self.filters.steps is None:
+            return training
+        try:
+            return Training.model_validate({**training.model_dump(), "steps": self.filters.steps})
+        except ValidationError as error:
+            raise UserError(f"--steps: {explain(error)[1]}") from error
 
     # ---- the weighters -------------------------------------------------------------------------------------------
 

@@ -70,7 +70,8 @@ def terminal(chapters: Sequence[Chapter], unusable: Sequence[Unusable], warnings
     for chapter in chapters:
         if chapter.section.methods:
             seeds = ", ".join(map(str, chapter.section.seeds))
-            parts.append(f"{chapter.section.name}  (seeds {seeds})\n{to_terminal(chapter.tables.overview)}")
+            head = f"{chapter.section.name}  (seeds {seeds}{_unfair(chapter.section)})"
+            parts.append(f"{head}\n{to_terminal(chapter.tables.overview)}")
     if parts:
         parts.append(
             "Test metrics and the rest: mean ± standard error over seeds; n: finished of planned; *: best of those that "
@@ -88,6 +89,10 @@ def terminal(chapters: Sequence[Chapter], unusable: Sequence[Unusable], warnings
     if remarks:
         parts.append("\n".join(f"! {remark}" for remark in remarks))
     return "\n\n".join(parts)
+
+
+def _unfair(section: Section) -> str:
+    return "; ORACLE: the model was chosen on test" if section.training.selection == "oracle_on_test" else ""
 
 
 def doubts(chapters: Sequence[Chapter]) -> list[str]:

@@ -42,7 +42,7 @@ class Paired:
 def paired(differences: Floats, *, confidence: float = 0.95) -> Paired:
     """Compare by the differences of pairs.
 
-    differences: ``(n,)`` new minus base of the same seed, oriented so that negative is better. Pairs with a NaN are left out.
+    differences: ``(n,)`` new minus base of the same seed, negative: better. Pairs with a NaN are left out.
 
     The interval is the percentile bootstrap over pairs; the test flips the signs of the differences (scipy.stats.bootstrap,
     scipy.stats.permutation_test, both with a fixed seed, so that the same records give the same numbers).

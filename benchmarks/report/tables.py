@@ -263,7 +263,8 @@ def pool_note(section: Section) -> str:
 
 
 def _rule(section: Section) -> str:
-    return section.training.selection.replace("_", " ")
+    rule = section.training.selection.replace("_", " ")
+    return f"ORACLE, {rule}: no fair comparison with other rules" if rule.startswith("oracle") else rule
 
 
 def _sentence(text: str) -> str:
