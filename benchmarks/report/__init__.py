@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.report import formatting
 from benchmarks.report.across import aggregate_table, changes, ranking, side_by_side
+from benchmarks.report.calibration import calibration_table
 from benchmarks.report.front import objectives
 from benchmarks.report.loading import Loaded, Unusable, load
 from benchmarks.report.page import Chapter, Picture, failures, page, terminal
@@ -21,7 +22,7 @@ from benchmarks.report.table import Table
 from benchmarks.report.tables import SectionTables, section_tables
 from benchmarks.report.write import write
 
-__all__ = ["Loaded", "Report", "Unusable", "load", "write_report"]
+__all__ = ["Loaded", "Report", "Unusable", "load", "write_calibration", "write_report"]
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,20 @@ def write_report(suite_folder: Path, plots_folder: Path, keys: Collection[str] |
         failures=tuple(failures(chapters)),
         warnings=(*warnings, *(f"unusable record: {each.reason}" for each in loaded.unusable)),
     )
+
+
+def write_calibration(suite_folder: Path, keys: Collection[str]) -> str:
+    """Measure how often the comparison errs on every problem, write the tables, and return them as text.
+
+    Raises ValueError where there are too few runs of uniform, OSError if a file cannot be written.
+    """
+    found, _ = sections(load(suite_folder, keys).runs)
+    if not found:
+        raise ValueError("expected recorded runs, found none")
+    tables = [calibration_table(section) for section in found]
+    for table in tables:
+        _write_table(suite_folder / "tables", table)
+    return "\n\n".join(formatting.to_markdown(table) for table in tables)
 
 
 @dataclass(frozen=True)
