@@ -3,6 +3,7 @@
 python run_bench.py                     the quick suite
 python run_bench.py full                another suite, or the path of a .yaml file
 python run_bench.py report quick        tables and pictures again from the records, without training
+python run_bench.py report quick --html   the same as one page that opens without a network
 python run_bench.py calibrate aa         how often the comparison finds a difference where there is none
 python run_bench.py cost                what a step costs under each weighter, beside hand-written PyTorch
 python run_bench.py check-weighter mine.py:Class      the contract tests and claims, on a method of your own
@@ -53,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", default="cpu", help="cpu (the default), cuda or cuda:N")
     parser.add_argument("--out", type=Path, default=Path("results"), help="folder of the records and tables")
     parser.add_argument("--plots", type=Path, default=Path("plots"), help="folder of the pictures")
+    parser.add_argument("--html", action="store_true", help="with report: also one self-contained page, report.html")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
     return parser
 

@@ -69,6 +69,8 @@ def report(options: argparse.Namespace) -> int:
     if lacking:
         print(f"warning: {len(lacking)} of {len(plan.runs)} planned runs have no record that can be read", file=sys.stderr)
     _report(plan, folder, options.plots)
+    if options.html:
+        _page(plan, folder)
     return 0
 
 
@@ -158,6 +160,15 @@ def _report(plan: Plan, folder: Path, plots: Path) -> None:
     print()
     print(made.text)
     print(f"\ntables:   {folder / 'report.md'}\npictures: {plots / plan.suite}")
+
+
+def _page(plan: Plan, folder: Path) -> None:
+    from benchmarks.html import write_html
+
+    try:
+        print(f"page:     {write_html(folder, plan.question, {spec.key for spec in plan.runs})}")
+    except OSError as error:
+        raise StorageError.of(error, folder) from error
 
 
 def _say_failures(outcome: Outcome) -> int:

@@ -20,7 +20,8 @@ FORBIDDEN = {
         "benchmarks.commands",
         "run_bench",
     ),
-    "benchmarks/report": (
+    "benchmarks/html": ("benchmarks.harness", "benchmarks.protocol", "benchmarks.cost", "benchmarks.commands", "run_bench"),
+    "benchmarks/report": ("benchmarks.html", 
         "benchmarks.harness",
         "benchmarks.protocol",
         "benchmarks.cost",
