@@ -5,6 +5,7 @@ python run_bench.py full                another suite, or the path of a .yaml fi
 python run_bench.py report quick        tables and pictures again from the records, without training
 python run_bench.py cost                what a step costs under each weighter, beside hand-written PyTorch
 python run_bench.py check-weighter mine.py:Class      the contract tests and claims, on a method of your own
+python run_bench.py reproduce famo      a paper's published numbers beside ours, and its claims as checks
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def _parser() -> argparse.ArgumentParser:
         "words",
         nargs="*",
         metavar="command or suite",
-        help=f"run (the default), report, cost or check-weighter; then {', '.join(suite_names())} or a .yaml file",
+        help=f"{', '.join(commands.COMMANDS)} (run is the default); then {', '.join(suite_names())} or a .yaml file",
     )
     filters = parser.add_argument_group("filters, as comma-separated lists")
     filters.add_argument("--problems", type=_names, help="only these problems of the suite")
@@ -91,6 +92,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
                 f"check-weighter: expected one method as path/to/file.py:Class, found {' '.join(words) or 'none'}"
             )
         options.weighter = words.pop()
+        return options
+    if options.command == "reproduce":
+        if len(words) != 1:
+            raise UserError(f"reproduce: expected one paper, found {' '.join(words) or 'none'}")
+        options.paper = words.pop()
         return options
     options.suite = words.pop(0) if words else "quick"
     if not options.suite.endswith((".yaml", ".yml")) and options.suite not in suite_names():
