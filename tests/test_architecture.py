@@ -12,8 +12,22 @@ ROOT = Path(__file__).resolve().parent.parent
 FORBIDDEN = {
     "weighting": ("benchmarks", "run_bench", "numpy", "pandas", "transformers"),
     "benchmarks/problems": ("weighting", "benchmarks.harness", "benchmarks.report", "benchmarks.cost"),
-    "benchmarks/harness": ("benchmarks.report", "benchmarks.cost", "benchmarks.commands", "run_bench"),
-    "benchmarks/report": ("benchmarks.harness", "benchmarks.cost", "benchmarks.commands", "run_bench"),
+    "benchmarks/harness": (
+        "benchmarks.report",
+        "benchmarks.cost",
+        "benchmarks.published",
+        "benchmarks.commands",
+        "run_bench",
+    ),
+    "benchmarks/report": (
+        "benchmarks.harness",
+        "benchmarks.cost",
+        "benchmarks.reproduce",
+        "benchmarks.commands",
+        "run_bench",
+    ),
+    "benchmarks/published": ("benchmarks.reproduce", "benchmarks.report", "benchmarks.commands", "run_bench"),
+    "benchmarks/reproduce": ("benchmarks.cost", "benchmarks.commands", "run_bench"),
     "benchmarks/cost": ("benchmarks.commands", "run_bench"),
 }
 

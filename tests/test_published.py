@@ -64,7 +64,7 @@ def test_delta_m_of_nyuv2_follows_from_the_rows(method: str) -> None:
     shown = published("famo_nyuv2")
     own = row(shown, method)
     # The paper meaned Δm over unrounded runs; IMTL-G's row is the one that is further off, as its caveat says.
-    tolerance = 0.17 if method == "imtl_g" else 0.02
+    tolerance = 0.17 if method == "imtl_g" else 0.015
     assert delta_m(shown, own, row(shown, "single_task")) == pytest.approx(own["delta_m"], abs=tolerance)
 
 
@@ -97,7 +97,7 @@ CITYSCAPES = [method for method in raw("famo_cityscapes")["tables"][0]["rows"] i
 def test_delta_m_of_cityscapes_follows_from_the_rows(method: str) -> None:
     shown = published("famo_cityscapes")
     own = row(shown, method)
-    assert delta_m(shown, own, row(shown, "single_task")) == pytest.approx(own["delta_m"], abs=0.5)
+    assert delta_m(shown, own, row(shown, "single_task")) == pytest.approx(own["delta_m"], abs=0.11)
 
 
 def test_the_misprinted_row_is_flagged_and_does_not_agree() -> None:
@@ -129,7 +129,7 @@ def test_delta_m_of_qm9_follows_from_the_rows(method: str) -> None:
     shown = published("famo_qm9")
     own = row(shown, method, FAMO)
     # Dipole moment, polarisability, R² and cv have two digits or one, which is a percent or more of their size.
-    assert delta_m(shown, own, row(shown, "single_task", "code")) == pytest.approx(own["delta_m"], abs=1.5)
+    assert delta_m(shown, own, row(shown, "single_task", "code")) == pytest.approx(own["delta_m"], abs=1.05)
 
 
 # ---- what is held back -----------------------------------------------------------------------------------------------

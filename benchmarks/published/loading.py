@@ -257,7 +257,8 @@ def _of_table(file: _File, table: _Table) -> tuple[list[Number], list[Withheld]]
             withheld.append(Withheld(len(known), _names(file, [method]), source, "misprint", misprint.text))
             continue
         errors = table.errors.get(method, [None] * len(row))
-        texts = tuple(caveat.text for caveat in caveats)
+        name = file.printed_as.get(method, method)
+        texts = tuple(caveat.text if caveat.method is None else f"{name}: {caveat.text}" for caveat in caveats)
         numbers += [
             Number(
                 protocol=file.protocol,

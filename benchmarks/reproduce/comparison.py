@@ -75,7 +75,7 @@ def _comparison(shown: Published, reruns: Sequence[Published], ours: Sequence[Ou
     by_others = [number for number in shown.numbers if number.measured_by == "others"]
     for other in reruns:
         by_others += [*other.numbers, *_computed(other, shown)]
-    names = {name: text for other in (shown, *reruns) for name, text in reversed(other.names.items())}
+    names = {name: text for other in (*reruns, shown) for name, text in other.names.items()}
     order = dict.fromkeys([number.method for number in [*by_paper, *by_others]] + [each.method for each in ours])
     rows: list[Row] = []
     for method in order:

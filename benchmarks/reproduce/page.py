@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import pandas as pd
 
@@ -29,6 +29,7 @@ CAPTION = (
     "Difference: ours minus published; where nothing was run here, re-run minus published. Numbers that are not verified "
     "are not shown."
 )
+NOTHING = "Nothing of this paper can be run here: published numbers and others' re-runs only."
 
 
 def markdown(
@@ -41,10 +42,10 @@ def markdown(
     """The whole report."""
     lines = [f"# Reproduction: {escape_markdown(paper)}", ""]
     if experiment is None or section is None:
-        lines += ["Nothing of this paper can be run here: published numbers and others' re-runs only.", ""]
+        lines += [NOTHING, ""]
     else:
         lines += ["## What was run here", "", *_listed(_run_here(experiment, section)), ""]
-        lines += ["## Claims", "", _claims(checks), "## Where the runs depart from the paper's", ""]
+        lines += [_claims(checks), "## Where the runs depart from the paper's", ""]
         lines += [*_listed(experiment.departures), ""]
     lines += ["## Published, re-run by others, ours", "", escape_markdown(CAPTION), ""]
     for comparison in comparisons:
@@ -52,16 +53,23 @@ def markdown(
     return "\n".join(lines).rstrip() + "\n"
 
 
-def terminal(paper: str, checks: Sequence[Check], comparisons: Sequence[Comparison]) -> str:
+def terminal(
+    paper: str,
+    experiment: Experiment | None,
+    section: Section | None,
+    checks: Sequence[Check],
+    comparisons: Sequence[Comparison],
+) -> str:
     """At most 140 columns: the claims, then the headline numbers of every protocol."""
-    parts = []
+    if experiment is None or section is None:
+        parts = [f"{paper}: {NOTHING}"]
+    else:
+        parts = textwrap.wrap(_run_here(experiment, section)[0], WIDTH)
     for check in checks:
         lines = [f"{check.verdict.upper()}: {check.claim}"]
         for text in (check.numbers, check.criterion):
             lines += textwrap.wrap(text, WIDTH, initial_indent="    ", subsequent_indent="    ")
         parts.append("\n".join(lines))
-    if not checks:
-        parts.append(f"{paper}: nothing of it can be run here; published numbers and others' re-runs only.")
     for comparison in comparisons:
         title = f"{comparison.shown.protocol}: {comparison.shown.title}"
         rows = [row for row in comparison.rows if row.headline]
@@ -78,8 +86,8 @@ def _run_here(experiment: Experiment, section: Section) -> list[str]:
     return [
         f"Suite {experiment.suite}, problem {section.name}: {section.training.steps} steps, seeds {seeds}; "
         f"{len(runs)} of {len(section.runs)} runs finished.",
-        f"Machine: {_common(str(run.record.machine) for run in runs)}",
-        f"Versions: {_common(str(run.record.versions) for run in runs)}",
+        f"Machine: {_common(_pairs(run.record.machine) for run in runs)}",
+        f"Versions: {_common(_pairs(run.record.versions) for run in runs)}",
         f"Commit: {_common(run.record.commit or 'unknown' for run in runs)}",
     ]
 
@@ -88,7 +96,7 @@ def _claims(checks: Sequence[Check]) -> str:
     shown = tuple(Column(key, key) for key in ("claim", "verdict", "numbers", "criterion"))
     frame = pd.DataFrame([vars(check) for check in checks], columns=[column.key for column in shown])
     caption = "A claim that does not hold here is a result; it says nothing about the paper's own setting."
-    return to_markdown(Table("claims", "Claims as checks", caption, shown, frame))
+    return to_markdown(Table("claims", "Claims as checks", caption, shown, frame)).replace("### ", "## ", 1)
 
 
 def _protocol(comparison: Comparison) -> str:
@@ -96,7 +104,7 @@ def _protocol(comparison: Comparison) -> str:
     text = to_markdown(_table(comparison, comparison.rows)) if comparison.rows else _untabled(comparison)
     sources = dict.fromkeys(number.source for each in (shown, *comparison.reruns) for number in each.numbers)
     notes = [f"Data: {shown.data}. Set-up: {shown.setup}.", *(f"Source: {source}." for source in sources)]
-    return text + "\n" + "\n".join([*_listed([*notes, *_notes(comparison)]), ""])
+    return text.rstrip() + "\n\n" + "\n".join([*_listed([*notes, *_notes(comparison)]), ""])
 
 
 def _untabled(comparison: Comparison) -> str:
@@ -125,6 +133,10 @@ def _table(comparison: Comparison, rows: Sequence[Row]) -> Table:
 
 def _listed(lines: Sequence[str]) -> list[str]:
     return [f"- {escape_markdown(line)}" for line in lines]
+
+
+def _pairs(values: Mapping[str, object]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in values.items())
 
 
 def _common(values: Iterable[str]) -> str:

@@ -29,7 +29,7 @@ def write_reproduction(paper: str, folder: Path, keys: Collection[str]) -> str:
     measured = Measured((), ()) if found is None or section is None else found.measure(section)
     comparisons = compare(papers()[paper], measured.ours, None if found is None else found.protocol)
     write(folder / FILE, markdown(paper, found, section, measured.checks, comparisons))
-    return terminal(paper, measured.checks, comparisons)
+    return terminal(paper, found, section, measured.checks, comparisons)
 
 
 def _section(found: Experiment, folder: Path, keys: Collection[str]) -> Section:
