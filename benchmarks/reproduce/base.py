@@ -85,7 +85,8 @@ def below(
 
     frame: one row per run; claim: a sentence with ``{rival}`` in it.
     """
-    results = [_differences(section, frame, column, weighter, rival) for rival in rivals]
+    values = [_pairs(section, frame, column, weighter, rival) for rival in rivals]
+    results = [paired(pairs[:, 0] - pairs[:, 1]) for pairs in values]
     corrected = holm([result.p_value for result in results])
     tests = sum(math.isfinite(result.p_value) for result in results)
     criterion = (
@@ -93,17 +94,18 @@ def below(
         "above 0 with such a p, and cannot be judged otherwise."
     )
     return tuple(
-        Check(claim.format(rival=rival), criterion, _numbers(result, p, tests), _verdict(result, p))
-        for rival, result, p in zip(rivals, results, corrected, strict=True)
+        Check(claim.format(rival=rival), criterion, _numbers(pairs, result, p, tests), _verdict(result, p))
+        for rival, pairs, result, p in zip(rivals, values, results, corrected, strict=True)
     )
 
 
-def _differences(section: Section, frame: pd.DataFrame, column: str, weighter: str, rival: str) -> Paired:
+def _pairs(section: Section, frame: pd.DataFrame, column: str, weighter: str, rival: str) -> statistics.Floats:
+    """``(n, 2)``: the weighter's and the rival's value on every seed on which both are known."""
     indexed = frame.set_index(["method", "seed"])[column]
     own, other = label_of(section, weighter), label_of(section, rival)
     pairs = [(indexed.get((own, seed), math.nan), indexed.get((other, seed), math.nan)) for seed in section.seeds]
     values = np.array(pairs, dtype=np.float64).reshape(-1, 2)
-    return paired(values[:, 0] - values[:, 1])
+    return values[np.isfinite(values).all(axis=1)]
 
 
 def _verdict(result: Paired, p_value: float) -> Verdict:
@@ -112,12 +114,13 @@ def _verdict(result: Paired, p_value: float) -> Verdict:
     return "holds" if result.mean < 0 else "does not hold"
 
 
-def _numbers(result: Paired, p_value: float, tests: int) -> str:
+def _numbers(pairs: statistics.Floats, result: Paired, p_value: float, tests: int) -> str:
     if result.pairs == 0:
         return "no seed with finished runs of both"
-    parts = [f"mean difference {result.mean:+.4g}"]
+    own, other = pairs.mean(axis=0)
+    parts = [f"{own:.4g} against {other:.4g}", f"mean difference {result.mean:+.4g}"]
     if math.isfinite(result.low):
-        parts[0] += f" (95% interval {result.low:+.4g} to {result.high:+.4g})"
+        parts[1] += f" (95% interval {result.low:+.4g} to {result.high:+.4g})"
     parts.append(f"probability of improvement {result.improvement:.2f} over {result.pairs} seeds")
     if result.test:
         parts.append(f"p = {p_value:.3g} ({result.test}{f', Holm over {tests}' if tests > 1 else ''})")
