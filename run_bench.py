@@ -3,6 +3,7 @@
 python run_bench.py                     the quick suite
 python run_bench.py full                another suite, or the path of a .yaml file
 python run_bench.py report quick        tables and pictures again from the records, without training
+python run_bench.py calibrate aa         how often the comparison finds a difference where there is none
 python run_bench.py cost                what a step costs under each weighter, beside hand-written PyTorch
 python run_bench.py check-weighter mine.py:Class      the contract tests and claims, on a method of your own
 python run_bench.py reproduce famo      a paper's published numbers beside ours, and its claims as checks
@@ -42,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
         "words",
         nargs="*",
         metavar="command or suite",
-        help=f"{', '.join(commands.COMMANDS)} (run is the default); then {', '.join(suite_names())} or a .yaml file",
+        help=f"{', '.join(commands.COMMANDS)} (run if none); then {', '.join(suite_names())} or a .yaml file",
     )
     filters = parser.add_argument_group("filters, as comma-separated lists")
     filters.add_argument("--problems", type=_names, help="only these problems of the suite")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from torch import Tensor, nn
 
 Batch = Mapping[str, Tensor]
@@ -41,8 +41,33 @@ class Training(BaseModel):
     """Steps between logged rows of losses and weights."""
     evaluate_every: int = Field(default=50, ge=1)
     """Steps between evaluations on the whole validation split."""
-    selection: Literal["best_validation", "last"] = "best_validation"
-    """``best_validation``: the evaluated step with the lowest mean over tasks of L_val(t) / L_val(0). ``last``: the end."""
+    selection: str = "best_validation"
+    """Which model is scored: ``best_validation``, ``last``, ``mean_of_last_<k>`` or ``oracle_on_test``.
+
+    See ``benchmarks.harness.selection``.
+    """
+
+    @property
+    def averaged_evaluations(self) -> int | None:
+        """The k of ``mean_of_last_<k>``; None with another rule."""
+        number = self.selection.removeprefix("mean_of_last_")
+        return int(number) if number != self.selection else None
+
+    @field_validator("selection")
+    @classmethod
+    def _known_rule(cls, rule: str) -> str:
+        number = rule.removeprefix("mean_of_last_")
+        averages = number != rule and number.isdecimal() and int(number) > 0
+        if rule not in ("best_validation", "last", "oracle_on_test") and not averages:
+            raise ValueError("expected best_validation, last, mean_of_last_<k> with k >= 1 or oracle_on_test")
+        return rule
+
+    @model_validator(mode="after")
+    def _enough_evaluations(self) -> Training:
+        found = -(-self.steps // self.evaluate_every)
+        if self.averaged_evaluations is not None and self.averaged_evaluations > found:
+            raise ValueError(f"{self.selection}: expected as many evaluations after the start, found {found}")
+        return self
 
 
 @dataclass(frozen=True)

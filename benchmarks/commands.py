@@ -7,6 +7,7 @@ import shlex
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from benchmarks.harness.plan import Filters, Plan, make_plan
 from benchmarks.harness.pool import Outcome, Recorded, carry_out, take_stock
 from benchmarks.harness.suite import read_suite
 from benchmarks.harness.worker import cores, run_folder
+from benchmarks.protocol import follow_up
 from benchmarks.record import RunSpec
 
 FAILED = 1
@@ -27,15 +29,18 @@ def run(options: argparse.Namespace) -> int:
     plan = _plan(options)
     if not options.dry_run:
         _check_folder(options.plots)
-    outcome = _train(plan, options)
-    if outcome is None or outcome.interrupted:
-        return INTERRUPTED if outcome else 0
+    trained = _train(plan, options)
+    if trained is None:
+        return 0
+    plan, outcome = trained
+    if outcome.interrupted:
+        return INTERRUPTED
     _report(plan, options.out / plan.suite, options.plots)
     return _say_failures(outcome)
 
 
-def _train(plan: Plan, options: argparse.Namespace) -> Outcome | None:
-    """Train what the plan still lacks. Returns None after a dry run."""
+def _train(plan: Plan, options: argparse.Namespace) -> tuple[Plan, Outcome] | None:
+    """Train what the plan still lacks. Returns the plan with what followed from its runs; None after a dry run."""
     jobs = options.jobs or cores()
     threads = max(1, cores() // jobs)
     folder: Path = options.out / plan.suite
@@ -47,19 +52,27 @@ def _train(plan: Plan, options: argparse.Namespace) -> Outcome | None:
         return None
     _check_folder(folder)
     outcome = carry_out(folder, plan.suite, plan.runs, jobs=jobs, threads=threads, device=options.device)
+    if not outcome.interrupted:
+        further = follow_up(plan, folder)
+        if further:
+            print(f"{len(further)} runs follow from these: tuned and frozen settings", flush=True)
+            plan = replace(plan, runs=plan.runs + further)
+            # Once more with all runs: those that are recorded count and are not trained again.
+            outcome = carry_out(folder, plan.suite, plan.runs, jobs=jobs, threads=threads, device=options.device)
     for warning in outcome.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     if outcome.interrupted:
         done = len(outcome.recorded)
         print(f"\nstopped: {done} of {len(plan.runs)} runs are recorded; the same command goes on from here:")
         print(f"  {_this_command()}")
-    return outcome
+    return plan, outcome
 
 
 def report(options: argparse.Namespace) -> int:
     """Make tables and pictures again from the records of the suite's plan."""
     plan = _plan(options)
     folder: Path = options.out / plan.suite
+    plan = replace(plan, runs=plan.runs + follow_up(plan, folder))
     damaged = take_stock(folder, plan.runs).damaged
     lacking = [spec for spec in plan.runs if spec.key in damaged or not run_folder(folder, spec.key).exists()]
     if len(lacking) == len(plan.runs):
@@ -67,6 +80,22 @@ def report(options: argparse.Namespace) -> int:
     if lacking:
         print(f"warning: {len(lacking)} of {len(plan.runs)} planned runs have no record that can be read", file=sys.stderr)
     _report(plan, folder, options.plots)
+    return 0
+
+
+def calibrate(options: argparse.Namespace) -> int:
+    """How often the comparison errs, from the recorded uniform runs of a suite with many seeds."""
+    from benchmarks.report import write_calibration
+
+    plan = _plan(options)
+    folder: Path = options.out / plan.suite
+    try:
+        text = write_calibration(folder, keys={spec.key for spec in plan.runs})
+    except ValueError as error:
+        raise UserError(f"{folder}: {error}") from error
+    except OSError as error:
+        raise StorageError.of(error, folder) from error
+    print(text)
     return 0
 
 
@@ -101,12 +130,13 @@ def reproduce(options: argparse.Namespace) -> int:
     if found is not None:
         options.suite = found.suite
         options.weighters = options.weighters or list(found.weighters)
-        plan = _plan(options)
+        trained = _train(_plan(options), options)
+        if trained is None:
+            return 0
+        plan, outcome = trained
+        if outcome.interrupted:
+            return INTERRUPTED
         keys = {spec.key for spec in plan.runs}
-        trained = _train(plan, options)
-        if trained is None or trained.interrupted:
-            return INTERRUPTED if trained else 0
-        outcome = trained
     _check_folder(folder)
     try:
         print(f"\n{write_reproduction(options.paper, folder, keys)}\n\nreport: {folder / 'reproduce.md'}")
@@ -118,6 +148,7 @@ def reproduce(options: argparse.Namespace) -> int:
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "run": run,
     "report": report,
+    "calibrate": calibrate,
     "cost": cost,
     "check-weighter": check_weighter,
     "reproduce": reproduce,
@@ -167,7 +198,8 @@ def _report(plan: Plan, folder: Path, plots: Path) -> None:
 
 
 def _say_failures(outcome: Outcome) -> int:
-    failures: list[Recorded] = outcome.failures
+    # A trial that diverges is a setting that loses, not a comparison that lacks a run.
+    failures: list[Recorded] = [each for each in outcome.failures if each.spec.role != "trial"]
     if not failures:
         return 0
     first = failures[0]
@@ -191,6 +223,10 @@ def _print_plan(plan: Plan, recorded: int, jobs: int, threads: int, device: str)
             print(f"    weighters    {', '.join(methods)}")
         if single:
             print(f"    single task  {', '.join(single)}")
+        for role in ("simplex", "trial"):
+            number = sum(run.role == role for run in runs)
+            if number:
+                print(f"    {role:11}  {number} runs")
     to_do = len(plan.runs) - recorded
     count = f"{len(plan.runs)} runs: {recorded} recorded, {to_do} to train"
     print(f"\n{count}, {jobs} at a time on {device}, {threads} thread{'s' * (threads > 1)} each", flush=True)
@@ -207,7 +243,8 @@ def _run_line(spec: RunSpec, state: str) -> str:
 
 def _run_name(spec: RunSpec) -> str:
     task = f" ({spec.problem.tasks[0]})" if spec.role == "single_task" else ""
-    return f"{spec.problem.name}, {spec.weighter.label}{task}, seed {spec.seed}"
+    role = f" ({spec.role})" if spec.role in ("trial", "tuned") else ""
+    return f"{spec.problem.name}, {spec.weighter.label}{task}{role}, seed {spec.seed}"
 
 
 def _this_command() -> str:

@@ -12,7 +12,9 @@ ROOT = Path(__file__).resolve().parent.parent
 FORBIDDEN = {
     "weighting": ("benchmarks", "run_bench", "numpy", "pandas", "transformers"),
     "benchmarks/problems": ("weighting", "benchmarks.harness", "benchmarks.report", "benchmarks.cost"),
+    "benchmarks/protocol": ("benchmarks.report", "benchmarks.cost", "benchmarks.commands", "run_bench"),
     "benchmarks/harness": (
+        "benchmarks.protocol",
         "benchmarks.report",
         "benchmarks.cost",
         "benchmarks.published",
@@ -21,6 +23,7 @@ FORBIDDEN = {
     ),
     "benchmarks/report": (
         "benchmarks.harness",
+        "benchmarks.protocol",
         "benchmarks.cost",
         "benchmarks.reproduce",
         "benchmarks.commands",

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from benchmarks.base import Batch, Data, Evaluation, Problem, Training, replicas, to_device
 from benchmarks.harness.checkpoint import Checkpoint
 from benchmarks.harness.gradients import SharedLayerNorms, gramian
+from benchmarks.harness.selection import Selector
 from benchmarks.harness.watch import Watch
 from benchmarks.record import Costs, Fingerprints, Selection
 from weighting import Needs, Observation, Weighter
@@ -100,7 +101,7 @@ class Loop:
         self.extra_forwards = self.extra_backwards = 0
         self.block_seconds: list[float] = []
         self.block_steps: list[int] = []
-        self.best: dict[str, Any] | None = None
+        self.selector = Selector(training, self.model, lambda: self._measure("test"))
         self.initial_val_losses: Tensor | None = None
         self.block_start = 0
         self.totals: list[Tensor] = []
@@ -248,7 +249,7 @@ class Loop:
         self.weighter.start(first)
 
     def _evaluate(self) -> None:
-        """Measure the whole validation split and remember the model if it is the best so far."""
+        """Measure the whole validation split and show it to the selection rule."""
         result = self._measure("validation")
         if not bool(torch.isfinite(result.losses).all()):
             raise Diverged(self.step, "validation " + self._why(result.losses, torch.ones_like(result.losses)))
@@ -256,12 +257,7 @@ class Loop:
             self.initial_val_losses = result.losses
         self._open_row()
         self._fill(self.log.val_losses, result.losses)
-        score = float((result.losses / self.initial_val_losses).mean())
-        last_rule = self.training.selection == "last"
-        if self.best is None or last_rule or score < self.best["score"]:
-            # With the rule "last" the model at the end is the one to score: there is nothing to copy.
-            parameters = {} if last_rule else {n: t.detach().clone() for n, t in self.model.state_dict().items()}
-            self.best = {"score": score, "step": self.step, "metrics": result.metrics, "parameters": parameters}
+        self.selector.look(self.step, result, self.initial_val_losses)
 
     def _measure(self, split: Any) -> Evaluation:
         self.model.eval()
@@ -307,14 +303,8 @@ class Loop:
             torch.cuda.synchronize(self.device)
 
     def _score(self) -> Outcome:
-        """Score test once, at the selected step."""
-        best = self.best
-        if best is None:
-            raise RuntimeError("expected an evaluation before the score")
-        if best["parameters"]:
-            self.model.load_state_dict(best["parameters"])
-        selection = Selection(rule=self.training.selection, step=best["step"])
-        return Outcome(selection, best["metrics"], self._measure("test").metrics, self._costs())
+        """Score the model that the selection rule chose."""
+        return Outcome(*self.selector.scores(), self._costs())
 
     def _costs(self) -> Costs:
         per_step = np.array(self.block_seconds) / np.array(self.block_steps)
@@ -342,7 +332,7 @@ class Loop:
                 "model": self.model.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "weighter": self.weighter.state_dict(),
-                "best": self.best,
+                "selector": self.selector.state_dict(),
                 "initial_val_losses": self.initial_val_losses,
                 "log": vars(self.log),
                 "watch": self.watch.seen,
@@ -360,7 +350,8 @@ class Loop:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.weighter.load_state_dict(state["weighter"])
-        self.step, self.resumed, self.best = state["step"], state["resumed"] + 1, state["best"]
+        self.step, self.resumed = state["step"], state["resumed"] + 1
+        self.selector.load_state_dict(state["selector"])
         self.initial_val_losses = state["initial_val_losses"].cpu()
         self.log = _Log(**state["log"])
         self.watch.seen = state["watch"]

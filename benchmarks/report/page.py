@@ -42,7 +42,7 @@ def page(
     suite: str,
     runs: Sequence[Run],
     chapters: Sequence[Chapter],
-    overview: Table,
+    summaries: Sequence[Table],
     pictures: Sequence[Picture],
     unusable: Sequence[Unusable],
     warnings: Sequence[str],
@@ -53,7 +53,8 @@ def page(
         lines += ["No usable run was found.", ""]
     else:
         lines += _compared(runs, chapters)
-        lines += [to_markdown(overview).replace("### ", "## ", 1), *_pictures(pictures)]
+        lines += [to_markdown(table).replace("### ", "## ", 1) for table in summaries]
+        lines += _pictures(pictures)
     for chapter in chapters:
         lines += [f"## {escape_markdown(chapter.section.name)}", "", _splits(chapter.section), ""]
         lines += [text for table in chapter.tables.others for text in (to_markdown(table),)]
@@ -70,7 +71,8 @@ def terminal(chapters: Sequence[Chapter], unusable: Sequence[Unusable], warnings
     for chapter in chapters:
         if chapter.section.methods:
             seeds = ", ".join(map(str, chapter.section.seeds))
-            parts.append(f"{chapter.section.name}  (seeds {seeds})\n{to_terminal(chapter.tables.overview)}")
+            head = f"{chapter.section.name}  (seeds {seeds}{_unfair(chapter.section)})"
+            parts.append(f"{head}\n{to_terminal(chapter.tables.overview)}")
     if parts:
         parts.append(
             "Test metrics and the rest: mean ± standard error over seeds; n: finished of planned; *: best of those that "
@@ -88,6 +90,10 @@ def terminal(chapters: Sequence[Chapter], unusable: Sequence[Unusable], warnings
     if remarks:
         parts.append("\n".join(f"! {remark}" for remark in remarks))
     return "\n\n".join(parts)
+
+
+def _unfair(section: Section) -> str:
+    return "; ORACLE: the model was chosen on test" if section.training.selection == "oracle_on_test" else ""
 
 
 def doubts(chapters: Sequence[Chapter]) -> list[str]:

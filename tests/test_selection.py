@@ -1,0 +1,114 @@
+"""Selection rules: which model is scored, against evaluations made by hand after every step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+from tiny_problem import Tiny
+
+import weighting
+from benchmarks.base import Evaluation, Split, Training
+from benchmarks.harness.checkpoint import Checkpoint
+from benchmarks.harness.loop import Loop, Outcome, Stopped
+
+STEPS, EVERY = 22, 5
+EVALUATED = (0, 5, 10, 15, 20, 22)
+
+
+def loop_of(selection: str, **more: Any) -> Loop:
+    changes = {"steps": STEPS, "evaluate_every": EVERY, "log_every": 5, "lr": 0.3, "selection": selection}
+    training = Training.model_validate({**Tiny.training.model_dump(), **changes})
+    problem = Tiny()
+    weighter = weighting.create("uniform", problem.num_tasks)
+    return Loop(problem, problem.data(0, training), weighter, training, 0, device=torch.device("cpu"), **more)
+
+
+def evaluations() -> dict[int, dict[Split, Evaluation]]:
+    """Both splits at every evaluated step, from models trained to that step by runs of their own."""
+    found: dict[int, dict[Split, Evaluation]] = {}
+    loop = loop_of("last")
+    loop.begin()
+    while True:
+        if loop.step in EVALUATED:
+            found[loop.step] = {split: loop._measure(split) for split in ("validation", "test")}
+        if loop.step == STEPS:
+            return found
+        loop.train_step()
+
+
+def scored(selection: str) -> tuple[Outcome, dict[int, dict[Split, Evaluation]]]:
+    return loop_of(selection).run(), evaluations()
+
+
+def lowest(found: dict[int, dict[Split, Evaluation]], split: Split) -> int:
+    return min(found, key=lambda step: float((found[step][split].losses / found[0][split].losses).mean()))
+
+
+@pytest.mark.parametrize(("selection", "split"), [("best_validation", "validation"), ("oracle_on_test", "test")])
+def test_the_step_is_the_one_with_the_lowest_relative_losses(selection: str, split: Split) -> None:
+    outcome, found = scored(selection)
+    step = lowest(found, split)
+    assert step < STEPS, "the end must not be the best, or the rule could as well be the last"
+    assert (outcome.selection.rule, outcome.selection.step) == (selection, step)
+    assert outcome.test == pytest.approx(found[step]["test"].metrics)
+    assert outcome.validation == pytest.approx(found[step]["validation"].metrics)
+
+
+def test_last_is_the_end() -> None:
+    outcome, found = scored("last")
+    assert outcome.selection.step == STEPS
+    assert outcome.test == pytest.approx(found[STEPS]["test"].metrics)
+
+
+@pytest.mark.parametrize("count", [1, 3, 5])
+def test_mean_of_last_k_is_the_mean_over_the_last_evaluations(count: int) -> None:
+    outcome, found = scored(f"mean_of_last_{count}")
+    last = EVALUATED[-count:]
+    assert outcome.selection.step == STEPS
+    scored_splits: list[tuple[Split, dict[str, float]]] = [("test", outcome.test), ("validation", outcome.validation)]
+    for split, metrics in scored_splits:
+        for key, value in metrics.items():
+            assert value == pytest.approx(sum(found[step][split].metrics[key] for step in last) / count)
+
+
+@pytest.mark.parametrize(
+    ("selection", "times"), [("best_validation", 1), ("last", 1), ("mean_of_last_3", 3), ("oracle_on_test", 6)]
+)
+def test_test_is_scored_no_more_often_than_the_rule_needs(selection: str, times: int) -> None:
+    loop = loop_of(selection)
+    asked: list[str] = []
+    measure = loop._measure
+
+    def counting(split: str) -> Evaluation:
+        asked.append(split)
+        return measure(split)
+
+    loop._measure = counting  # type: ignore[method-assign]
+    loop.run()
+    assert asked.count("test") == times
+
+
+@pytest.mark.parametrize("selection", ["best_validation", "last", "mean_of_last_3", "oracle_on_test"])
+def test_a_resumed_run_scores_the_same(selection: str, tmp_path: Path) -> None:
+    stops = iter([False, False, True])
+    first = loop_of(selection, checkpoint=Checkpoint(tmp_path / "state.pt", "key"), should_stop=lambda: next(stops, False))
+    with pytest.raises(Stopped):
+        first.run()
+    again = loop_of(selection, checkpoint=Checkpoint(tmp_path / "state.pt", "key")).run()
+    whole = loop_of(selection).run()
+    assert (again.selection, again.test, again.validation) == (whole.selection, whole.test, whole.validation)
+
+
+@pytest.mark.parametrize("rule", ["best", "mean_of_last_0", "mean_of_last_", "mean_of_last_ten", "oracle"])
+def test_an_unknown_rule_is_refused(rule: str) -> None:
+    with pytest.raises(ValidationError, match="expected best_validation, last, mean_of_last_<k>"):
+        Training(steps=10, selection=rule)
+
+
+def test_more_evaluations_than_there_are_cannot_be_averaged() -> None:
+    with pytest.raises(ValidationError, match="mean_of_last_3: expected as many evaluations after the start, found 2"):
+        Training(steps=10, evaluate_every=5, selection="mean_of_last_3")
