@@ -229,6 +229,11 @@ def test_others_runs_stand_beside_the_published_numbers() -> None:
     assert rows["PCGrad", "Δm"].rerun == MISSING
 
 
+def test_numbers_keep_the_digits_they_were_printed_with() -> None:
+    row = rows_of("uncertainty", "uncertainty_cityscapes_v1")["UW", "segmentation: IoU"]
+    assert (row.published, row.rerun, row.difference) == ("46.6", "42.87", "-3.73")
+
+
 def test_a_re_run_within_its_error_agrees() -> None:
     row = rows_of("famo", "metaworld_mt10")["Nash-MTL, every step", "success rate"]
     assert (row.published, row.rerun, row.verdict) == ("0.91 ± 0.03", "0.80 ± 0.13", "agrees within 2 s.e.")
@@ -243,7 +248,8 @@ def test_the_misprint_is_replaced_and_said() -> None:
 
 @pytest.mark.parametrize(("missed", "verdict"), [(1.0, "agrees"), (2.0, "differs")])
 def test_our_counts_are_held_against_the_published_ones(missed: float, verdict: str) -> None:
-    ours = [Ours("uniform", "starts_missed", missed, float("nan"), 1), Ours("famo", "starts_missed", float("nan"), 0.0, 0)]
+    nan = float("nan")
+    ours = [Ours("uniform", "starts_missed", missed, nan, 1), Ours("famo", "starts_missed", nan, nan, 0)]
     rows = rows_of("famo", "famo_toy", ours)
     uniform, famo = rows.values()
     assert (uniform.published, uniform.ours, uniform.verdict) == ("1", f"{missed:.0f} (n = 1)", verdict)

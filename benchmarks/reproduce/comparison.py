@@ -48,7 +48,16 @@ class Comparison:
 class _Value:
     value: float
     error: float | None
-    text: str
+    places: int
+    """Digits after the point."""
+    n: int | None = None
+    """Runs, of a number of ours."""
+
+    @property
+    def text(self) -> str:
+        number = MISSING if math.isnan(self.value) else f"{self.value:.{self.places}f}"
+        error = "" if self.error is None else f" ± {self.error:.{self.places}f}"
+        return number + error + ("" if self.n is None else f" (n = {self.n})")
 
 
 def compare(paper: Sequence[str], ours: Sequence[Ours], protocol_of_ours: str | None) -> list[Comparison]:
@@ -106,7 +115,7 @@ def _row(method: str, metric: Metric, first: _Value | None, second: _Value | Non
     difference, verdict = MISSING, "nothing published" if first is None else "not run here"
     if first is not None and latest is not None:
         gap = latest.value - first.value
-        difference = MISSING if math.isnan(gap) else f"{gap:+.{metric.decimals}f}"
+        difference = MISSING if math.isnan(gap) else f"{gap:+.{max(first.places, latest.places)}f}"
         verdict = _verdict(metric, first, latest)
     return Row(
         method=method,
@@ -137,17 +146,12 @@ def _verdict(metric: Metric, first: _Value, latest: _Value) -> str:
 
 
 def _printed(number: Number) -> _Value:
-    places = max(number.metric.decimals, len(repr(number.value).partition(".")[2].rstrip("0")))
-    error = "" if number.error is None else f" ± {number.error:.{places}f}"
-    return _Value(number.value, number.error, f"{number.value:.{places}f}{error}")
+    digits = len(repr(number.value).partition(".")[2].rstrip("0"))
+    return _Value(number.value, number.error, max(number.metric.decimals, digits))
 
 
 def _measured(each: Ours, metric: Metric) -> _Value:
-    if math.isnan(each.mean):
-        return _Value(each.mean, None, f"{MISSING} (n = {each.n})")
-    error = None if math.isnan(each.error) else each.error
-    spread = "" if error is None else f" ± {error:.{metric.decimals}f}"
-    return _Value(each.mean, error, f"{each.mean:.{metric.decimals}f}{spread} (n = {each.n})")
+    return _Value(each.mean, None if math.isnan(each.error) else each.error, metric.decimals, each.n)
 
 
 def _computed(rerun: Published, parent: Published) -> list[Number]:
