@@ -32,6 +32,6 @@ EXPERIMENT = Experiment(
         "deviation 0.5 and inputs are standard normal.",
         "The paper names scales of 1 and 100 for two tasks; here ten are spread evenly in the logarithm between them.",
         "Data are finite, so that there are validation and test splits; the step with the best validation loss is scored.",
-        "Optimizer, learning rate and number of steps are this project's; the paper states them for other experiments only.",
+        "Optimizer, learning rate and number of steps are this project's choice.",
     ),
 )
