@@ -7,6 +7,7 @@ python run_bench.py report quick --html   the same as one page that opens withou
 python run_bench.py calibrate aa         how often the comparison finds a difference where there is none
 python run_bench.py cost                what a step costs under each weighter, beside hand-written PyTorch
 python run_bench.py check-weighter mine.py:Class      the contract tests and claims, on a method of your own
+python run_bench.py reproduce famo      a paper's published numbers beside ours, and its claims as checks
 """
 
 from __future__ import annotations
@@ -94,6 +95,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
                 f"check-weighter: expected one method as path/to/file.py:Class, found {' '.join(words) or 'none'}"
             )
         options.weighter = words.pop()
+        return options
+    if options.command == "reproduce":
+        if len(words) != 1:
+            raise UserError(f"reproduce: expected one paper, found {' '.join(words) or 'none'}")
+        options.paper = words.pop()
         return options
     options.suite = words.pop(0) if words else "quick"
     if not options.suite.endswith((".yaml", ".yml")) and options.suite not in suite_names():

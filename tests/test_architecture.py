@@ -17,6 +17,7 @@ FORBIDDEN = {
         "benchmarks.protocol",
         "benchmarks.report",
         "benchmarks.cost",
+        "benchmarks.published",
         "benchmarks.commands",
         "run_bench",
     ),
@@ -25,9 +26,12 @@ FORBIDDEN = {
         "benchmarks.harness",
         "benchmarks.protocol",
         "benchmarks.cost",
+        "benchmarks.reproduce",
         "benchmarks.commands",
         "run_bench",
     ),
+    "benchmarks/published": ("benchmarks.reproduce", "benchmarks.report", "benchmarks.commands", "run_bench"),
+    "benchmarks/reproduce": ("benchmarks.cost", "benchmarks.commands", "run_bench"),
     "benchmarks/cost": ("benchmarks.commands", "run_bench"),
 }
 
