@@ -22,7 +22,8 @@ FORBIDDEN = {
         "run_bench",
     ),
     "benchmarks/html": ("benchmarks.harness", "benchmarks.protocol", "benchmarks.cost", "benchmarks.commands", "run_bench"),
-    "benchmarks/report": ("benchmarks.html", 
+    "benchmarks/report": (
+        "benchmarks.html",
         "benchmarks.harness",
         "benchmarks.protocol",
         "benchmarks.cost",

@@ -15,6 +15,7 @@ import plotly.graph_objects as go
 from benchmarks.record import Run
 from benchmarks.report.front import objectives
 from benchmarks.report.loading import cube
+from benchmarks.report.palette import DASHES as PALETTE_DASHES
 from benchmarks.report.palette import STL_STYLE, Style, task_styles
 from benchmarks.report.per_run import DELTA_METRICS
 from benchmarks.report.sections import STL, Section
@@ -24,7 +25,7 @@ from benchmarks.report.tables import RELATIVE, SectionTables
 
 POINTS = 200
 """Of a curve: more could not be told apart on a screen."""
-DASHES = ("solid", "dash", "dot", "dashdot")
+DASHES = ("solid", "dash", "longdash", "dashdot")
 SYMBOLS = {
     "o": "circle", "s": "square", "^": "triangle-up", "D": "diamond", "v": "triangle-down", "P": "cross", "X": "x",
     "*": "star", "<": "triangle-left", ">": "triangle-right", "p": "pentagon", "h": "hexagon", "d": "diamond-tall",
@@ -55,9 +56,11 @@ def _losses(section: Section, styles: Mapping[str, Style]) -> Iterator[Chart]:
             _curve(figure, method, section.finished(method), place, styles[method])
         if figure.data:
             _layout(figure, "step", "validation loss", hovermode="x unified")
+            figure.update_yaxes(range=_range(figure, section.training.steps))
             yield Chart(
                 f"Validation loss: {task}",
-                f"{section.name}: mean over seeds and replicas; the band is ± one standard error over seeds.",
+                f"{section.name}: mean over seeds and replicas; the band is ± one standard error over seeds. "
+                "The range is that after the first tenth of the run.",
                 figure.to_plotly_json(),
             )
 
@@ -166,17 +169,26 @@ def _layout(figure: go.Figure, x: str, y: str, hovermode: str = "closest") -> No
         yaxis={"title": {"text": y}, "automargin": True},
         hovermode=hovermode,
         margin={"l": 8, "r": 8, "t": 8, "b": 8},
-        legend={"orientation": "h", "yanchor": "top", "y": -0.22},
+        legend={"orientation": "h", "yanchor": "bottom", "y": 1.02, "x": 0},
         height=360,
     )
 
 
 def _dash(look: Style) -> str:
-    """Plotly's name for a line style: solid, or one of three by the length of its first stroke."""
-    if not isinstance(look.dashes, tuple):
-        return "solid" if look.dashes in ("-", "solid") else "dash"
-    strokes = look.dashes[1]
-    return "solid" if not strokes else DASHES[1 + (len(strokes) // 2 + round(float(strokes[0]))) % 3]
+    """Plotly's name for a line style, in the order of the palette's; single tasks are dotted."""
+    if look == STL_STYLE:
+        return "dot"
+    return DASHES[PALETTE_DASHES.index(look.dashes) % len(DASHES)] if look.dashes in PALETTE_DASHES else "solid"
+
+
+def _range(figure: go.Figure, total: int) -> list[float] | None:
+    """The values after the first tenth of the run, in which all fall alike, with a margin; None if there are none."""
+    lines = [trace for trace in figure.data if trace.mode == "lines"]
+    late = [y for trace in lines for x, y in zip(trace.x, trace.y, strict=True) if x >= total / 10 and y is not None]
+    if not late or min(late) == max(late):
+        return None
+    margin = 0.06 * (max(late) - min(late))
+    return [min(late) - margin, max(late) + margin]
 
 
 def _faint(color: str) -> str:

@@ -51,6 +51,8 @@ class View:
 
     title: str
     headers: tuple[str, ...]
+    numeric: frozenset[int]
+    """Places of the columns with numbers."""
     rows: tuple[Row, ...]
     caption: str
     notes: tuple[str, ...]
@@ -138,7 +140,8 @@ def _view(table: Table) -> View:
         for row, record in enumerate(records)
     )
     headers = tuple(column.header + column.arrow for column in table.columns)
-    return View(table.title, headers, rows, table.caption, table.notes)
+    numeric = frozenset(place for row in rows for place, cell in enumerate(row.cells) if cell.value is not None)
+    return View(table.title, headers, numeric, rows, table.caption, table.notes)
 
 
 def _value(value: object) -> float | None:
