@@ -60,7 +60,7 @@ def paired(differences: Floats, *, confidence: float = 0.95) -> Paired:
 
 def smallest_p(pairs: int) -> float:
     """The least two-sided p that so many pairs can give: all signs alike."""
-    return 2.0 / 2**pairs
+    return float(2.0 ** (1 - pairs))
 
 
 def too_few(pairs: int) -> str:
