@@ -125,7 +125,7 @@ def test_the_numbers_of_the_fair_comparison_are_those_of_the_reference() -> None
 def test_the_error_rates_are_those_of_the_reference() -> None:
     keys = {"false": 1, "covered": 1, "power1.0": 0}
     expected = [
-        [row["pairs"], *(f"{float(row[key]):.{digits}f}" if row[key] else "–" for key, digits in keys.items())]
+        [row["pairs"], *(f"{float(row[key]):.{digits}f}" if row[key] else "\N{EN DASH}" for key, digits in keys.items())]
         for row in reference("aa/tables/multidigits_calibration.csv")
     ]
     assert readme_rows("| pairs | false positives % | 95 % interval covers 0, % | power % at 1 sd |") == expected
