@@ -22,6 +22,7 @@ from typing import NoReturn
 from benchmarks import commands
 from benchmarks.errors import StorageError, UserError, unknown
 from benchmarks.harness.suite import suite_names
+from benchmarks.tracking import PACKAGES
 
 INTERRUPTED = 130
 
@@ -55,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", default="cpu", help="cpu (the default), cuda or cuda:N")
     parser.add_argument("--out", type=Path, default=Path("results"), help="folder of the records and tables")
     parser.add_argument("--plots", type=Path, default=Path("plots"), help="folder of the pictures")
+    parser.add_argument("--track", choices=list(PACKAGES), help="write the recorded runs to an experiment tracker")
     parser.add_argument("--html", action="store_true", help="with report: also one self-contained page, report.html")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
     return parser
