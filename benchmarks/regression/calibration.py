@@ -1,0 +1,152 @@
+"""How often ``check`` fails code that did not change: ``python -m benchmarks.regression.calibration [REPETITIONS]``.
+
+The suite ``quick`` is trained on multidigits, ``STEPS`` steps, all its methods, on many groups of fresh seeds. Each group then
+stands once for the baseline and once for the present run against every other one, as if both had the same seeds. That is
+harder on the gates than reality: a run of the same code with the same seeds gives the same metrics to the last bit, and one
+after a harmless change still shares initial parameters and batches.
+
+Writes ``results/reference/check/calibration.md`` and ``.csv``; the runs themselves are kept in ``results/calibration``, so
+that a stopped calibration goes on from there.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from benchmarks.errors import UserError
+from benchmarks.harness import provenance
+from benchmarks.harness.plan import Filters, make_plan
+from benchmarks.harness.pool import carry_out
+from benchmarks.harness.suite import read_suite
+from benchmarks.harness.worker import cores
+from benchmarks.record import Run
+from benchmarks.regression import cost, quality
+from benchmarks.regression.sides import Methods, read
+from benchmarks.report.write import write
+
+REPETITIONS = 20
+STEPS = 150
+SEEDS = 3
+"""In a group, as in ``quick``."""
+PROBLEM = "multidigits"
+NOISES = (0.0, 1.0, 2.0, quality.NOISES, 4.0)
+RECORDS = Path("results/calibration")
+TABLE = Path("results/reference/check/calibration.md")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One method in one comparison of two groups."""
+
+    seeds: int
+    groups: tuple[int, int]
+    method: str
+    change: float
+    """Percent, positive: worse."""
+    standard_errors: float
+    """The change in standard errors of the gate's second condition."""
+    agree: bool
+    """The gate's third condition."""
+    cost: float
+    """s/step relative to uniform by that of the baseline."""
+
+    def fails(self, noises: float) -> bool:
+        """Whether the quality gate fails, with another number of standard errors."""
+        return self.agree and self.change > quality.FACTOR and self.standard_errors > noises
+
+
+def main(repetitions: int = REPETITIONS) -> str:
+    """Train what is lacking, compare all groups, write the table. Returns it."""
+    seeds = list(range(SEEDS * (repetitions + 1)))
+    methods = read_suite("quick").suite.weighters
+    filters = Filters([PROBLEM], [entry.name for entry in methods], seeds, STEPS)
+    plan = make_plan(read_suite("quick"), filters, "cpu")
+    outcome = carry_out(RECORDS, "calibration", plan.runs, jobs=cores(), threads=1, device="cpu")
+    if outcome.interrupted or outcome.failures:
+        raise UserError(f"expected {len(plan.runs)} finished runs, found {len(outcome.recorded) - len(outcome.failures)}")
+    side = read(RECORDS, {spec.key for spec in plan.runs})
+    (found,) = side.settings.values()
+    rows = [row for size in (SEEDS, 2 * SEEDS) for row in compare_groups(found, size)]
+    write(TABLE.with_suffix(".csv"), pd.DataFrame(rows).drop(columns="groups").to_csv(index=False, lineterminator="\n"))
+    text = page(rows, repetitions, side.runs[0])
+    write(TABLE, text)
+    return text
+
+
+def compare_groups(methods: Methods, size: int) -> list[Comparison]:
+    """Every ordered pair of groups of ``size`` seeds, every method."""
+    seeds = sorted(next(iter(methods.values())))
+    groups = [_renumbered(methods, seeds[start : start + size]) for start in range(0, len(seeds) - size + 1, size)]
+    rows = []
+    for first, second in itertools.permutations(range(len(groups)), 2):
+        base, head = groups[first], groups[second]
+        for method in methods:
+            before = np.stack([quality.values(run) for run in base[method].values()])
+            spread = quality.noise(base, method)
+            judged = quality.rule(quality.percent(before, list(head[method].values())), spread)
+            error = spread * (2 / size) ** 0.5
+            ratio = cost.relative(head, method) / cost.relative(base, method)
+            mean = judged.comparison.mean
+            agree = quality.seeds_agree(judged.comparison)
+            rows.append(Comparison(size, (first, second), method, mean, mean / error, agree, ratio))
+    return rows
+
+
+def page(rows: Sequence[Comparison], repetitions: int, run: Run) -> str:
+    """The Markdown page."""
+    machine = run.record.machine
+    lines = [
+        "# False alarms of `check`",
+        "",
+        f"{PROBLEM}, {STEPS} steps, {repetitions + 1} groups of {SEEDS} fresh seeds each, the same code: every group against",
+        f"every other one. Gates as they stand: change above {quality.FACTOR:g} % and above {quality.NOISES:g} standard errors, "
+        f"seeds agree; cost above {cost.FACTOR:g} times.",
+        "",
+        "| seeds | comparisons | false alarms, quality: of a method | of a whole check | cost: of a method | of a whole check |",
+        "| ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for size in (SEEDS, 2 * SEEDS):
+        own = [row for row in rows if row.seeds == size]
+        worse = [row for row in own if row.fails(quality.NOISES)]
+        slower = [row for row in own if row.cost > cost.FACTOR]
+        checks = len({row.groups for row in own})
+        parts = [_share(len(worse), len(own)), _share(len({row.groups for row in worse}), checks)]
+        parts += [_share(len(slower), len(own)), _share(len({row.groups for row in slower}), checks)]
+        lines.append(f"| {size} | {checks} | {' | '.join(parts)} |")
+    lines += ["", "False alarms of a whole check by the number of standard errors in the quality gate:", ""]
+    lines += ["| seeds | " + " | ".join(f"{noises:g}" for noises in NOISES) + " |", "| ---: |" + " ---: |" * len(NOISES)]
+    for size in (SEEDS, 2 * SEEDS):
+        own = [row for row in rows if row.seeds == size]
+        checks = len({row.groups for row in own})
+        shares = [_share(len({row.groups for row in own if row.fails(noises)}), checks) for noises in NOISES]
+        lines.append(f"| {size} | {' | '.join(shares)} |")
+    lines += ["", f"Spread between two groups of {SEEDS} seeds:", ""]
+    lines += ["| method | change %, 95th percentile | largest | s/step ratio, 95th percentile | largest |"]
+    lines += ["| --- | ---: | ---: | ---: | ---: |"]
+    for method in dict.fromkeys(row.method for row in rows):
+        own = [row for row in rows if row.seeds == SEEDS and row.method == method]
+        changes, ratios = np.array([row.change for row in own]), np.array([row.cost for row in own])
+        numbers = [np.quantile(changes, 0.95), changes.max(), np.quantile(ratios, 0.95), ratios.max()]
+        lines.append(f"| {method} | {' | '.join(f'{number:.2f}' for number in numbers)} |")
+    made = f"Commit {provenance.commit()}, {machine['processor']}, {machine['cores']} cores, {machine['threads']} thread."
+    return "\n".join([*lines, "", made, ""])
+
+
+def _renumbered(methods: Methods, seeds: Sequence[int]) -> dict[str, dict[int, Run]]:
+    """The runs of some seeds, numbered from 0 as if they were the same as any other group's."""
+    return {label: {number: runs[seed] for number, seed in enumerate(seeds)} for label, runs in methods.items()}
+
+
+def _share(number: int, of: int) -> str:
+    return f"{number} of {of} ({100 * number / of:.1f} %)"
+
+
+if __name__ == "__main__":
+    print(main(*map(int, sys.argv[1:])))
