@@ -39,11 +39,11 @@ def setting(spec: RunSpec) -> str:
     return json.dumps(content, sort_keys=True)
 
 
-def difference(one: str, other: str) -> str:
-    """In what two settings of a problem differ, e.g. ``training.steps 300, here 600``."""
+def difference(one: str, other: str, place: str) -> str:
+    """In what two settings of a problem differ, e.g. ``training.steps 300, here 600`` with ``place="here"``."""
     first, second = _flat(json.loads(one)), _flat(json.loads(other))
     names = [name for name in {**first, **second} if first.get(name) != second.get(name)]
-    return "; ".join(f"{name} {json.dumps(first.get(name))}, here {json.dumps(second.get(name))}" for name in names)
+    return "; ".join(f"{name} {json.dumps(first.get(name))}, {place} {json.dumps(second.get(name))}" for name in names)
 
 
 def read(folder: Path, keys: Collection[str] | None = None) -> Side:
@@ -83,6 +83,19 @@ def check_fingerprints(base: Side, head: Side) -> None:
             for one in before[seed]:
                 for other in after[seed]:
                     _check_pair(one, other, base.folder)
+
+
+def changed_settings(base: Methods, head: Methods, label: str) -> str:
+    """The hyperparameters of a method that are not as they were, e.g. ``lr 0.025, now 0.25``; empty if all are."""
+    one, other = (next(iter(side[label].values())).record.run.weighter for side in (base, head))
+    names = dict.fromkeys([*one.hyperparameters, *other.hyperparameters])
+    old, new = ({name: side.hyperparameters.get(name, "none") for name in names} for side in (one, other))
+    return "; ".join(f"{name} {old[name]}, now {new[name]}" for name in names if old[name] != new[name])
+
+
+def problem_of(methods: Methods) -> str:
+    """The problem of some runs of one setting."""
+    return next(iter(next(iter(methods.values())).values())).problem
 
 
 def finished(seeds: Seeds) -> dict[int, Run]:
