@@ -7,6 +7,7 @@ import shlex
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from benchmarks.harness.plan import Filters, Plan, make_plan
 from benchmarks.harness.pool import Outcome, Recorded, carry_out, take_stock
 from benchmarks.harness.suite import read_suite
 from benchmarks.harness.worker import cores, run_folder
+from benchmarks.protocol import follow_up
 from benchmarks.record import RunSpec
 
 FAILED = 1
@@ -37,6 +39,13 @@ def run(options: argparse.Namespace) -> int:
     _check_folder(folder)
     _check_folder(options.plots)
     outcome = carry_out(folder, plan.suite, plan.runs, jobs=jobs, threads=threads, device=options.device)
+    if not outcome.interrupted:
+        further = follow_up(plan, folder)
+        if further:
+            print(f"{len(further)} runs follow from these: tuned and frozen settings", flush=True)
+            plan = replace(plan, runs=plan.runs + further)
+            # Once more with all runs: those that are recorded count and are not trained again.
+            outcome = carry_out(folder, plan.suite, plan.runs, jobs=jobs, threads=threads, device=options.device)
     for warning in outcome.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     if outcome.interrupted:
@@ -52,6 +61,7 @@ def report(options: argparse.Namespace) -> int:
     """Make tables and pictures again from the records of the suite's plan."""
     plan = _plan(options)
     folder: Path = options.out / plan.suite
+    plan = replace(plan, runs=plan.runs + follow_up(plan, folder))
     damaged = take_stock(folder, plan.runs).damaged
     lacking = [spec for spec in plan.runs if spec.key in damaged or not run_folder(folder, spec.key).exists()]
     if len(lacking) == len(plan.runs):
@@ -134,7 +144,8 @@ def _report(plan: Plan, folder: Path, plots: Path) -> None:
 
 
 def _say_failures(outcome: Outcome) -> int:
-    failures: list[Recorded] = outcome.failures
+    # A trial that diverges is a setting that loses, not a comparison that lacks a run.
+    failures: list[Recorded] = [each for each in outcome.failures if each.spec.role != "trial"]
     if not failures:
         return 0
     first = failures[0]
@@ -158,6 +169,10 @@ def _print_plan(plan: Plan, recorded: int, jobs: int, threads: int, device: str)
             print(f"    weighters    {', '.join(methods)}")
         if single:
             print(f"    single task  {', '.join(single)}")
+        for role in ("simplex", "trial"):
+            number = sum(run.role == role for run in runs)
+            if number:
+                print(f"    {role:11}  {number} runs")
     to_do = len(plan.runs) - recorded
     count = f"{len(plan.runs)} runs: {recorded} recorded, {to_do} to train"
     print(f"\n{count}, {jobs} at a time on {device}, {threads} thread{'s' * (threads > 1)} each", flush=True)
@@ -174,7 +189,8 @@ def _run_line(spec: RunSpec, state: str) -> str:
 
 def _run_name(spec: RunSpec) -> str:
     task = f" ({spec.problem.tasks[0]})" if spec.role == "single_task" else ""
-    return f"{spec.problem.name}, {spec.weighter.label}{task}, seed {spec.seed}"
+    role = f" ({spec.role})" if spec.role in ("trial", "tuned") else ""
+    return f"{spec.problem.name}, {spec.weighter.label}{task}{role}, seed {spec.seed}"
 
 
 def _this_command() -> str:

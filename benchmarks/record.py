@@ -37,6 +37,14 @@ RUN_FILE = "run.json"
 TRAJECTORY_FILE = "trajectory.parquet"
 COLUMNS = ("step", "replica", "task", "train_loss", "val_loss", "weight")
 
+Role = Literal["method", "single_task", "simplex", "trial", "tuned", "frozen"]
+"""What a run is for.
+
+``method``: the comparison. ``single_task``: the STL baseline of the only task in ``problem.tasks``. ``simplex``: static
+weights, for the Pareto front. ``trial``: one setting on the tuning seed. ``tuned``: the best of a method's trials on the seeds of the
+comparison. ``frozen``: static, with the time-averaged weights of the run of the method in ``label``.
+"""
+
 State = Literal["finished", "diverged", "crashed", "out_of_memory"]
 
 
@@ -77,8 +85,7 @@ class RunSpec(_Model):
     training: Training
     device: str = "cpu"
     """Kind of device, "cpu" or "cuda": numbers and costs are not the same on both."""
-    role: Literal["method", "single_task"] = "method"
-    """``single_task``: the STL baseline of the only task in ``problem.tasks``."""
+    role: Role = "method"
 
     @property
     def key(self) -> str:

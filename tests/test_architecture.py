@@ -12,8 +12,21 @@ ROOT = Path(__file__).resolve().parent.parent
 FORBIDDEN = {
     "weighting": ("benchmarks", "run_bench", "numpy", "pandas", "transformers"),
     "benchmarks/problems": ("weighting", "benchmarks.harness", "benchmarks.report", "benchmarks.cost"),
-    "benchmarks/harness": ("benchmarks.report", "benchmarks.cost", "benchmarks.commands", "run_bench"),
-    "benchmarks/report": ("benchmarks.harness", "benchmarks.cost", "benchmarks.commands", "run_bench"),
+    "benchmarks/protocol": ("benchmarks.report", "benchmarks.cost", "benchmarks.commands", "run_bench"),
+    "benchmarks/harness": (
+        "benchmarks.protocol",
+        "benchmarks.report",
+        "benchmarks.cost",
+        "benchmarks.commands",
+        "run_bench",
+    ),
+    "benchmarks/report": (
+        "benchmarks.harness",
+        "benchmarks.protocol",
+        "benchmarks.cost",
+        "benchmarks.commands",
+        "run_bench",
+    ),
     "benchmarks/cost": ("benchmarks.commands", "run_bench"),
 }
 

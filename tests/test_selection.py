@@ -69,7 +69,8 @@ def test_mean_of_last_k_is_the_mean_over_the_last_evaluations(count: int) -> Non
     outcome, found = scored(f"mean_of_last_{count}")
     last = EVALUATED[-count:]
     assert outcome.selection.step == STEPS
-    for split, metrics in (("test", outcome.test), ("validation", outcome.validation)):
+    scored_splits: list[tuple[Split, dict[str, float]]] = [("test", outcome.test), ("validation", outcome.validation)]
+    for split, metrics in scored_splits:
         for key, value in metrics.items():
             assert value == pytest.approx(sum(found[step][split].metrics[key] for step in last) / count)
 

@@ -14,8 +14,10 @@ from pydantic import PydanticSchemaGenerationError, TypeAdapter, ValidationError
 from benchmarks.base import Problem, Training
 from benchmarks.catalog import own_source, problem_class, weighter_class
 from benchmarks.errors import UserError, one_line, unknown
-from benchmarks.harness.suite import ProblemEntry, SuiteFile, WeighterEntry, explain
-from benchmarks.record import ProblemSpec, RunSpec, WeighterSpec
+from benchmarks.harness.simplex import simplex_weights
+from benchmarks.harness.suite import ProblemEntry, SuiteFile, Tune, WeighterEntry, explain
+from benchmarks.harness.trials import trials
+from benchmarks.record import ProblemSpec, Role, RunSpec, WeighterSpec
 from weighting import RunFacts, Weighter
 from weighting.factory import build, hyperparameters_of
 
@@ -46,12 +48,14 @@ class Plan:
     suite: str
     question: str
     runs: list[RunSpec] = field(default_factory=list)
+    freeze: bool = False
+    """Whether the adaptive methods' averaged weights are to be trained with, once they are known."""
 
 
 def make_plan(file: SuiteFile, filters: Filters, device: str) -> Plan:
     """Every run of the suite that passes the filters. Raises UserError on the first mistake."""
     suite = file.suite
-    plan = Plan(file.name, suite.question)
+    plan = Plan(file.name, suite.question, freeze=suite.controls.frozen)
     _check_filters(file, filters)
     for number, entry in enumerate(suite.problems):
         if filters.problems is not None and entry.name not in filters.problems:
@@ -109,18 +113,64 @@ class _ProblemPlanner:
 
     def runs(self) -> list[RunSpec]:
         seeds = self.filters.seeds or self.entry.seeds or self.file.suite.seeds
-        return [run for seed in dict.fromkeys(seeds) for run in self._runs_of_seed(seed)]
+        runs = [run for seed in dict.fromkeys(seeds) for run in self._runs_of_seed(seed)]
+        return runs if self.file.suite.tune is None else runs + self._trials(self.file.suite.tune, seeds)
 
     def _runs_of_seed(self, seed: int) -> list[RunSpec]:
         runs = [self._run(self.problem.tasks, spec, seed) for spec in self._weighters()]
         if self._wanted(SINGLE_TASK):
             spec = WeighterSpec(name="uniform", label=SINGLE_TASK, hyperparameters={})
             runs += [self._run((task,), spec, seed, role="single_task") for task in self.problem.tasks]
-        return runs
+        return runs + [self._run(self.problem.tasks, spec, seed, role="simplex") for spec in self._simplex()]
 
-    def _run(self, tasks: tuple[str, ...], weighter: WeighterSpec, seed: int, role: Any = "method") -> RunSpec:
+    def _run(self, tasks: tuple[str, ...], weighter: WeighterSpec, seed: int, role: Role = "method") -> RunSpec:
         problem = ProblemSpec(name=self.entry.name, options=self.options, tasks=tasks, source=self.source)
         return RunSpec(problem=problem, weighter=weighter, seed=seed, training=self.training, device=self.device, role=role)
+
+    # ---- controls and trials -------------------------------------------------------------------------------------
+
+    def _simplex(self) -> list[WeighterSpec]:
+        points = self.file.suite.controls.simplex
+        if points is None or not self._wanted("static"):
+            return []
+        try:
+            found = simplex_weights(self.problem.num_tasks, points)
+        except ValueError as error:
+            raise self.file.error(["controls", "simplex"], f"{error} (for problem {self.entry.name})") from error
+        return [
+            WeighterSpec(name="static", label=f"static({_short(weights)})", hyperparameters={"weights": list(weights)})
+            for weights in found
+        ]
+
+    def _trials(self, tune: Tune, seeds: Sequence[int]) -> list[RunSpec]:
+        """Every method's trials on the tuning seed: as many for each."""
+        if tune.seed in seeds:
+            raise self.file.error(
+                ["tune", "seed"],
+                f"expected a seed that no comparison uses, found {tune.seed} (for problem {self.entry.name})",
+            )
+        return [
+            run.model_copy(update={"training": self.training.model_copy(update={"lr": lr})})
+            for spec in self._weighters()
+            if spec.name != "random"
+            for lr, setting in self._settings(spec, tune)
+            for run in [self._run(self.problem.tasks, setting, tune.seed, role="trial")]
+        ]
+
+    def _settings(self, spec: WeighterSpec, tune: Tune) -> list[tuple[float, WeighterSpec]]:
+        kind = weighter_class(spec.name)
+        # What the suite sets by hand is no part of the search.
+        space = {name: values for name, values in kind.search.items() if spec.hyperparameters[name] == _defaults(kind)[name]}
+        try:
+            chosen = trials(tune.learning_rates, space, tune.number, tune.seed)
+        except ValueError as error:
+            raise self.file.error(["tune", "trials"], f"{spec.label}: {error}") from error
+        given = {name: value for name, value in spec.hyperparameters.items() if value != AUTO}
+        found = []
+        for lr, changes in chosen:
+            checked = self._checked(["tune"], spec.name, kind, spec.source, {**given, **changes})
+            found.append((lr, checked.model_copy(update={"label": spec.label})))
+        return found
 
     def _wanted(self, weighter: str) -> bool:
         return self.filters.weighters is None or weighter in self.filters.weighters

@@ -17,6 +17,13 @@
     weighters:
       - uniform
       - {name: coba, tau: [2, 5]}               # a list is a grid: one run for each value
+    tune:                                       # every method also at its best setting: see ``benchmarks.protocol``
+      learning_rates: [3e-4, 1e-3, 3e-3]
+      trials: 3                                 # for each method, chosen on validation; default: one per learning rate
+      seed: 100                                 # of the trials, none of the seeds above
+    controls:
+      simplex: 15                               # static weights over the simplex, at most so many, for a Pareto front
+      frozen: true                              # each adaptive method again with its time-averaged weights held fixed
 
 Uniform weights, random weights and one single-task run per task are part of every comparison and need not be named.
 """
@@ -71,6 +78,26 @@ class ProblemEntry(_Entry):
     hyperparameters: dict[str, dict[str, Any]] = {}
 
 
+class Tune(_Entry):
+    """Trials from which every method's best setting is chosen."""
+
+    learning_rates: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1)]
+    trials: Annotated[int, Field(ge=1)] | None = None
+    seed: Annotated[int, Field(ge=0)]
+
+    @property
+    def number(self) -> int:
+        """Trials for each method."""
+        return self.trials or len(self.learning_rates)
+
+
+class Controls(_Entry):
+    """Runs that show what the methods add to constants."""
+
+    simplex: Annotated[int, Field(ge=2)] | None = None
+    frozen: bool = False
+
+
 class Suite(_Entry):
     """A whole suite, as read."""
 
@@ -79,6 +106,8 @@ class Suite(_Entry):
     training: dict[str, Any] = {}
     problems: Annotated[list[Annotated[ProblemEntry, BeforeValidator(_named)]], Field(min_length=1)]
     weighters: Weighters
+    tune: Tune | None = None
+    controls: Controls = Controls()
 
 
 class SuiteFile:

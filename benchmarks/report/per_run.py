@@ -31,7 +31,7 @@ def per_run(section: Section) -> tuple[pd.DataFrame, list[str]]:
     Returns the rows, ordered as the section's methods and seeds, and warnings about baselines that are missing.
     """
     judged = [info for info in section.primary if info.task is not None]
-    baselines, warnings = _baselines(section, judged)
+    stl, warnings = baselines(section, judged)
     rows = []
     for method in section.methods:
         for run in section.finished(method):
@@ -39,7 +39,7 @@ def per_run(section: Section) -> tuple[pd.DataFrame, list[str]]:
             row: dict[str, object] = {"method": method, "seed": run.seed, "run": run.record.key}
             row |= {info.key: test.get(info.key, math.nan) for info in section.metrics}
             own = np.array([test.get(info.key, math.nan) for info in judged])
-            changes = statistics.changes_percent(own, baselines[run.seed], [info.higher_is_better for info in judged])
+            changes = statistics.changes_percent(own, stl[run.seed], [info.higher_is_better for info in judged])
             row |= {f"change:{info.key}": change for info, change in zip(judged, changes, strict=True)}
             row[DELTA_METRICS] = float(statistics.delta_m_over_metrics(changes))
             row[DELTA_TASKS] = float(statistics.delta_m_over_tasks(changes, [str(info.task) for info in judged]))
@@ -49,7 +49,7 @@ def per_run(section: Section) -> tuple[pd.DataFrame, list[str]]:
     return pd.DataFrame(rows, columns=columns), warnings
 
 
-def _baselines(section: Section, judged: list[MetricInfo]) -> tuple[dict[int, statistics.Floats], list[str]]:
+def baselines(section: Section, judged: list[MetricInfo]) -> tuple[dict[int, statistics.Floats], list[str]]:
     """Seed -> ``(len(judged),)`` single-task values of the same seed, NaN where there is none."""
     values: dict[int, statistics.Floats] = {}
     missing: list[str] = []

@@ -12,10 +12,12 @@ from typing import Any
 
 import weighting
 from benchmarks.base import Training
-from benchmarks.record import MetricInfo, ProblemSpec, Run
+from benchmarks.record import MetricInfo, ProblemSpec, Role, Run
 
 UNIFORM = "uniform"
 """The method that costs are relative to."""
+COMPARED: tuple[Role, ...] = ("method", "single_task")
+"""The roles that make a comparison; runs of the others are added to one."""
 STL = "STL"
 """What the single-task baseline is called."""
 
@@ -38,6 +40,8 @@ class Section:
     """(label, seed) -> run in any state."""
     single: Mapping[tuple[str, int], Run]
     """(task, seed) -> single-task run in any state."""
+    others: Mapping[Role, Mapping[tuple[str, int], tuple[Run, ...]]]
+    """Role besides these two -> (label, seed) -> its runs in any state; the label is the method's, or names the weights."""
     excluded: tuple[tuple[Run, str], ...]
     """Runs whose fingerprints differ, and in what."""
 
@@ -50,6 +54,13 @@ class Section:
         """The finished single-task run of a task and seed."""
         run = self.single.get((task, seed))
         return run if run is not None and run.record.state == "finished" else None
+
+    def of_role(self, role: Role, label: str) -> list[Run]:
+        """The finished runs of another role that belong to a label, in the order of their seeds."""
+        found = [(seed, run) for (name, seed), runs in self.others.get(role, {}).items() if name == label for run in runs]
+        return [
+            run for _, run in sorted(found, key=lambda pair: (pair[0], pair[1].record.key)) if run.record.state == "finished"
+        ]
 
     @property
     def pool(self) -> tuple[str, ...]:
@@ -67,7 +78,8 @@ def sections(runs: Sequence[Run]) -> tuple[list[Section], list[str]]:
     warnings: list[str] = []
     groups: dict[str, list[Run]] = {}
     for run in runs:
-        groups.setdefault(_digest(_setting(run)), []).append(run)
+        if run.record.run.role in COMPARED:
+            groups.setdefault(_digest(_setting(run)), []).append(run)
     found: list[tuple[str, list[Run], list[Run]]] = []
     for digest, members in groups.items():
         methods = [run for run in members if run.record.run.role == "method"]
@@ -79,11 +91,12 @@ def sections(runs: Sequence[Run]) -> tuple[list[Section], list[str]]:
             found.append((name, same, [run for run in singles if not tasks or run.record.tasks[0] in tasks]))
     names = Counter((same or singles)[0].problem for _, same, singles in found)
     result = []
+    others = [run for run in runs if run.record.run.role not in COMPARED]
     for digest, same, singles in found:
         name = (same or singles)[0].problem
         if names[name] > 1:
             name = f"{name}@{digest}"
-        section, more = _section(name, digest, same, singles)
+        section, more = _section(name, digest, same, singles, [run for run in others if same and _belongs(run, same[0])])
         result.append(section)
         warnings += more
     for name, count in names.items():
@@ -119,16 +132,29 @@ def method_id(run: Run) -> str:
     return _digest([weighter.name, weighter.hyperparameters])
 
 
-def _section(name: str, digest: str, same: list[Run], singles: list[Run]) -> tuple[Section, list[str]]:
-    kept, excluded = _comparable(same, singles)
+def _belongs(other: Run, method: Run) -> bool:
+    """Whether a run of another role is compared with a method's: only a tuned method has its own learning rate."""
+    if other.record.tasks != method.record.tasks:
+        return False
+    learning_rate = other.record.run.role in ("trial", "tuned")
+    return _setting(other, but_lr=learning_rate) == _setting(method, but_lr=learning_rate)
+
+
+def _section(name: str, digest: str, same: list[Run], singles: list[Run], others: list[Run]) -> tuple[Section, list[str]]:
+    kept, excluded = _comparable([*same, *others], singles)
     labels, warnings = method_labels(same)
     methods: dict[tuple[str, int], Run] = {}
     single: dict[tuple[str, int], Run] = {}
+    further: dict[Role, dict[tuple[str, int], tuple[Run, ...]]] = {}
     for run in kept:
-        if run.record.run.role == "method":
+        role = run.record.run.role
+        if role == "method":
             methods[labels[method_id(run)], run.seed] = run
-        else:
+        elif role == "single_task":
             single[run.record.tasks[0], run.seed] = run
+        else:
+            known = further.setdefault(role, {})
+            known[run.label, run.seed] = (*known.get((run.label, run.seed), ()), run)
     everyone = {labels[method_id(run)]: run.record.run.weighter.name for run in same}
     first = next((run for run in same if run.record.metric_infos), (same or singles)[0])
     infos = first.record.metric_infos if same else tuple(_union(run.record.metric_infos for run in singles))
@@ -143,6 +169,7 @@ def _section(name: str, digest: str, same: list[Run], singles: list[Run]) -> tup
         methods=tuple(sorted(everyone, key=lambda label: (_place(everyone[label]), _natural(label)))),
         runs=methods,
         single=single,
+        others=further,
         excluded=tuple(excluded),
     )
     left_out = [f"run {run.record.key} ({_title(run)}) is left out: {why}" for run, why in excluded]
@@ -160,7 +187,7 @@ def _comparable(same: list[Run], singles: list[Run]) -> tuple[list[Run], list[tu
         for run in methods + alone:
             own = _fingerprints(run)
             # A single-task run has other tasks, so only its data can be held against the others'.
-            fields = list(usual) if run.record.run.role == "method" else ["data"]
+            fields = ["data"] if run.record.run.role == "single_task" else list(usual)
             differing = [field for field in fields if own and usual and own[field] != usual[field]]
             if differing:
                 excluded.append((run, f"{' and '.join(differing)} differ from the other runs of seed {seed}"))
@@ -186,9 +213,10 @@ def _fingerprints(run: Run) -> dict[str, str]:
     return {"initial_parameters": found.initial_parameters, "data": found.data, "data_order": found.data_order}
 
 
-def _setting(run: Run) -> list[Any]:
+def _setting(run: Run, *, but_lr: bool = False) -> list[Any]:
     spec = run.record.run
-    return [spec.problem.name, spec.problem.options, spec.training.model_dump(mode="json")]
+    training = spec.training.model_dump(mode="json", exclude={"lr"} if but_lr else None)
+    return [spec.problem.name, spec.problem.options, training]
 
 
 def _digest(value: Any) -> str:
@@ -197,7 +225,7 @@ def _digest(value: Any) -> str:
 
 
 def _title(run: Run) -> str:
-    who = run.label if run.record.run.role == "method" else f"STL of {run.record.tasks[0]}"
+    who = f"STL of {run.record.tasks[0]}" if run.record.run.role == "single_task" else run.label
     return f"{who}, seed {run.seed}"
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
+from scipy.stats import rankdata, studentized_range, trim_mean
 
 Floats = NDArray[np.float64]
 
@@ -78,6 +78,30 @@ def mean_ranks(values: Floats, higher_is_better: Sequence[bool]) -> Floats:
     if not complete.any() or len(values) == 0:
         return np.full(len(values), math.nan)
     return np.asarray(rankdata((sign * values)[:, complete], axis=0).mean(axis=1), dtype=np.float64)
+
+
+def non_dominated(values: Floats, higher_is_better: Sequence[bool]) -> NDArray[np.bool_]:
+    """Which points no other point is at least as good as in every metric and better in one: the Pareto front.
+
+    values: ``(points, M)``; higher_is_better: M. Returns ``(points,)``; a point with a NaN is not on the front.
+    """
+    known = np.isfinite(values).all(axis=1)
+    losses = np.where(np.asarray(higher_is_better, dtype=bool), -values, values)
+    losses = np.where(known[:, None], losses, math.inf)
+    no_worse = (losses[:, None, :] <= losses[None, :, :]).all(axis=-1)
+    better = (losses[:, None, :] < losses[None, :, :]).any(axis=-1)
+    return np.asarray(known & ~(no_worse & better).any(axis=0))
+
+
+def interquartile_mean(values: Floats) -> float:
+    """Mean of the middle half, to which outliers do not belong (Agarwal et al., NeurIPS 2021). values: ``(n,)``, no NaN."""
+    return float(trim_mean(values, 0.25)) if values.size else math.nan
+
+
+def critical_difference(methods: int, blocks: int, level: float = 0.05) -> float:
+    """Least difference of mean ranks that Nemenyi's test calls significant (Demsar, JMLR 2006, Eq. 4)."""
+    quantile = float(studentized_range.ppf(1 - level, methods, np.inf)) / math.sqrt(2)
+    return quantile * math.sqrt(methods * (methods + 1) / (6 * blocks))
 
 
 def convergence_spread(steps: NDArray[np.int64], losses: Floats, total: int) -> float:

@@ -1,0 +1,49 @@
+"""The best of each method's trials, on the seeds of the comparison."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+
+from benchmarks.record import Run, RunSpec
+
+
+def tuned_runs(planned: Sequence[RunSpec], recorded: Sequence[Run]) -> list[RunSpec]:
+    """For every method and problem with all trials recorded, its best trial on each seed of the method's own runs.
+
+    A trial that did not finish loses; a method none of whose trials finished has no tuned runs.
+    """
+    found = []
+    by_key = {run.record.key: run for run in recorded}
+    for group in _by_method(planned):
+        trials = [spec for spec in group if spec.role == "trial"]
+        if not trials or any(spec.key not in by_key for spec in trials):
+            continue
+        best = min(trials, key=lambda spec: validation_score(by_key[spec.key]))
+        if not math.isfinite(validation_score(by_key[best.key])):
+            continue
+        seeds = [spec.seed for spec in group if spec.role == "method"]
+        found += [best.model_copy(update={"seed": seed, "role": "tuned"}) for seed in seeds]
+    return found
+
+
+def validation_score(run: Run) -> float:
+    """Mean over tasks and replicas of L_val / L_val(0) at the selected step; infinite for a run that did not finish."""
+    selection = run.record.selection
+    if run.record.state != "finished" or selection is None:
+        return math.inf
+    losses = run.trajectory.set_index(["replica", "task"])
+    first = losses.loc[losses["step"] == 0, "val_loss"]
+    selected = losses.loc[losses["step"] == selection.step, "val_loss"]
+    score = float((selected / first).mean())
+    return score if math.isfinite(score) else math.inf
+
+
+def _by_method(planned: Sequence[RunSpec]) -> list[list[RunSpec]]:
+    """The runs of one problem and label, whatever their settings."""
+    groups: dict[str, list[RunSpec]] = {}
+    for spec in planned:
+        problem = spec.problem.model_dump(mode="json")
+        groups.setdefault(json.dumps([problem, spec.weighter.label], sort_keys=True), []).append(spec)
+    return list(groups.values())

@@ -1,0 +1,71 @@
+"""The same comparison by steps and by the clock: what each method reaches in the time that uniform weights take."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+
+from benchmarks.record import Run
+from benchmarks.report.loading import cube
+from benchmarks.report.measure import uniform_runs
+from benchmarks.report.sections import Section
+from benchmarks.report.statistics import mean_and_error
+from benchmarks.report.table import ERROR, Column, Table
+
+CAPTION = (
+    "Lowest mean over tasks of L_val / L_val(0) so far, as a change against uniform weights of the same seed in percent, negative: "
+    "better: after all steps, and after the steps that fit into the training time of uniform weights (median seconds per step; a "
+    "method is never given more steps than were planned). On validation, since test is scored once. Mean ± standard error over "
+    "seeds."
+)
+
+
+def equal_time_table(section: Section) -> Table | None:
+    """One row per method; None without finished uniform runs."""
+    uniform = {run.seed: run for run in uniform_runs(section)}
+    rows = []
+    for label in section.methods:
+        pairs = [(run, uniform[run.seed]) for run in section.finished(label) if run.seed in uniform]
+        if not pairs:
+            continue
+        fitting = np.array([steps_in_time(run, base) for run, base in pairs])
+        row: dict[str, object] = {"method": label, "pairs": len(pairs), "steps": float(np.median(fitting))}
+        ends = [run.record.run.training.steps for run, _ in pairs]
+        for name, limits in (("by_steps", ends), ("by_time", fitting.tolist())):
+            changes = [
+                100 * (lowest_score(run, limit) / lowest_score(base, base.record.run.training.steps) - 1)
+                for (run, base), limit in zip(pairs, limits, strict=True)
+            ]
+            row[name], row[name + ERROR] = mean_and_error(np.array(changes))
+        rows.append(row)
+    if not rows:
+        return None
+    shown = (
+        Column("method", "method"),
+        Column("pairs", "pairs"),
+        Column("by_steps", "equal steps: change %", "lower", "equal steps %"),
+        Column("steps", f"steps in uniform's time, of {section.training.steps}", None, "steps", decimals=0),
+        Column("by_time", "equal time: change %", "lower", "equal time %"),
+    )
+    title = "Equal steps and equal time"
+    return Table(f"{section.slug}_equal_time", title, CAPTION, shown, pd.DataFrame(rows))
+
+
+def steps_in_time(run: Run, base: Run) -> int:
+    """Steps of the run that fit into the training time of the base run, at most those planned; 0 where costs are unknown."""
+    own, other = run.record.costs, base.record.costs
+    if own is None or other is None or own.seconds_per_step <= 0:
+        return 0
+    steps = run.record.run.training.steps
+    return min(steps, math.floor(steps * other.seconds_per_step / own.seconds_per_step))
+
+
+def lowest_score(run: Run, limit: int) -> float:
+    """Lowest mean over tasks and replicas of L_val / L_val(0) among the evaluations up to a step."""
+    steps, losses = cube(run, "val_loss")
+    if not len(steps):
+        return math.nan
+    scores = (losses / losses[0]).mean(axis=(1, 2))[steps <= limit]
+    return float(scores.min()) if len(scores) else math.nan

@@ -1,0 +1,201 @@
+"""Trials, the choice among them, static weights over the simplex, frozen weights: planned, then trained for real."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from fake_runs import make, trajectories
+
+import run_bench
+from benchmarks.base import Training
+from benchmarks.errors import UserError
+from benchmarks.harness.plan import Filters, Plan, make_plan
+from benchmarks.harness.simplex import simplex_weights
+from benchmarks.harness.suite import read_suite
+from benchmarks.harness.trials import trials
+from benchmarks.protocol import follow_up
+from benchmarks.protocol.frozen import frozen_run
+from benchmarks.protocol.tuned import tuned_runs, validation_score
+from benchmarks.record import Run, RunSpec, read_run
+
+OWN = Path(__file__).resolve().parent / "tiny_problem.py"
+RATES = [0.001, 0.01, 0.1]
+
+
+def suite_file(folder: Path, **changes: Any) -> Path:
+    content = {
+        "seeds": [0, 1],
+        "problems": [f"{OWN}:Tiny"],
+        "weighters": ["uniform", "dwa", "static"],
+        "tune": {"learning_rates": RATES, "seed": 100},
+        "controls": {"simplex": 10, "frozen": True},
+        **changes,
+    }
+    path = folder / "fair.yaml"
+    path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    return path
+
+
+def plan_of(folder: Path, **changes: Any) -> Plan:
+    return make_plan(read_suite(str(suite_file(folder, **changes))), Filters(), "cpu")
+
+
+def of_role(plan: Plan, role: str) -> list[RunSpec]:
+    return [run for run in plan.runs if run.role == role]
+
+
+# ---- trials ----------------------------------------------------------------------------------------------------------
+
+
+def test_every_method_has_as_many_trials_on_the_tuning_seed_at_every_learning_rate(tmp_path: Path) -> None:
+    found = of_role(plan_of(tmp_path), "trial")
+    assert Counter(run.weighter.label for run in found) == {"uniform": 3, "dwa": 3, "static": 3}
+    assert {run.seed for run in found} == {100}
+    for label in ("uniform", "dwa"):
+        assert sorted(run.training.lr for run in found if run.weighter.label == label) == RATES
+    assert len({run.weighter.hyperparameters["temperature"] for run in found if run.weighter.label == "dwa"}) > 1
+
+
+def test_what_a_suite_sets_by_hand_is_not_searched(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, weighters=[{"name": "dwa", "temperature": 3.0}])
+    assert {run.weighter.hyperparameters["temperature"] for run in of_role(plan, "trial") if run.weighter.name == "dwa"} == {
+        3.0
+    }
+
+
+def test_all_pairs_are_tried_where_there_are_no_more() -> None:
+    space = {"alpha": (1, 2), "beta": ("x", "y")}
+    found = trials(RATES, space, 12, seed=0)
+    expected = {(rate, alpha, beta) for rate in RATES for alpha in (1, 2) for beta in ("x", "y")}
+    assert {(rate, setting["alpha"], setting["beta"]) for rate, setting in found} == expected
+    assert trials(RATES, space, 5, seed=0) == trials(RATES, space, 5, seed=0)
+
+
+def test_more_trials_than_settings_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"uniform: expected at most as many trials .* 3 learning rates x 1 = 3, found 4"):
+        plan_of(tmp_path, tune={"learning_rates": RATES, "seed": 100, "trials": 4})
+
+
+def test_a_tuning_seed_of_the_comparison_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"tune\.seed: expected a seed that no comparison uses, found 1"):
+        plan_of(tmp_path, tune={"learning_rates": RATES, "seed": 1})
+
+
+# ---- the choice ------------------------------------------------------------------------------------------------------
+
+
+def trained(spec: RunSpec, lowest: float, state: str = "finished") -> Run:
+    """A made-up record of a planned run whose validation losses fall to ``lowest`` of their start."""
+    draw = np.random.default_rng(0)
+    table = trajectories("uniform", spec.problem.tasks, spec.training, draw)
+    table["val_loss"] = np.where(table["step"] == 0, 2.0, 2.0 * lowest)
+    run = make(trajectory=table, tasks=spec.problem.tasks, training=spec.training)
+    update: dict[str, Any] = {"run": spec, "key": spec.key, "state": state}
+    return Run(run.record.model_copy(update=update), table)
+
+
+def test_the_trial_with_the_lowest_validation_score_is_trained_on_the_seeds(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path)
+    best = {"uniform": 0.1, "dwa": 0.001, "static": 0.01}
+    runs = [
+        trained(spec, 0.2 if spec.training.lr == best[spec.weighter.label] else 0.5, "finished")
+        for spec in of_role(plan, "trial")
+    ]
+    found = tuned_runs(plan.runs, runs)
+    chosen = {(run.weighter.label, run.training.lr, run.seed) for run in found}
+    assert chosen == {(label, lr, seed) for label, lr in best.items() for seed in (0, 1)}
+    assert {run.role for run in found} == {"tuned"}
+
+
+def test_a_trial_that_diverged_loses_and_missing_trials_wait(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, weighters=["uniform"])
+    specs = of_role(plan, "trial")
+    runs = [trained(spec, 0.1 + index / 10, "diverged" if index == 0 else "finished") for index, spec in enumerate(specs)]
+    assert {run.training.lr for run in tuned_runs(plan.runs, runs)} == {specs[1].training.lr}
+    assert tuned_runs(plan.runs, runs[1:]) == []
+    assert tuned_runs(plan.runs, [trained(spec, 0.5, "diverged") for spec in specs]) == []
+
+
+def test_validation_score_is_the_mean_relative_loss_at_the_selected_step() -> None:
+    run = make(training=Training(steps=40, log_every=10, evaluate_every=20))
+    table, step = run.trajectory, run.record.selection
+    assert step is not None
+    ratios = [
+        float(table.query(f"task == '{task}' and step == {step.step}")["val_loss"].iloc[0])
+        / float(table.query(f"task == '{task}' and step == 0")["val_loss"].iloc[0])
+        for task in run.record.tasks
+    ]
+    assert validation_score(run) == pytest.approx(sum(ratios) / len(ratios))
+
+
+# ---- the simplex -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("num_tasks", "points", "count"), [(2, 9, 9), (3, 10, 10), (3, 14, 10), (3, 15, 15), (5, 20, 20)])
+def test_weights_cover_the_simplex(num_tasks: int, points: int, count: int) -> None:
+    found = simplex_weights(num_tasks, points)
+    assert len(set(found)) == len(found) == count
+    for weights in found:
+        assert sum(weights) == pytest.approx(num_tasks, abs=1e-4)
+        assert min(weights) > 0
+    if num_tasks < 4:
+        assert {tuple(reversed(weights)) for weights in found} == set(found)
+
+
+def test_draws_on_the_simplex_are_uniform() -> None:
+    found = np.array(simplex_weights(4, 4000)) / 4
+    # A coordinate of a uniform point on the 3-simplex has P(w > x) = (1 - x)^3.
+    for level, column in itertools.product((0.1, 0.3, 0.6), range(4)):
+        assert (found[:, column] > level).mean() == pytest.approx((1 - level) ** 3, abs=0.03)
+
+
+def test_one_task_has_no_simplex(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"controls\.simplex: expected at least 2 tasks"):
+        plan_of(tmp_path, problems=[{"name": f"{OWN}:Tiny", "options": {"tasks": ["small"]}}])
+
+
+# ---- frozen weights --------------------------------------------------------------------------------------------------
+
+
+def test_frozen_weights_are_the_average_over_the_logged_steps() -> None:
+    run = make("coba", 3)
+    frozen = frozen_run(run)
+    assert frozen is not None
+    expected = [run.trajectory.query(f"task == '{task}'")["weight"].mean() for task in run.record.tasks]
+    assert frozen.weighter.hyperparameters["weights"] == pytest.approx(expected, abs=1e-6)
+    assert (frozen.weighter.name, frozen.weighter.label, frozen.seed, frozen.role) == ("static", "coba", 3, "frozen")
+
+
+@pytest.mark.parametrize("name", ["uniform", "random", "static"])
+def test_controls_are_not_frozen(name: str) -> None:
+    assert frozen_run(make(name)) is None
+
+
+def test_negative_averages_are_not_frozen() -> None:
+    run = make("gradnorm")
+    run.trajectory["weight"] -= 5.0
+    assert frozen_run(run) is None
+
+
+# ---- for real --------------------------------------------------------------------------------------------------------
+
+
+def test_the_whole_protocol_trains_what_follows_and_nothing_twice(tmp_path: Path) -> None:
+    path = suite_file(tmp_path)
+    arguments = [str(path), "--out", str(tmp_path / "out"), "--plots", str(tmp_path / "plots"), "--steps", "20"]
+    assert run_bench.main([*arguments, "--jobs", "1"]) == 0
+    folders = {each.name for each in (tmp_path / "out" / "fair" / "runs").iterdir()}
+    records = [read_run(tmp_path / "out" / "fair" / "runs" / name) for name in folders]
+    roles = Counter(run.record.run.role for run in records)
+    assert roles == {"method": 8, "single_task": 6, "simplex": 20, "trial": 9, "tuned": 6, "frozen": 2}
+    assert all(run.record.state == "finished" for run in records)
+    plan = make_plan(read_suite(str(path)), Filters(steps=20), "cpu")
+    assert {spec.key for spec in [*plan.runs, *follow_up(plan, tmp_path / "out" / "fair")]} == folders
+    assert run_bench.main(["report", *arguments]) == 0
+    assert {each.name for each in (tmp_path / "out" / "fair" / "runs").iterdir()} == folders
