@@ -93,10 +93,26 @@ def check_weighter(options: argparse.Namespace) -> int:
     return 0 if holds else FAILED
 
 
+def compare(options: argparse.Namespace) -> int:
+    """One table of what changed between two folders of records."""
+    from benchmarks.regression.command import compare as carry_out_compare
+
+    return carry_out_compare(options)
+
+
+def check(options: argparse.Namespace) -> int:
+    """Judge the present code by recorded results."""
+    from benchmarks.regression.command import check as carry_out_check
+
+    return carry_out_check(options, _plan(options))
+
+
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "run": run,
     "report": report,
     "cost": cost,
+    "compare": compare,
+    "check": check,
     "check-weighter": check_weighter,
 }
 

@@ -27,6 +27,7 @@ FORBIDDEN = {
         "benchmarks.commands",
         "run_bench",
     ),
+    "benchmarks/regression": ("benchmarks.commands", "benchmarks.cost", "run_bench"),
     "benchmarks/cost": ("benchmarks.commands", "run_bench"),
 }
 

@@ -1,9 +1,9 @@
 """How often ``check`` fails code that did not change: ``python -m benchmarks.regression.calibration [REPETITIONS]``.
 
-The suite ``quick`` is trained on multidigits, ``STEPS`` steps, all its methods, on many groups of fresh seeds. Each group then
-stands once for the baseline and once for the present run against every other one, as if both had the same seeds. That is
-harder on the gates than reality: a run of the same code with the same seeds gives the same metrics to the last bit, and one
-after a harmless change still shares initial parameters and batches.
+All methods of the suite ``quick`` are trained on multidigits, for ``STEPS`` steps, on many groups of fresh seeds. Each group
+then stands once for the baseline and once for the present run against every other one, as if both had the same seeds. That
+is harder on the gates than reality: a run of the same code with the same seeds gives the same metrics to the last bit, and
+one after a harmless change still shares initial parameters and batches.
 
 Writes ``results/reference/check/calibration.md`` and ``.csv``; the runs themselves are kept in ``results/calibration``, so
 that a stopped calibration goes on from there.
@@ -105,11 +105,11 @@ def page(rows: Sequence[Comparison], repetitions: int, run: Run) -> str:
     lines = [
         "# False alarms of `check`",
         "",
-        f"{PROBLEM}, {STEPS} steps, {repetitions + 1} groups of {SEEDS} fresh seeds each, the same code: every group against",
-        f"every other one. Gates as they stand: change above {quality.FACTOR:g} % and above {quality.NOISES:g} standard errors, "
+        f"{PROBLEM}, {STEPS} steps, {repetitions + 1} groups of {SEEDS} fresh seeds each, the same code: every group "
+        f"against every other one. Gates: change above {quality.FACTOR:g} % and above {quality.NOISES:g} standard errors, "
         f"seeds agree; cost above {cost.FACTOR:g} times.",
         "",
-        "| seeds | comparisons | false alarms, quality: of a method | of a whole check | cost: of a method | of a whole check |",
+        "| seeds | checks | quality: alarms of a method | of a whole check | cost: alarms of a method | of a whole check |",
         "| ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for size in (SEEDS, 2 * SEEDS):
@@ -120,7 +120,7 @@ def page(rows: Sequence[Comparison], repetitions: int, run: Run) -> str:
         parts = [_share(len(worse), len(own)), _share(len({row.groups for row in worse}), checks)]
         parts += [_share(len(slower), len(own)), _share(len({row.groups for row in slower}), checks)]
         lines.append(f"| {size} | {checks} | {' | '.join(parts)} |")
-    lines += ["", "False alarms of a whole check by the number of standard errors in the quality gate:", ""]
+    lines += ["", "Alarms of the quality gate of a whole check by the number of standard errors:", ""]
     lines += ["| seeds | " + " | ".join(f"{noises:g}" for noises in NOISES) + " |", "| ---: |" + " ---: |" * len(NOISES)]
     for size in (SEEDS, 2 * SEEDS):
         own = [row for row in rows if row.seeds == size]

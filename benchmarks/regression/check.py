@@ -2,8 +2,8 @@
 
 The key of a run does not change with the code of a listed method, so a record may be older than the code that it is taken
 for. ``check`` therefore trains into a folder of its own, ``results/check/<commit>`` (with the time where files differ from
-the commit), and refuses one that holds records of other code. Single-task baselines are not trained: metrics are compared with
-those of the baseline's runs directly.
+the commit), and refuses one that holds records of other code. Single-task baselines are not trained: metrics are compared
+with those of the baseline's runs directly.
 """
 
 from __future__ import annotations
@@ -136,5 +136,5 @@ def _with(settings: str, verdict: Verdict) -> Verdict:
 def _found(side: Side, spec: RunSpec, key: str) -> str:
     near = [other for other, methods in side.settings.items() if sides.problem_of(methods) == spec.problem.name]
     if near:
-        return f"found {sides.difference(near[0], key, "here")}"
+        return f"found {sides.difference(near[0], key, 'here')}"
     return f"found only {', '.join(sorted({sides.problem_of(methods) for methods in side.settings.values()}))}"

@@ -54,6 +54,8 @@ def _check(options: argparse.Namespace, plan: Plan) -> int:
     base = gates.expected(plan, against)
     out = gates.fresh_folder(options.out, plan)
     print(f"check {plan.suite} against {against}: {len(plan.runs)} runs, recorded in {out / plan.suite}", flush=True)
+    if options.dry_run:
+        return 0
     verdicts = trajectories.judge(recorded, _methods(plan))
     outcome = _train(options, plan, base, out)
     if outcome.interrupted:
@@ -67,7 +69,7 @@ def _check(options: argparse.Namespace, plan: Plan) -> int:
 
 
 def _train(options: argparse.Namespace, plan: Plan, base: gates.Expected, out: Path) -> Outcome:
-    """Train what is lacking: first one run of each problem and seed, since a baseline that began otherwise ends the check."""
+    """Train what is lacking: first a run of each problem and seed, since a baseline that began otherwise ends the check."""
     jobs = options.jobs or cores()
     threads = max(1, cores() // jobs)
     folder = out / plan.suite
@@ -102,10 +104,9 @@ def _methods(plan: Plan) -> list[str]:
     return list(dict.fromkeys([*names(), *(spec.weighter.name for spec in plan.runs)]))
 
 
-def _folder(word: str, out: Path | None) -> Path:
+def _folder(word: str, out: Path) -> Path:
     """A folder of a suite, as a path or by its name in the folder of results."""
-    places = [Path(word), *([] if out is None else [out / word]), Path("results") / word]
-    found = next((place for place in places if (place / "runs").is_dir()), None)
+    found = next((place for place in (Path(word), out / word) if (place / "runs").is_dir()), None)
     if found is None:
-        raise UserError(f"compare: expected a folder of a suite's records (with a folder runs) at {word}, found none")
+        raise UserError(f"compare: expected a folder with the records of a suite (runs/) at {word}, found none")
     return found

@@ -20,13 +20,27 @@ from benchmarks.report.formatting import MISSING, escape_markdown, number
 from benchmarks.report.paired import LEAST_PAIRS, LEVEL, Paired, holm, paired
 from benchmarks.report.per_run import DELTA_METRICS, per_run
 from benchmarks.report.sections import sections
+from weighting import names
 
-HEADER = ("problem", "method", "verdict", "measure", "base", "head", "change", "95 % interval", "pairs", "p", "s/step: base", "head")
+HEADER = (
+    "problem",
+    "method",
+    "verdict",
+    "measure",
+    "base",
+    "head",
+    "change",
+    "95 % interval",
+    "pairs",
+    "p",
+    "s/step: base",
+    "head",
+)
 VERDICTS = ("worse", "better", "no difference seen", "too few pairs")
 CAPTION = (
-    "Change: head minus base of the same seed, negative is better: of Δm in points where both folders have the single-task runs, "
-    "else of the primary metrics in percent of the base's, mean over metrics. Interval: paired bootstrap. p: "
-    "sign-flip test, after Holm over this table; there is none below 6 pairs. s/step: relative to uniform in the same folder."
+    "Change: head minus base of the same seed, negative is better: of Δm in points where both folders have the single-task "
+    "runs, else of the primary metrics in percent of the base's, mean over metrics. Interval: paired bootstrap. p: sign-flip "
+    "test, Holm over this table; there is none below 6 pairs. s/step: relative to uniform in the same folder."
 )
 
 
@@ -73,10 +87,13 @@ def compare(base_folder: Path, head_folder: Path) -> Comparison:
     sides.check_fingerprints(base, head)
     shared = [key for key in base.settings if key in head.settings]
     if not shared:
-        raise UserError(f"{base_folder} and {head_folder}: expected a problem with equal settings in both, {_why(base, head)}")
+        raise UserError(
+            f"{base_folder} and {head_folder}: expected a problem with equal settings in both, {_why(base, head)}"
+        )
     deltas = _delta_m(base), _delta_m(head)
+    places = {name: place for place, name in enumerate(names())}
     rows = [row for key in shared for row in _rows(base.settings[key], head.settings[key], deltas)]
-    rows.sort(key=lambda row: row.problem)
+    rows.sort(key=lambda row: (row.problem, places.get(row.method.partition("[")[0], len(places)), row.method))
     corrected = holm([row.change.p_value for row in rows])
     rows = [replace(row, p_value=p) for row, p in zip(rows, corrected, strict=True)]
     return Comparison(base_folder, head_folder, tuple(rows), tuple(_notes(base, head, shared)))

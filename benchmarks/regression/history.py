@@ -60,7 +60,9 @@ def entry(suite: str, commit: str | None, against: Sequence[str], verdicts: Sequ
         against=tuple(against),
         passed="failed" not in gates.values(),
         gates=gates,
-        numbers=tuple(_number(verdict) for verdict in verdicts if verdict.gate != "trajectories" or verdict.state == "failed"),
+        numbers=tuple(
+            _number(verdict) for verdict in verdicts if verdict.gate != "trajectories" or verdict.state == "failed"
+        ),
     )
 
 

@@ -31,7 +31,7 @@ def rounded(value: float) -> float:
 
 
 def make_logs() -> dict[str, Log]:
-    """``all_tasks``: three losses that fall at paces of their own; ``absent_tasks``: the same, tasks missing now and then."""
+    """``all_tasks``: three losses that fall at paces of their own; ``absent_tasks``: the same, some missing now and then."""
     draw = np.random.default_rng(SEED)
     rows = (STEPS + 1, TASKS)
     scale, pace = np.array([0.3, 1.0, 8.0]), np.array([0.06, 0.03, 0.005])

@@ -6,8 +6,8 @@ run. A method fails where all of these hold:
 1. the mean change over the seeds is above ``FACTOR`` percent;
 2. it is above ``NOISES`` standard errors of a difference between two groups of seeds, estimated from the baseline's own
    spread over seeds: of the method or pooled over all methods of the problem, whichever is larger;
-3. the seeds agree: with 6 pairs and more the sign-flip test of ``benchmarks.report.paired`` gives p < 0.05; with fewer, where
-   no such p exists, every single pair is worse.
+3. the seeds agree: with 6 pairs and more the sign-flip test of ``benchmarks.report.paired`` gives p < 0.05; with fewer,
+   where no such p exists, every single pair is worse.
 
 The second condition treats the groups as if they were not paired. A change that does no harm may still send every run on
 another path, after which equal seeds share little. The false alarms of this rule are measured by
@@ -59,7 +59,9 @@ def judge(problem: str, label: str, base: Methods, head: Seeds) -> Verdict:
     seeds = [seed for seed in before if seed in after]
     changes = percent(np.stack([values(before[s]) for s in seeds]), [after[s] for s in seeds]) if seeds else np.zeros(0)
     if np.isfinite(changes).sum() < LEAST_SEEDS:
-        reason = f"{len(seeds)} pair{'s' * (len(seeds) != 1)} of finished runs with a change in percent, {LEAST_SEEDS} needed"
+        reason = (
+            f"{len(seeds)} pair{'s' * (len(seeds) != 1)} of finished runs with a change in percent, {LEAST_SEEDS} needed"
+        )
         return Verdict(GATE, problem, label, "not judged", reason)
     found = rule(changes, noise(base, label))
     return Verdict(GATE, problem, label, "failed" if found.worse else "ok", _reason(found), found.comparison.mean)

@@ -88,7 +88,9 @@ def record(folder: Path, places: Iterable[str], commit: str | None) -> Path:
             if isinstance(found, str):
                 raise UserError(f"{name}: {label}: cannot be replayed: {found}")
             weights.setdefault(name, {})[label] = [[rounded(value) for value in step] for step in found]
-    return write(folder / FILE, _one_setting_a_line(Baseline(commit=commit, torch=torch.__version__, logs=logs, weights=weights)))
+    return write(
+        folder / FILE, _one_setting_a_line(Baseline(commit=commit, torch=torch.__version__, logs=logs, weights=weights))
+    )
 
 
 def read(folder: Path) -> Baseline:
