@@ -62,7 +62,9 @@ def _check(options: argparse.Namespace, plan: Plan) -> int:
         print(f"\nstopped: {len(outcome.recorded)} of {len(plan.runs)} runs are recorded, nothing was judged")
         return INTERRUPTED
     verdicts += gates.judge(base, sides.read(out / plan.suite, {spec.key for spec in plan.runs}))
-    print("\n".join(["", *said.lines(verdicts), *gates.only_in_baseline(base)]))
+    print("\n".join(["", *said.lines(verdicts)]))
+    if alone := gates.only_in_baseline(base):
+        print(f"\nonly in the baseline: {', '.join(alone)}")
     _keep(options, plan, base, verdicts)
     print(f"\n{said.summary(verdicts)}")
     return FAILED if any(verdict.state == "failed" for verdict in verdicts) else 0
