@@ -3,6 +3,7 @@
 python run_bench.py                     the quick suite
 python run_bench.py full                another suite, or the path of a .yaml file
 python run_bench.py report quick        tables and pictures again from the records, without training
+python run_bench.py calibrate aa         how often the comparison finds a difference where there is none
 python run_bench.py cost                what a step costs under each weighter, beside hand-written PyTorch
 python run_bench.py compare BASE HEAD   what changed between two folders of records, for a pull request
 python run_bench.py check quick         whether a method got worse than the recorded results: weights, quality, cost
@@ -43,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
         "words",
         nargs="*",
         metavar="command or suite",
-        help=f"run (the default), report, cost, check or check-weighter; then {', '.join(suite_names())} or a .yaml file",
+        help=f"{', '.join(commands.COMMANDS)} (run if none); then {', '.join(suite_names())} or a .yaml file",
     )
     filters = parser.add_argument_group("filters, as comma-separated lists")
     filters.add_argument("--problems", type=_names, help="only these problems of the suite")
@@ -59,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     check = parser.add_argument_group("check")
     check.add_argument("--against", type=Path, default=Path("results/reference"), help="folder of the baseline")
     check.add_argument("--junit", type=Path, help="file for the verdicts as JUnit XML")
+    check.add_argument("--repetitions", type=_positive, help="measure false alarms over this many repetitions instead")
     check.add_argument("--record", action="store_true", help="write the baseline's replayed weights and stop")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
     return parser

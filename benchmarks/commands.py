@@ -72,6 +72,22 @@ def report(options: argparse.Namespace) -> int:
     return 0
 
 
+def calibrate(options: argparse.Namespace) -> int:
+    """How often the comparison errs, from the recorded uniform runs of a suite with many seeds."""
+    from benchmarks.report import write_calibration
+
+    plan = _plan(options)
+    folder: Path = options.out / plan.suite
+    try:
+        text = write_calibration(folder, keys={spec.key for spec in plan.runs})
+    except ValueError as error:
+        raise UserError(f"{folder}: {error}") from error
+    except OSError as error:
+        raise StorageError.of(error, folder) from error
+    print(text)
+    return 0
+
+
 def cost(options: argparse.Namespace) -> int:
     """Measure what a step costs under each weighter, beside hand-written PyTorch."""
     from benchmarks.cost import write_costs
@@ -110,6 +126,7 @@ def check(options: argparse.Namespace) -> int:
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "run": run,
     "report": report,
+    "calibrate": calibrate,
     "cost": cost,
     "compare": compare,
     "check": check,

@@ -41,8 +41,8 @@ Role = Literal["method", "single_task", "simplex", "trial", "tuned", "frozen"]
 """What a run is for.
 
 ``method``: the comparison. ``single_task``: the STL baseline of the only task in ``problem.tasks``. ``simplex``: static
-weights, for the Pareto front. ``trial``: one setting on the tuning seed. ``tuned``: the best of a method's trials on the seeds of the
-comparison. ``frozen``: static, with the time-averaged weights of the run of the method in ``label``.
+weights, for the Pareto front. ``trial``: one setting on the tuning seed. ``tuned``: the best of a method's trials on the
+seeds of the comparison. ``frozen``: static, with the time-averaged weights of the run of the method in ``label``.
 """
 
 State = Literal["finished", "diverged", "crashed", "out_of_memory"]

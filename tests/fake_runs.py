@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,6 +20,7 @@ from benchmarks.record import (
     MetricInfo,
     ProblemSpec,
     Record,
+    Role,
     Run,
     RunSpec,
     Selection,
@@ -43,7 +44,7 @@ def make(
     infos: Sequence[MetricInfo] | None = None,
     trajectory: pd.DataFrame | None = None,
     training: Training | None = None,
-    role: Literal["method", "single_task"] = "method",
+    role: Role = "method",
     state: State = "finished",
     failed_step: int | None = None,
     reason: str | None = None,

@@ -100,7 +100,9 @@ def test_a_changed_hyperparameter_is_named(tmp_path: Path) -> None:
     path = regression_runs.suite(tmp_path)
     faster = regression_runs.suite(tmp_path / "faster", weighters=["uniform", {"name": "famo", "lr": 0.25}])
     base, head = (
-        regression_runs.write(tmp_path / name, [regression_runs.run(spec, "mine") for spec in regression_runs.plan(each).runs])
+        regression_runs.write(
+            tmp_path / name, [regression_runs.run(spec, "mine") for spec in regression_runs.plan(each).runs]
+        )
         for name, each in (("base", path), ("head", faster))
     )
     assert any(note.endswith("famo: hyperparameters changed: lr 0.025, now 0.25") for note in compare(base, head).notes)

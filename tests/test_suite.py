@@ -512,3 +512,8 @@ def test_a_suite_that_cannot_be_read(tmp_path: Path) -> None:
 def test_filters_that_name_what_the_suite_has_not(filters: Filters, expected: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=expected):
         plan_of(tmp_path, suite(), filters)
+
+
+def test_numbers_with_an_exponent_and_no_point_are_numbers(tmp_path: Path) -> None:
+    text = f"seeds: [0]\nproblems: ['{TINY}']\nweighters: [uniform]\ntraining: {{lr: 3e-4}}\n"
+    assert {run.training.lr for run in plan_of(tmp_path, text).runs} == {3e-4}

@@ -138,7 +138,7 @@ class _ProblemPlanner:
         except ValueError as error:
             raise self.file.error(["controls", "simplex"], f"{error} (for problem {self.entry.name})") from error
         return [
-            WeighterSpec(name="static", label=f"static({_short(weights)})", hyperparameters={"weights": list(weights)})
+            WeighterSpec(name="static", label=f"static{_short(weights)}", hyperparameters={"weights": list(weights)})
             for weights in found
         ]
 

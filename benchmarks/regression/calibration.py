@@ -1,18 +1,17 @@
-"""How often ``check`` fails code that did not change: ``python -m benchmarks.regression.calibration [REPETITIONS]``.
+"""How often ``check`` fails code that did not change: ``run_bench.py check --repetitions 20``.
 
 All methods of the suite ``quick`` are trained on multidigits, for ``STEPS`` steps, on many groups of fresh seeds. Each group
 then stands once for the baseline and once for the present run against every other one, as if both had the same seeds. That
 is harder on the gates than reality: a run of the same code with the same seeds gives the same metrics to the last bit, and
 one after a harmless change still shares initial parameters and batches.
 
-Writes ``results/reference/check/calibration.md`` and ``.csv``; the runs themselves are kept in ``results/calibration``, so
-that a stopped calibration goes on from there.
+Writes ``check/calibration.md`` and ``.csv`` in the folder of the baseline; the runs themselves are kept in ``FOLDER``, so that
+a stopped calibration goes on from there.
 """
 
 from __future__ import annotations
 
 import itertools
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,25 +19,20 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from benchmarks.errors import UserError
 from benchmarks.harness import provenance
-from benchmarks.harness.plan import Filters, make_plan
-from benchmarks.harness.pool import carry_out
+from benchmarks.harness.plan import Filters, Plan, make_plan
 from benchmarks.harness.suite import read_suite
-from benchmarks.harness.worker import cores
 from benchmarks.record import Run
 from benchmarks.regression import cost, quality
-from benchmarks.regression.sides import Methods, read
+from benchmarks.regression.sides import Methods, Side
 from benchmarks.report.write import write
 
-REPETITIONS = 20
 STEPS = 150
 SEEDS = 3
 """In a group, as in ``quick``."""
 PROBLEM = "multidigits"
 NOISES = (0.0, 1.0, 2.0, quality.NOISES, 4.0)
-RECORDS = Path("results/calibration")
-TABLE = Path("results/reference/check/calibration.md")
+FOLDER = Path("results") / "check" / "calibration"
 
 
 @dataclass(frozen=True)
@@ -62,21 +56,21 @@ class Comparison:
         return self.agree and self.change > quality.FACTOR and self.standard_errors > noises
 
 
-def main(repetitions: int = REPETITIONS) -> str:
-    """Train what is lacking, compare all groups, write the table. Returns it."""
+def plan_of(repetitions: int) -> Plan:
+    """The runs of a calibration: one group of seeds more than repetitions."""
+    file = read_suite("quick")
     seeds = list(range(SEEDS * (repetitions + 1)))
-    methods = read_suite("quick").suite.weighters
-    filters = Filters([PROBLEM], [entry.name for entry in methods], seeds, STEPS)
-    plan = make_plan(read_suite("quick"), filters, "cpu")
-    outcome = carry_out(RECORDS, "calibration", plan.runs, jobs=cores(), threads=1, device="cpu")
-    if outcome.interrupted or outcome.failures:
-        raise UserError(f"expected {len(plan.runs)} finished runs, found {len(outcome.recorded) - len(outcome.failures)}")
-    side = read(RECORDS, {spec.key for spec in plan.runs})
-    (found,) = side.settings.values()
-    rows = [row for size in (SEEDS, 2 * SEEDS) for row in compare_groups(found, size)]
-    write(TABLE.with_suffix(".csv"), pd.DataFrame(rows).drop(columns="groups").to_csv(index=False, lineterminator="\n"))
+    return make_plan(file, Filters([PROBLEM], [entry.name for entry in file.suite.weighters], seeds, STEPS), "cpu")
+
+
+def write_calibration(side: Side, repetitions: int, folder: Path) -> str:
+    """Compare all groups and write the table. Returns it. Raises OSError."""
+    (methods,) = side.settings.values()
+    rows = [row for size in (SEEDS, 2 * SEEDS) for row in compare_groups(methods, size)]
+    frame = pd.DataFrame(rows).drop(columns="groups")
+    write(folder / "calibration.csv", frame.to_csv(index=False, lineterminator="\n", float_format="%.6g"))
     text = page(rows, repetitions, side.runs[0])
-    write(TABLE, text)
+    write(folder / "calibration.md", text)
     return text
 
 
@@ -146,7 +140,3 @@ def _renumbered(methods: Methods, seeds: Sequence[int]) -> dict[str, dict[int, R
 
 def _share(number: int, of: int) -> str:
     return f"{number} of {of} ({100 * number / of:.1f} %)"
-
-
-if __name__ == "__main__":
-    print(main(*map(int, sys.argv[1:])))

@@ -12,6 +12,8 @@ from benchmarks.harness import provenance
 from benchmarks.harness.plan import Plan
 from benchmarks.harness.pool import Outcome, carry_out
 from benchmarks.harness.worker import cores
+from benchmarks.record import RunSpec
+from benchmarks.regression import calibration
 from benchmarks.regression import check as gates
 from benchmarks.regression import compare as comparing
 from benchmarks.regression import history, picture, said, sides, trajectories
@@ -37,12 +39,14 @@ def compare(options: argparse.Namespace) -> int:
 
 
 def check(options: argparse.Namespace, plan: Plan) -> int:
-    """Judge the present code by the baseline; with ``--record``, write the baseline's trajectories instead."""
+    """Judge the present code by the baseline; or write the baseline's trajectories, or measure false alarms."""
     against: Path = options.against
     try:
         if options.record:
             print(f"recorded: {trajectories.record(against, _methods(plan), provenance.commit())}")
             return 0
+        if options.repetitions is not None:
+            return _calibrate(options)
         return _check(options, gates.methods_only(plan))
     except OSError as error:
         raise StorageError.of(error, against) from error
@@ -70,20 +74,40 @@ def _check(options: argparse.Namespace, plan: Plan) -> int:
     return FAILED if any(verdict.state == "failed" for verdict in verdicts) else 0
 
 
+def _calibrate(options: argparse.Namespace) -> int:
+    plan = calibration.plan_of(options.repetitions)
+    folder = options.out or calibration.FOLDER
+    outcome = _carry_out(options, folder, plan.suite, plan.runs)
+    if outcome.interrupted:
+        print(
+            f"\nstopped: {len(outcome.recorded)} of {len(plan.runs)} runs are recorded; the same command goes on from here"
+        )
+        return INTERRUPTED
+    if outcome.failures:
+        raise UserError(f"check: expected {len(plan.runs)} finished runs, found {len(outcome.failures)} that failed")
+    side = sides.read(folder, {spec.key for spec in plan.runs})
+    print(calibration.write_calibration(side, options.repetitions, options.against / "check"))
+    return 0
+
+
 def _train(options: argparse.Namespace, plan: Plan, base: gates.Expected, out: Path) -> Outcome:
     """Train what is lacking: first a run of each problem and seed, since a baseline that began otherwise ends the check."""
-    jobs = options.jobs or cores()
-    threads = max(1, cores() // jobs)
     folder = out / plan.suite
     first = gates.first_of_each(plan)
     outcome = Outcome()
     for runs in (first, plan.runs):
-        outcome = carry_out(folder, plan.suite, runs, jobs=jobs, threads=threads, device=options.device)
-        for warning in outcome.warnings:
-            print(f"warning: {warning}", file=sys.stderr)
+        outcome = _carry_out(options, folder, plan.suite, runs)
         if outcome.interrupted:
             break
         sides.check_fingerprints(base.side, sides.read(folder, {spec.key for spec in runs}))
+    return outcome
+
+
+def _carry_out(options: argparse.Namespace, folder: Path, suite: str, runs: list[RunSpec]) -> Outcome:
+    jobs = options.jobs or cores()
+    outcome = carry_out(folder, suite, runs, jobs=jobs, threads=max(1, cores() // jobs), device=options.device)
+    for warning in outcome.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
     return outcome
 
 

@@ -10,16 +10,19 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from benchmarks.report import formatting
+from benchmarks.report.across import aggregate_table, changes, ranking, side_by_side
+from benchmarks.report.calibration import calibration_table
+from benchmarks.report.front import objectives
 from benchmarks.report.loading import Loaded, Unusable, load
 from benchmarks.report.page import Chapter, Picture, failures, page, terminal
 from benchmarks.report.palette import Style, method_styles
-from benchmarks.report.plots import curves, landscape, overview, settings, style, weights
+from benchmarks.report.plots import critical, curves, front, landscape, overview, profiles, settings, style, weights
 from benchmarks.report.sections import Section, sections
 from benchmarks.report.table import Table
-from benchmarks.report.tables import SectionTables, across, section_tables
+from benchmarks.report.tables import SectionTables, section_tables
 from benchmarks.report.write import write
 
-__all__ = ["Loaded", "Report", "Unusable", "load", "write_report"]
+__all__ = ["Loaded", "Report", "Unusable", "load", "write_calibration", "write_report"]
 
 
 @dataclass(frozen=True)
@@ -53,15 +56,21 @@ def write_report(suite_folder: Path, plots_folder: Path, keys: Collection[str] |
             for section, each in zip(found, tables, strict=True)
         ]
         made = overview.figure([section.name for section in found], tables, styles)
-        pictures = draw(made, "overview", "Δm against cost", overview.CAPTION)
-    everything = across(found, tables)
+        changed = changes(found)
+        pictures = (
+            *draw(made, "overview", "Δm against cost", overview.CAPTION),
+            *draw(profiles.figure(changed, styles), "profiles", "Performance profiles", profiles.CAPTION),
+            *draw(critical.figure(ranking(changed)), "ranks", "Critical difference of mean ranks", critical.CAPTION),
+        )
+    summaries = [table for table in (side_by_side(found, tables), aggregate_table(changed)) if table is not None]
     folder = suite_folder / "tables"
     for chapter in chapters:
         for table in (chapter.tables.overview, *chapter.tables.others):
             paths += _write_table(folder, table)
         paths.append(write(folder / f"{chapter.section.slug}_runs.csv", formatting.to_csv(chapter.tables.runs)))
-    paths += _write_table(folder, everything)
-    text = page(suite_folder.name, loaded.runs, chapters, everything, pictures, loaded.unusable, warnings)
+    for table in summaries:
+        paths += _write_table(folder, table)
+    text = page(suite_folder.name, loaded.runs, chapters, summaries, pictures, loaded.unusable, warnings)
     summary = terminal(chapters, loaded.unusable, warnings)
     paths.append(write(suite_folder / "report.md", text))
     paths.append(write(suite_folder / "summary.txt", summary + "\n"))
@@ -71,6 +80,20 @@ def write_report(suite_folder: Path, plots_folder: Path, keys: Collection[str] |
         failures=tuple(failures(chapters)),
         warnings=(*warnings, *(f"unusable record: {each.reason}" for each in loaded.unusable)),
     )
+
+
+def write_calibration(suite_folder: Path, keys: Collection[str]) -> str:
+    """Measure how often the comparison errs on every problem, write the tables, and return them as text.
+
+    Raises ValueError where there are too few runs of uniform, OSError if a file cannot be written.
+    """
+    found, _ = sections(load(suite_folder, keys).runs)
+    if not found:
+        raise ValueError("expected recorded runs, found none")
+    tables = [calibration_table(section) for section in found]
+    for table in tables:
+        _write_table(suite_folder / "tables", table)
+    return "\n\n".join(formatting.to_markdown(table) for table in tables)
 
 
 @dataclass(frozen=True)
@@ -100,6 +123,9 @@ def _section_pictures(
         ),
         *draw(curves.figure(section, styles), f"{name}_curves", f"{section.name}: validation loss", curves.CAPTION),
         *draw(weights.figure(section), f"{name}_weights", f"{section.name}: weights", weights.CAPTION),
+        *draw(
+            front.figure(tables.front, objectives(section), styles), f"{name}_front", f"{section.name}: front", front.CAPTION
+        ),
         *draw(landscape.figure(section, styles), f"{name}_landscape", f"{section.name}: paths", landscape.CAPTION),
     )
 

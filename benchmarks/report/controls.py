@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+import numpy as np
 import pandas as pd
 
 from benchmarks.record import Run
@@ -43,8 +44,8 @@ def tuned_table(section: Section) -> Table | None:
         Column("against", "tuned against tuned uniform", "lower", "against tuned uniform"),
     )
     caption = (
-        f"{measured.header} on test at the defaults and at the setting with the lowest mean relative validation loss among as many "
-        f"trials for each method (learning rates x published search space) on a seed of their own. {EXPLAINED}"
+        f"{measured.header} on test at the defaults and at the setting with the lowest mean relative validation loss among "
+        f"as many trials for each method (learning rates x published search space) on a seed of their own. {EXPLAINED}"
     )
     return Table(f"{section.slug}_tuned", "Default and tuned", caption, shown, pd.DataFrame(rows))
 
@@ -71,14 +72,14 @@ def frozen_table(section: Section) -> Table | None:
         *PAIRED,
     )
     caption = (
-        "Frozen: trained again, seed by seed, with the method's own weights meaned over the steps and held fixed. Adaptive minus "
-        f"frozen: negative where adapting helps beyond the average. {EXPLAINED}"
+        "Frozen: trained again, seed by seed, with the method's own weights meaned over the steps and held fixed. Change: "
+        f"adaptive minus frozen, negative where adapting helps beyond the average. {EXPLAINED}"
     )
     return Table(f"{section.slug}_frozen", "Adaptive and frozen weights", caption, shown, pd.DataFrame(rows))
 
 
 def _mean(name: str, values: Mapping[int, float]) -> dict[str, object]:
-    mean, error = mean_and_error(pd.Series(values, dtype=float).to_numpy())
+    mean, error = mean_and_error(np.array(list(values.values()), dtype=np.float64))
     return {name: mean, name + ERROR: error}
 
 

@@ -15,10 +15,10 @@ from benchmarks.report.statistics import mean_and_error
 from benchmarks.report.table import ERROR, Column, Table
 
 CAPTION = (
-    "Lowest mean over tasks of L_val / L_val(0) so far, as a change against uniform weights of the same seed in percent, negative: "
-    "better: after all steps, and after the steps that fit into the training time of uniform weights (median seconds per step; a "
-    "method is never given more steps than were planned). On validation, since test is scored once. Mean ± standard error over "
-    "seeds."
+    "Lowest mean over tasks of L_val / L_val(0) so far, as a change against uniform weights of the same seed in percent, "
+    "negative: better. Equal steps: after all of them. Equal time: up to the last evaluation that fits into the training "
+    "time of uniform weights, by the median seconds per step; nobody gets more steps than were planned. On validation, "
+    "since test is scored once. Mean ± standard error over seeds."
 )
 
 
@@ -40,7 +40,7 @@ def equal_time_table(section: Section) -> Table | None:
             ]
             row[name], row[name + ERROR] = mean_and_error(np.array(changes))
         rows.append(row)
-    if not rows:
+    if not rows or all(math.isnan(float(str(row["by_steps"]))) for row in rows):
         return None
     shown = (
         Column("method", "method"),
@@ -63,9 +63,12 @@ def steps_in_time(run: Run, base: Run) -> int:
 
 
 def lowest_score(run: Run, limit: int) -> float:
-    """Lowest mean over tasks and replicas of L_val / L_val(0) among the evaluations up to a step."""
+    """Lowest mean over tasks and replicas of L_val / L_val(0) among the evaluations up to a step.
+
+    NaN where a loss begins at 0 or below: it has no share that is left.
+    """
     steps, losses = cube(run, "val_loss")
-    if not len(steps):
+    if not len(steps) or (losses[0] <= 0).any():
         return math.nan
     scores = (losses / losses[0]).mean(axis=(1, 2))[steps <= limit]
     return float(scores.min()) if len(scores) else math.nan

@@ -44,8 +44,9 @@ def front_table(section: Section) -> Table | None:
     shown = (Column("label", "weights or method"), Column("finished", "n"), *metrics, Column("place", "place"))
     caption = (
         f"Static weights over the simplex (n: finished runs) and the methods, mean ± standard error over seeds. "
-        f"{int(frame['on_front'].sum())} of {count} static weightings are on their Pareto front over {len(infos)} metrics: none "
-        "other is as good in all and better in one. A method behind the front is beaten by constants that somebody had to find."
+        f"{int(frame['on_front'].sum())} of {count} static weightings are on their Pareto front over {len(infos)} metrics: "
+        "none other is as good in all and better in one. A method behind the front is beaten by constants that somebody had "
+        "to find."
     )
     return Table(f"{section.slug}_front", "Static weights and the Pareto front", caption, shown, frame)
 
@@ -66,4 +67,4 @@ def _row(section: Section, label: str, kind: str, infos: list[MetricInfo]) -> di
 
 def _place(static: statistics.Floats, own: statistics.Floats, higher: list[bool]) -> str:
     ahead = sum(not statistics.non_dominated(np.stack([own, other]), higher)[0] for other in static)
-    return f"behind {ahead} static weightings" if ahead else "not behind any"
+    return f"behind {ahead} of {len(static)} static" if ahead else "not behind any"

@@ -42,7 +42,7 @@ def page(
     suite: str,
     runs: Sequence[Run],
     chapters: Sequence[Chapter],
-    overview: Table,
+    summaries: Sequence[Table],
     pictures: Sequence[Picture],
     unusable: Sequence[Unusable],
     warnings: Sequence[str],
@@ -53,7 +53,8 @@ def page(
         lines += ["No usable run was found.", ""]
     else:
         lines += _compared(runs, chapters)
-        lines += [to_markdown(overview).replace("### ", "## ", 1), *_pictures(pictures)]
+        lines += [to_markdown(table).replace("### ", "## ", 1) for table in summaries]
+        lines += _pictures(pictures)
     for chapter in chapters:
         lines += [f"## {escape_markdown(chapter.section.name)}", "", _splits(chapter.section), ""]
         lines += [text for table in chapter.tables.others for text in (to_markdown(table),)]

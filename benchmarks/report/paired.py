@@ -54,10 +54,8 @@ def paired(differences: Floats, *, confidence: float = 0.95) -> Paired:
         return Paired(0, math.nan, math.nan, math.nan, math.nan, math.nan, "", "no pairs")
     low, high = _interval(known, confidence)
     better = float((known < 0).mean() + (known == 0).mean() / 2)
-    p_value, test, note = math.nan, "", too_few(pairs)
-    if pairs >= LEAST_PAIRS:
-        p_value, test = _sign_flips(known)
-    return Paired(pairs, float(known.mean()), low, high, better, p_value, test, note)
+    p_value, test = sign_flip_test(known)
+    return Paired(pairs, float(known.mean()), low, high, better, p_value, test, too_few(pairs))
 
 
 def too_few(pairs: int) -> str:
@@ -95,7 +93,13 @@ def _interval(known: Floats, confidence: float) -> tuple[float, float]:
     return float(result.confidence_interval.low), float(result.confidence_interval.high)
 
 
-def _sign_flips(known: Floats) -> tuple[float, str]:
+def sign_flip_test(known: Floats) -> tuple[float, str]:
+    """Two-sided p of a mean of 0 and the name of the test; NaN and no name below ``LEAST_PAIRS``.
+
+    known: ``(n,)`` finite differences, exchangeable with their negatives where there is no difference.
+    """
+    if len(known) < LEAST_PAIRS:
+        return math.nan, ""
     exact = len(known) <= MOST_EXACT_PAIRS
     result = permutation_test(
         (known, np.zeros_like(known)),

@@ -85,12 +85,14 @@ def non_dominated(values: Floats, higher_is_better: Sequence[bool]) -> NDArray[n
 
     values: ``(points, M)``; higher_is_better: M. Returns ``(points,)``; a point with a NaN is not on the front.
     """
-    known = np.isfinite(values).all(axis=1)
+    known = np.asarray(np.isfinite(values).all(axis=1))
     losses = np.where(np.asarray(higher_is_better, dtype=bool), -values, values)
     losses = np.where(known[:, None], losses, math.inf)
-    no_worse = (losses[:, None, :] <= losses[None, :, :]).all(axis=-1)
-    better = (losses[:, None, :] < losses[None, :, :]).any(axis=-1)
-    return np.asarray(known & ~(no_worse & better).any(axis=0))
+    beaten = np.zeros(len(losses), dtype=np.bool_)
+    for point, own in enumerate(losses):
+        no_worse = np.all(losses <= own, axis=1)
+        beaten[point] = bool(np.any(no_worse & np.any(losses < own, axis=1)))
+    return np.asarray(known & ~beaten)
 
 
 def interquartile_mean(values: Floats) -> float:

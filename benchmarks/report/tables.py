@@ -12,9 +12,13 @@ import pandas as pd
 from benchmarks.record import MetricInfo, Run
 from benchmarks.report import per_run as columns
 from benchmarks.report import statistics
+from benchmarks.report.controls import frozen_table, tuned_table
+from benchmarks.report.equal_time import equal_time_table
+from benchmarks.report.front import front_table
 from benchmarks.report.sections import STL, UNIFORM, Section
 from benchmarks.report.settings import settings_table
 from benchmarks.report.table import ERROR, Column, Table
+from benchmarks.report.verdicts import verdict_table
 
 SIGN = "negative: better than STL"
 
@@ -24,6 +28,10 @@ class SectionTables:
     """All tables of a section."""
 
     overview: Table
+    verdict: Table | None
+    """Every method against uniform weights; none where there is nothing to compare with. It is among the others too."""
+    front: Table | None
+    """Static weights over the simplex, where the suite asks for them; among the others too."""
     others: tuple[Table, ...]
     settings: Table | None
     """Settings of one method side by side, where there are any; one of the others."""
@@ -57,9 +65,16 @@ def section_tables(section: Section) -> SectionTables:
     runs, warnings = columns.per_run(section)
     summary = _summary(section, runs)
     stl = _stl_row(section)
-    tables = [_metrics_table(section, summary, stl)]
+    verdict = verdict_table(section)
+    front = front_table(section)
+    protocol = (verdict, tuned_table(section), frozen_table(section), front)
+    tables = [table for table in protocol if table is not None]
+    tables.append(_metrics_table(section, summary, stl))
     if section.methods:
         tables += [_delta_table(section, summary), _convergence_table(section, summary), _cost_table(section, summary)]
+    equal_time = equal_time_table(section)
+    if equal_time is not None:
+        tables.append(equal_time)
     settings = settings_table(section, runs)
     if settings is not None:
         tables.insert(0, settings)
@@ -69,22 +84,7 @@ def section_tables(section: Section) -> SectionTables:
     failures = _failures_table(section)
     if len(failures.frame):
         tables.append(failures)
-    return SectionTables(_overview_table(section, summary), tuple(tables), settings, runs, tuple(warnings))
-
-
-def across(sections: Sequence[Section], tables: Sequence[SectionTables]) -> Table:
-    """One row for every problem and method: what can be put side by side across problems."""
-    shown = (*DELTAS, RANK, SPREAD, PRICE, RELATIVE)
-    rows = []
-    for section, each in zip(sections, tables, strict=True):
-        frame = each.overview.frame
-        wanted = [name for column in shown for name in (column.key, column.key + ERROR) if name in frame.columns]
-        rows.append(frame[["method", "finished", *wanted]].assign(problem=section.name))
-    frame = pd.concat(rows, ignore_index=True) if rows else pd.DataFrame(columns=["method", "finished"])
-    frame = _with_columns(frame, ("problem", *(column.key for column in shown)))
-    kept = tuple(column for column in shown if frame[column.key].notna().any())
-    kept = (Column("problem", "problem"), METHOD, FINISHED, *kept)
-    return Table("overview", "Overview", _sentence(seeds_note()), kept, frame)
+    return SectionTables(_overview_table(section, summary), verdict, front, tuple(tables), settings, runs, tuple(warnings))
 
 
 def has_uniform(section: Section) -> str | None:

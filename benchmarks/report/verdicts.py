@@ -17,16 +17,16 @@ from benchmarks.report.table import ERROR, Column, Table
 CHANGE = Column("change", "change", "lower", "change")
 PAIRED = (
     CHANGE,
-    Column("low", "95 % from", None, "from"),
-    Column("high", "to", None, "to"),
+    Column("low", "95 % from", None, "from", decimals=2),
+    Column("high", "to", None, "to", decimals=2),
     Column("improvement", "P(better)", "higher", "P(better)", decimals=2),
 )
 """What a paired comparison shows."""
 P_VALUE = Column("p_value", "p (Holm)", None, "p (Holm)", decimals=3)
 EXPLAINED = (
     "Change: mean difference over pairs of the same seed ± standard error, negative: better; from, to: its 95 % bootstrap "
-    "interval (percentile, over pairs), which is too narrow for few pairs, see the suite aa; P(better): share of pairs that are "
-    "better, ties counting half."
+    "interval (percentile, over pairs), which is too narrow for few pairs, see the suite aa; P(better): share of pairs that "
+    "are better, ties counting half."
 )
 
 

@@ -1,0 +1,308 @@
+"""The tables of the fair comparison, from made-up records whose answers are known."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from fake_runs import make, suite, write_suite
+
+from benchmarks.base import Training
+from benchmarks.record import MetricInfo, Role, Run
+from benchmarks.report import across, calibration, write_calibration, write_report
+from benchmarks.report.controls import frozen_table, tuned_table
+from benchmarks.report.equal_time import equal_time_table, lowest_score, steps_in_time
+from benchmarks.report.front import front_table, objectives
+from benchmarks.report.measure import measure
+from benchmarks.report.palette import method_styles
+from benchmarks.report.plots import critical, style
+from benchmarks.report.plots import front as front_plot
+from benchmarks.report.plots.critical import cliques
+from benchmarks.report.sections import Section, sections
+from benchmarks.report.statistics import critical_difference, interquartile_mean, non_dominated
+from benchmarks.report.verdicts import verdict_table
+
+TASKS = ("left", "right")
+INFOS = tuple(MetricInfo(key=f"{task}/loss", name="loss", task=task, higher_is_better=False, primary=True) for task in TASKS)
+
+
+def run(method: str, seed: int, left: float, right: float, role: Role = "method", **more: object) -> Run:
+    metrics = {"left/loss": left, "right/loss": right}
+    return make(method, seed, tasks=TASKS, infos=INFOS, metrics=metrics, role=role, **more)  # type: ignore[arg-type]
+
+
+def alone(seed: int, value: float = 1.0) -> list[Run]:
+    return [
+        make("uniform", seed, tasks=(info.task or "",), infos=[info], metrics={info.key: value}, role="single_task")
+        for info in INFOS
+    ]
+
+
+def section_of(runs: list[Run]) -> Section:
+    found, _ = sections(runs)
+    assert len(found) == 1
+    return found[0]
+
+
+def comparison(seeds: int, gain: Callable[[int], float], *, baselines: bool = True) -> Section:
+    """Uniform at 1.0 and famo better by ``gain(seed)``, against single tasks at 1.0."""
+    runs = [run("uniform", seed, 1.0, 1.0) for seed in range(seeds)]
+    runs += [run("famo", seed, 1.0 - gain(seed), 1.0 - gain(seed)) for seed in range(seeds)]
+    return section_of([*runs, *(each for seed in range(seeds) if baselines for each in alone(seed))])
+
+
+def frame_of(table: object) -> Any:
+    frame = getattr(table, "frame", None)
+    assert isinstance(frame, pd.DataFrame)
+    return frame
+
+
+# ---- the measure and the verdict -------------------------------------------------------------------------------------
+
+
+def test_the_measure_is_delta_m_and_without_single_tasks_the_change_against_uniform() -> None:
+    with_stl = section_of([run("uniform", 0, 2.0, 1.0), run("famo", 0, 1.0, 3.0), *alone(0)])
+    assert measure(with_stl).of(with_stl.finished("famo")[0]) == pytest.approx((0 + 200) / 2)
+    without = section_of([run("uniform", 0, 2.0, 1.0), run("famo", 0, 1.0, 3.0)])
+    assert measure(without).of(without.finished("famo")[0]) == pytest.approx((-50 + 200) / 2)
+    assert (measure(with_stl).header, measure(without).header) == ("Δm %", "change against uniform %")
+
+
+@pytest.mark.parametrize(
+    ("seeds", "gain", "verdict"),
+    [
+        (8, lambda seed: 0.1 + seed / 1000, "better"),
+        (8, lambda seed: -0.1 - seed / 1000, "worse"),
+        (8, lambda seed: 0.1 * (-1) ** seed, "no difference seen"),
+        (3, lambda seed: 0.1, "3 of 3 better; too few to test"),
+    ],
+)
+def test_verdicts(seeds: int, gain: Callable[[int], float], verdict: str) -> None:
+    table = verdict_table(comparison(seeds, gain))
+    row = frame_of(table).set_index("method").loc["famo"]
+    assert row["verdict"] == verdict
+    assert row["change"] == pytest.approx(-100 * np.mean([gain(seed) for seed in range(seeds)]))
+    assert math.isfinite(row["p_value"]) == (seeds == 8)
+    assert table is not None
+    assert ("cannot reach p < 0.25" in table.caption) == (seeds == 3)
+    assert ("sign-flip test" in table.caption) == (seeds == 8)
+
+
+def test_verdicts_are_corrected_for_their_number() -> None:
+    runs = [run("uniform", seed, 1.0, 1.0) for seed in range(6)]
+    for method in ("famo", "coba"):
+        runs += [run(method, seed, 0.9, 0.9 - seed / 1000) for seed in range(6)]
+    frame = frame_of(verdict_table(section_of(runs)))
+    assert frame["p_value"].tolist() == pytest.approx([2 * 2 / 2**6] * 2)
+    assert set(frame["verdict"]) == {"no difference seen"}
+
+
+def test_without_uniform_there_is_no_verdict() -> None:
+    assert verdict_table(section_of([run("famo", 0, 1.0, 1.0)])) is None
+
+
+# ---- tuned, frozen, front --------------------------------------------------------------------------------------------
+
+
+def faster(lr: float) -> Training:
+    return Training(steps=400, log_every=10, evaluate_every=20, lr=lr)
+
+
+def test_default_and_tuned_stand_side_by_side() -> None:
+    runs = []
+    for seed in range(3):
+        runs += [run("uniform", seed, 1.0, 1.0), run("famo", seed, 1.0, 1.0), *alone(seed)]
+        runs.append(
+            run("famo", seed, 0.8, 0.8, "tuned", training=faster(0.01), hyperparameters={"for": "famo", "gamma": 0.1})
+        )
+        runs.append(run("uniform", seed, 0.9, 0.9, "tuned", training=faster(0.1)))
+    runs += [run("famo", 9, 1.0, 1.0, "trial", training=faster(lr)) for lr in (0.01, 0.1)]
+    runs.append(run("famo", 9, 1.0, 1.0, "trial", training=faster(1.0), state="diverged", failed_step=20))
+    section = section_of(runs)
+    row = frame_of(tuned_table(section)).set_index("method").loc["famo"]
+    assert row["trials"] == "3 (1 failed)"
+    assert row["setting"] == "lr=0.01, gamma=0.1"
+    assert [row[key] for key in ("default", "tuned", "change", "against")] == pytest.approx([0, -20, -20, -10])
+    assert section.seeds == (0, 1, 2)
+
+
+def test_frozen_is_compared_with_the_method_of_the_same_seed() -> None:
+    runs = []
+    for seed in range(3):
+        runs += [run("uniform", seed, 1.0, 1.0), run("coba", seed, 1.0 + seed, 1.0), *alone(seed)]
+        frozen = run("coba", seed, 0.5 + seed, 1.0, "frozen", hyperparameters={"weights": [1.0, float(seed)]})
+        runs.append(frozen)
+    row = frame_of(frozen_table(section_of(runs))).set_index("method").loc["coba"]
+    assert (row["change"], row["change.se"]) == pytest.approx((25, 0))
+
+
+def test_other_fingerprints_keep_a_control_out() -> None:
+    runs = [run("uniform", 0, 1.0, 1.0), run("coba", 0, 1.0, 1.0)]
+    odd = run("coba", 0, 0.5, 1.0, "frozen")
+    prints = odd.record.fingerprints
+    assert prints is not None
+    other = prints.model_copy(update={"data_order": "another"})
+    runs.append(replace(odd, record=odd.record.model_copy(update={"fingerprints": other})))
+    section = section_of(runs)
+    assert frozen_table(section) is None
+    assert "data_order" in section.excluded[0][1]
+
+
+def on_the_simplex() -> Section:
+    runs = [run("uniform", 0, 1.0, 1.0), run("famo", 0, 0.4, 0.4)]
+    for weight, left, right in ((0.5, 2.0, 0.5), (1.0, 0.9, 0.9), (1.5, 0.5, 2.0), (1.9, 0.6, 2.5)):
+        runs.append(run("static", 0, left, right, "simplex", hyperparameters={"weights": [weight, 2 - weight]}))
+    labelled = []
+    for each in runs:
+        spec = each.record.run
+        if spec.role == "simplex":
+            label = f"static{tuple(spec.weighter.hyperparameters['weights'])}"
+            spec = spec.model_copy(update={"weighter": spec.weighter.model_copy(update={"label": label})})
+        labelled.append(replace(each, record=each.record.model_copy(update={"run": spec})))
+    return section_of(labelled)
+
+
+def test_the_front_is_of_the_static_weights_and_methods_are_held_against_it() -> None:
+    section = on_the_simplex()
+    frame = frame_of(front_table(section)).set_index("label")
+    places = frame["place"]
+    assert places[frame["kind"] == "static"].tolist() == ["on the front", "on the front", "on the front", "behind"]
+    assert places["uniform"] == "behind 1 of 4 static"
+    assert places["famo"] == "not behind any"
+    assert section.methods == ("uniform", "famo")
+
+
+def test_the_front_has_a_picture() -> None:
+    section = on_the_simplex()
+    with style.settings():
+        figure = front_plot.figure(front_table(section), objectives(section), method_styles(section.methods))
+    assert figure is not None
+    (axis,) = figure.axes
+    assert axis.get_xlabel() == "left/loss ←"
+
+
+def test_non_dominated_by_hand() -> None:
+    points = np.array([[1.0, 5.0], [2.0, 4.0], [2.0, 6.0], [1.0, 5.0], [math.nan, 0.0]])
+    assert non_dominated(points, [False, False]).tolist() == [True, True, False, True, False]
+    assert non_dominated(points, [True, True]).tolist() == [False, False, True, False, False]
+
+
+# ---- equal time ------------------------------------------------------------------------------------------------------
+
+
+def test_a_method_twice_as_slow_has_half_the_steps() -> None:
+    base, slow = run("uniform", 0, 1, 1, seconds=0.001), run("famo", 0, 1, 1, seconds=0.002)
+    exact = [
+        replace(
+            each, record=each.record.model_copy(update={"costs": costs.model_copy(update={"seconds_per_step": seconds})})
+        )
+        for each, seconds in ((base, 0.001), (slow, 0.002))
+        if (costs := each.record.costs) is not None
+    ]
+    assert steps_in_time(exact[1], exact[0]) == 200
+    assert steps_in_time(exact[0], exact[1]) == 400
+    losses = slow.trajectory.dropna(subset="val_loss").pivot_table(index="step", columns="task", values="val_loss")
+    scores = (losses / losses.iloc[0]).mean(axis=1)
+    assert lowest_score(slow, 200) == pytest.approx(scores[scores.index <= 200].min())
+    row = frame_of(equal_time_table(section_of(exact))).set_index("method").loc["famo"]
+    assert row["steps"] == 200
+    assert row["by_time"] >= row["by_steps"]
+
+
+# ---- across problems -------------------------------------------------------------------------------------------------
+
+
+def many_problems(count: int) -> list[Section]:
+    runs = []
+    for number in range(count):
+        for seed in (0, 1):
+            for place, method in enumerate(("uniform", "famo", "coba")):
+                value = 1.0 - 0.1 * place + 0.001 * seed
+                each = make(
+                    method, seed, problem=f"p{number}", tasks=TASKS, infos=INFOS,
+                    metrics={"left/loss": value, "right/loss": value},
+                )  # fmt: skip
+                runs.append(each)
+    return sections(runs)[0]
+
+
+def test_the_aggregate_is_the_interquartile_mean_of_the_changes() -> None:
+    found = across.changes(many_problems(2))
+    frame = frame_of(across.aggregate_table(found)).set_index("method")
+    values = found.frame.loc[found.frame["method"] == "coba", "change"].to_numpy(np.float64)
+    assert len(values) == 2 * 2 * 2
+    assert frame.loc["coba", "iqm"] == pytest.approx(interquartile_mean(values))
+    assert frame.loc["coba", "improvement"] == 1.0
+    assert frame.loc["coba", "low"] <= frame.loc["coba", "iqm"] <= frame.loc["coba", "high"]
+
+
+def test_interquartile_mean_leaves_out_the_outer_quarters() -> None:
+    assert interquartile_mean(np.array([-1000.0, 1.0, 3.0, 1000.0])) == 2.0
+
+
+def test_one_problem_has_no_aggregate() -> None:
+    assert across.aggregate_table(across.changes(many_problems(1))) is None
+
+
+def test_critical_differences_are_those_of_the_field_notes() -> None:
+    # Six methods: 4.35 ranks with 3 data sets, 3.37 with 5, 2.38 with 10, 1.69 with 20.
+    for blocks, expected in ((3, 4.35), (5, 3.37), (10, 2.38), (20, 1.69)):
+        assert critical_difference(6, blocks) == pytest.approx(expected, abs=0.006)
+
+
+def test_few_problems_are_told_apart_by_no_diagram_and_many_are() -> None:
+    few, many = across.changes(many_problems(3)), across.changes(many_problems(12))
+    assert critical.figure(across.ranking(few)) is None
+    assert "No Friedman test" in across.ranking_note(few)
+    result = across.ranking(many)
+    assert result is not None
+    assert result.ranks == {"uniform": 3.0, "famo": 2.0, "coba": 1.0}
+    assert result.p_value < 0.001
+    assert critical.figure(result) is not None
+    assert "Friedman's test over 12 problems and 3 methods" in across.ranking_note(many)
+
+
+def test_bars_join_those_that_do_not_differ() -> None:
+    ranks = {"a": 1.0, "b": 1.5, "c": 3.0, "d": 3.2}
+    result = across.Ranking(ranks=ranks, p_value=0.01, critical=1.6, blocks=9)
+    assert cliques(result) == [(1.0, 1.5), (1.5, 3.0), (3.0, 3.2)]
+
+
+# ---- calibration -----------------------------------------------------------------------------------------------------
+
+
+def noise(seeds: int, draw: np.random.Generator) -> list[Run]:
+    runs = [run("uniform", seed, *draw.normal(1.0, 0.05, 2).tolist()) for seed in range(seeds)]
+    return [*runs, *(each for seed in range(seeds) for each in alone(seed))]
+
+
+def test_false_positives_stay_near_their_level_and_power_grows() -> None:
+    section = section_of(noise(40, np.random.default_rng(1)))
+    frame = frame_of(calibration.calibration_table(section, repetitions=150, pairs=(3, 8))).set_index("pairs")
+    assert math.isnan(frame.loc[3, "false"])
+    assert frame.loc[8, "false"] <= 12
+    assert frame.loc[8, "power0.5"] < frame.loc[8, "power1.0"] < frame.loc[8, "power1.5"]
+    assert frame.loc[3, "covered"] < frame.loc[8, "covered"]
+
+
+def test_too_few_runs_are_one_line(tmp_path: Path) -> None:
+    section = section_of(noise(4, np.random.default_rng(0)))
+    with pytest.raises(ValueError, match="pictures: expected at least 6 finished runs of uniform, found 4"):
+        calibration.calibration_table(section)
+    folder = write_suite(tmp_path / "none", [])
+    with pytest.raises(ValueError, match="expected recorded runs, found none"):
+        write_calibration(folder, keys=set())
+
+
+def test_whole_reports_hold_the_new_tables(tmp_path: Path) -> None:
+    folder = write_suite(tmp_path / "fake", suite(languages=3))
+    write_report(folder, tmp_path / "plots")
+    page = (folder / "report.md").read_text(encoding="utf-8")
+    for title in ("Verdict: against uniform", "Equal steps and equal time", "Across the problems"):
+        assert title in page
