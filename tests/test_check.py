@@ -1,4 +1,4 @@
-"""``check``: exit codes, gates, files, folders; and bad input, which is never a verdict. Nothing is trained but in one test."""
+"""``check``: exit codes, gates, files, folders; and bad input, never a verdict. Nothing is trained but in one test."""
 
 from __future__ import annotations
 

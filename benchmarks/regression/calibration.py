@@ -5,8 +5,8 @@ then stands once for the baseline and once for the present run against every oth
 is harder on the gates than reality: a run of the same code with the same seeds gives the same metrics to the last bit, and
 one after a harmless change still shares initial parameters and batches.
 
-Writes ``check/calibration.md`` and ``.csv`` in the folder of the baseline; the runs themselves are kept in ``FOLDER``, so that
-a stopped calibration goes on from there.
+Writes ``check/calibration.md`` and ``.csv`` in the folder of the baseline; the runs themselves are kept in ``FOLDER``, so
+that a stopped calibration goes on from there.
 """
 
 from __future__ import annotations

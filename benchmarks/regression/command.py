@@ -13,10 +13,9 @@ from benchmarks.harness.plan import Plan
 from benchmarks.harness.pool import Outcome, carry_out
 from benchmarks.harness.worker import cores
 from benchmarks.record import RunSpec
-from benchmarks.regression import calibration
+from benchmarks.regression import calibration, history, picture, said, sides, trajectories
 from benchmarks.regression import check as gates
 from benchmarks.regression import compare as comparing
-from benchmarks.regression import history, picture, said, sides, trajectories
 from benchmarks.regression.verdict import Verdict
 from benchmarks.report.write import write
 from weighting import names

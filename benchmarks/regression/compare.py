@@ -39,8 +39,8 @@ HEADER = (
 VERDICTS = ("worse", "better", "no difference seen", "too few pairs")
 CAPTION = (
     "Change: head minus base of the same seed, negative is better: of Δm in points where both folders have the single-task "
-    "runs, else of the primary metrics in percent of the base's, mean over metrics. Interval: paired bootstrap. p: sign-flip "
-    "test, Holm over this table; there is none below 6 pairs. s/step: relative to uniform in the same folder."
+    "runs, else of the primary metrics in percent of the base's, mean over metrics. Interval: paired bootstrap. p: "
+    "sign-flip test, Holm over this table; there is none below 6 pairs. s/step: relative to uniform in the same folder."
 )
 
 
