@@ -1,9 +1,10 @@
 """The third gate: seconds per step relative to uniform weights in the same run of the suite, and counted passes.
 
 Relative, since machines and what runs beside differ; the median over seeds of the method by that of uniform. On a small
-shared machine this ratio still moves from run to run (``results/reference/check/calibration.md``), so only ``FACTOR`` and
-more counts as slower. Forward and backward passes beyond those of the weighted total are counted by the harness without
-noise: more of them than in the baseline fail too.
+shared machine this ratio still moves: with other programs on all its cores, equal code at 3 seeds was 1.5 times slower in
+2.4 % of the verdicts, 1.75 times in 0.4 %, 2.6 times at most (undisturbed: ``results/reference/check/calibration.md``). So
+``FACTOR`` is wide. What it cannot see is counted without noise: more forward or backward passes beyond those of the weighted
+total than in the baseline fail too.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from benchmarks.regression.verdict import Verdict
 from benchmarks.report.sections import UNIFORM
 
 GATE = "cost"
-FACTOR = 1.5
+FACTOR = 1.75
 PASSES = 0.01
 """Per step; a method that asks for less in some steps may do so a step earlier or later."""
 

@@ -31,7 +31,7 @@ from benchmarks.report.statistics import Floats, changes_percent
 GATE = "quality"
 FACTOR = 2.0
 """Percent."""
-NOISES = 3.0
+NOISES = 4.0
 LEAST_SEEDS = 2
 """Below, the baseline has no spread to judge by."""
 
