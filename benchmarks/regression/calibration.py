@@ -109,7 +109,7 @@ def page(rows: Sequence[Comparison], repetitions: int, run: Run) -> str:
             "# False alarms of `check`",
             "",
             f"{PROBLEM}, {STEPS} steps, {repetitions + 1} groups of {SEEDS} fresh seeds each, the same code: every group "
-            f"against every other one. Gates: change above {quality.FACTOR:g} % and above {quality.NOISES:g} standard errors, "
+            f"against every other one. Gates: change above {quality.FACTOR:g} % and {quality.NOISES:g} standard errors, "
             f"seeds agree; cost above {cost.FACTOR:g} times. Checks with at least one alarm, of so many:",
             "",
             *_alarms(by_size, alarms),
