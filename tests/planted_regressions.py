@@ -1,7 +1,7 @@
 """Four regressions as a maintainer might make them, each a patch on the running code that names the method it breaks.
 
-``PYTHONPATH=. python tests/planted_regressions.py`` trains the suite ``quick`` under each and writes what the quality gate alone
-says of it to ``results/reference/check/planted.md``; what ``check`` says is in ``test_planted_regressions.py``.
+``PYTHONPATH=. python tests/planted_regressions.py`` trains the suite ``quick`` under each and writes what the quality gate
+alone says of it to ``results/reference/check/planted.md``; what ``check`` says is in ``test_planted_regressions.py``.
 """
 
 from __future__ import annotations

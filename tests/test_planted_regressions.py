@@ -1,13 +1,12 @@
-"""Planted regressions fail ``check`` by the method's name and the gate's; the committed baseline is that of the present code."""
+"""Planted regressions fail ``check``, by the names of method and gate; the committed baseline is the present code's."""
 
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
 
 import pytest
 import regression_runs
-from planted_regressions import PLANTED, Planted
+from planted_regressions import PLANTED, REFERENCE, Planted
 from test_check import Room, bench, room
 from torch import nn
 
@@ -17,7 +16,6 @@ from weighting import names
 
 __all__ = ["bench", "room"]
 
-REFERENCE = Path(__file__).resolve().parent.parent / "results" / "reference"
 SMALL = dict(tiny_runs.SMALL)
 
 
@@ -38,11 +36,8 @@ def test_the_committed_trajectories_are_those_of_the_present_code() -> None:
     verdicts = trajectories.judge(trajectories.read(REFERENCE), names())
     assert [verdict for verdict in verdicts if verdict.state != "ok"] == []
     assert {verdict.method.partition("[")[0] for verdict in verdicts} == set(names())
-    assert {verdict.place for verdict in verdicts} == {
-        "log all_tasks",
-        "log absent_tasks",
-        *(f"run {name}" for name in SMALL),
-    }
+    inputs = {"log all_tasks", "log absent_tasks", *(f"run {name}" for name in SMALL)}
+    assert {verdict.place for verdict in verdicts} == inputs
 
 
 @pytest.mark.parametrize("planted", PLANTED, ids=lambda planted: planted.what)
