@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 import run_bench
+from benchmarks.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "examples" / "ci" / "check-weighter.yml").read_text(encoding="utf-8")
@@ -59,7 +60,7 @@ def test_commands_are_understood(command: str) -> None:
 
 
 def test_an_unknown_option_would_be_found() -> None:
-    with pytest.raises(run_bench.UserError, match="--junitt"):
+    with pytest.raises(UserError, match="--junitt"):
         run_bench._parse([*words_of(COMMANDS[1]), "--junitt"])
 
 

@@ -13,7 +13,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from benchmarks.regression.verdict import State, Verdict
 from benchmarks.report.write import write
 
-SCHEMA = 1
 FOLDER = "history"
 
 
@@ -35,7 +34,7 @@ class Entry(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    schema_version: Literal[1] = SCHEMA
+    schema_version: Literal[1] = 1
     suite: str
     commit: str | None
     date: str

@@ -81,6 +81,7 @@ def _numbers(axis: Axes, entries: Sequence[Entry], gate: str, problem: str, styl
         axis.plot(inside, values[inside], "x", color=look.color, markersize=7, markeredgewidth=1.2, zorder=3)
         above = [x for x in failed if x not in inside]
         axis.plot(above, [0.97] * len(above), "x", color=look.color, markersize=7, transform=axis.get_xaxis_transform())
+    axis.margins(y=0.12)
     axis.axhline(LIMITS[gate], color="#555555", linewidth=0.7, linestyle=DASHES[2])
 
 
