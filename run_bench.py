@@ -3,11 +3,13 @@
 python run_bench.py                     the quick suite
 python run_bench.py full                another suite, or the path of a .yaml file
 python run_bench.py report quick        tables and pictures again from the records, without training
+python run_bench.py report quick --html   the same as one page that opens without a network
 python run_bench.py calibrate aa         how often the comparison finds a difference where there is none
 python run_bench.py cost                what a step costs under each weighter, beside hand-written PyTorch
 python run_bench.py compare BASE HEAD   what changed between two folders of records, for a pull request
 python run_bench.py check quick         whether a method got worse than the recorded results: weights, quality, cost
 python run_bench.py check-weighter mine.py:Class      the contract tests and claims, on a method of your own
+python run_bench.py reproduce famo      a paper's published numbers beside ours, and its claims as checks
 """
 
 from __future__ import annotations
@@ -57,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
         "--out", type=Path, help="folder of the records and tables; default: results, of check a new one in it"
     )
     parser.add_argument("--plots", type=Path, default=Path("plots"), help="folder of the pictures")
+    parser.add_argument("--html", action="store_true", help="with report: also one self-contained page, report.html")
     check = parser.add_argument_group("check")
     check.add_argument("--against", type=Path, default=Path("results/reference"), help="folder of the baseline")
     check.add_argument("--junit", type=Path, help="file for the verdicts as JUnit XML")
@@ -108,6 +111,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
                 f"check-weighter: expected one method as path/to/file.py:Class, found {' '.join(words) or 'none'}"
             )
         options.weighter = words.pop()
+        return options
+    if options.command == "reproduce":
+        if len(words) != 1:
+            raise UserError(f"reproduce: expected one paper, found {' '.join(words) or 'none'}")
+        options.paper = words.pop()
         return options
     options.suite = words.pop(0) if words else "quick"
     if not options.suite.endswith((".yaml", ".yml")) and options.suite not in suite_names():

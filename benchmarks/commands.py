@@ -27,6 +27,20 @@ INTERRUPTED = 130
 def run(options: argparse.Namespace) -> int:
     """Train what the suite's plan still lacks, then report."""
     plan = _plan(options)
+    if not options.dry_run:
+        _check_folder(options.plots)
+    trained = _train(plan, options)
+    if trained is None:
+        return 0
+    plan, outcome = trained
+    if outcome.interrupted:
+        return INTERRUPTED
+    _report(plan, options.out / plan.suite, options.plots)
+    return _say_failures(outcome)
+
+
+def _train(plan: Plan, options: argparse.Namespace) -> tuple[Plan, Outcome] | None:
+    """Train what the plan still lacks. Returns the plan with what followed from its runs; None after a dry run."""
     jobs = options.jobs or cores()
     threads = max(1, cores() // jobs)
     folder: Path = options.out / plan.suite
@@ -35,9 +49,8 @@ def run(options: argparse.Namespace) -> int:
     if options.dry_run:
         for spec in plan.runs:
             print(_run_line(spec, "to train" if spec.key in to_do else "recorded"))
-        return 0
+        return None
     _check_folder(folder)
-    _check_folder(options.plots)
     outcome = carry_out(folder, plan.suite, plan.runs, jobs=jobs, threads=threads, device=options.device)
     if not outcome.interrupted:
         further = follow_up(plan, folder)
@@ -52,9 +65,7 @@ def run(options: argparse.Namespace) -> int:
         done = len(outcome.recorded)
         print(f"\nstopped: {done} of {len(plan.runs)} runs are recorded; the same command goes on from here:")
         print(f"  {_this_command()}")
-        return INTERRUPTED
-    _report(plan, folder, options.plots)
-    return _say_failures(outcome)
+    return plan, outcome
 
 
 def report(options: argparse.Namespace) -> int:
@@ -69,6 +80,8 @@ def report(options: argparse.Namespace) -> int:
     if lacking:
         print(f"warning: {len(lacking)} of {len(plan.runs)} planned runs have no record that can be read", file=sys.stderr)
     _report(plan, folder, options.plots)
+    if options.html:
+        _page(plan, folder)
     return 0
 
 
@@ -123,6 +136,31 @@ def check(options: argparse.Namespace) -> int:
     return carry_out_check(options, _plan(options))
 
 
+def reproduce(options: argparse.Namespace) -> int:
+    """Train what a paper's claims need, then put published numbers, others' re-runs and ours side by side."""
+    from benchmarks.reproduce import experiment, write_reproduction
+
+    found = experiment(options.paper)
+    folder: Path = options.out / f"reproduce_{options.paper}"
+    outcome, keys = Outcome(), set[str]()
+    if found is not None:
+        options.suite = found.suite
+        options.weighters = options.weighters or list(found.weighters)
+        trained = _train(_plan(options), options)
+        if trained is None:
+            return 0
+        plan, outcome = trained
+        if outcome.interrupted:
+            return INTERRUPTED
+        keys = {spec.key for spec in plan.runs}
+    _check_folder(folder)
+    try:
+        print(f"\n{write_reproduction(options.paper, folder, keys)}\n\nreport: {folder / 'reproduce.md'}")
+    except OSError as error:
+        raise StorageError.of(error, folder) from error
+    return _say_failures(outcome)
+
+
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "run": run,
     "report": report,
@@ -131,6 +169,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "compare": compare,
     "check": check,
     "check-weighter": check_weighter,
+    "reproduce": reproduce,
 }
 
 
@@ -174,6 +213,15 @@ def _report(plan: Plan, folder: Path, plots: Path) -> None:
     print()
     print(made.text)
     print(f"\ntables:   {folder / 'report.md'}\npictures: {plots / plan.suite}")
+
+
+def _page(plan: Plan, folder: Path) -> None:
+    from benchmarks.html import write_html
+
+    try:
+        print(f"page:     {write_html(folder, plan.question, {spec.key for spec in plan.runs})}")
+    except OSError as error:
+        raise StorageError.of(error, folder) from error
 
 
 def _say_failures(outcome: Outcome) -> int:

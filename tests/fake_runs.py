@@ -51,6 +51,7 @@ def make(
     hyperparameters: dict[str, Any] | None = None,
     fingerprints: Fingerprints | None = None,
     seconds: float | None = None,
+    options: dict[str, Any] | None = None,
 ) -> Run:
     """One run; what is not given is made up from the method, the seed and the problem."""
     name = method.split("(")[0]
@@ -59,7 +60,7 @@ def make(
     table = trajectory if trajectory is not None else trajectories(name, tasks, training, draw, until=failed_step)
     infos = tuple(infos or [_info(task, metric) for task in tasks for metric in ("accuracy", "loss")])
     spec = RunSpec(
-        problem=ProblemSpec(name=problem, options={"size": 64}, tasks=tasks),
+        problem=ProblemSpec(name=problem, options=options or {"size": 64}, tasks=tasks),
         weighter=WeighterSpec(name=name, label=method, hyperparameters=hyperparameters or {"for": method}),
         seed=seed,
         training=training,

@@ -17,17 +17,23 @@ FORBIDDEN = {
         "benchmarks.protocol",
         "benchmarks.report",
         "benchmarks.cost",
+        "benchmarks.published",
         "benchmarks.commands",
         "run_bench",
     ),
+    "benchmarks/html": ("benchmarks.harness", "benchmarks.protocol", "benchmarks.cost", "benchmarks.commands", "run_bench"),
     "benchmarks/report": (
+        "benchmarks.html",
         "benchmarks.harness",
         "benchmarks.protocol",
         "benchmarks.cost",
+        "benchmarks.reproduce",
         "benchmarks.commands",
         "run_bench",
     ),
     "benchmarks/regression": ("benchmarks.commands", "benchmarks.cost", "run_bench"),
+    "benchmarks/published": ("benchmarks.reproduce", "benchmarks.report", "benchmarks.commands", "run_bench"),
+    "benchmarks/reproduce": ("benchmarks.cost", "benchmarks.commands", "run_bench"),
     "benchmarks/cost": ("benchmarks.commands", "run_bench"),
 }
 

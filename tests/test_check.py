@@ -128,7 +128,7 @@ def test_a_slower_method_fails_the_cost_gate_alone(room: Room) -> None:
     assert room.check(seconds=famo(cost.FACTOR * 0.98)).code == 0
     said = room.check(seconds=famo(cost.FACTOR * 1.04), out=room.folder / "slower")
     assert said.code == 1
-    assert "s/step relative to uniform 1.34, now 2.44: times 1.82, allowed 1.75" in said.stdout
+    assert "s/step relative to uniform 1.34, now 2.09: times 1.56, allowed 1.5" in said.stdout
     assert said.stdout.rstrip().endswith("FAILED: famo (cost)")
 
 

@@ -94,13 +94,24 @@ def test_verdicts(seeds: int, gain: Callable[[int], float], verdict: str) -> Non
     assert ("sign-flip test" in table.caption) == (seeds == 8)
 
 
-def test_verdicts_are_corrected_for_their_number() -> None:
-    runs = [run("uniform", seed, 1.0, 1.0) for seed in range(6)]
+def two_rivals(seeds: int) -> Section:
+    runs = [run("uniform", seed, 1.0, 1.0) for seed in range(seeds)]
     for method in ("famo", "coba"):
-        runs += [run(method, seed, 0.9, 0.9 - seed / 1000) for seed in range(6)]
-    frame = frame_of(verdict_table(section_of(runs)))
-    assert frame["p_value"].tolist() == pytest.approx([2 * 2 / 2**6] * 2)
-    assert set(frame["verdict"]) == {"no difference seen"}
+        runs += [run(method, seed, 0.9, 0.9 - seed / 1000) for seed in range(seeds)]
+    return section_of(runs)
+
+
+def test_verdicts_are_corrected_for_their_number() -> None:
+    frame = frame_of(verdict_table(two_rivals(8)))
+    assert frame["p_value"].tolist() == pytest.approx([2 * 2 / 2**8] * 2)
+    assert set(frame["verdict"]) == {"better"}
+
+
+def test_pairs_that_no_correction_leaves_a_chance_are_not_tested() -> None:
+    table = verdict_table(two_rivals(6))
+    assert set(frame_of(table)["verdict"]) == {"6 of 6 better; too few to test"}
+    assert table is not None
+    assert "6 pairs cannot reach p < 0.062 over 2 methods; 7 pairs could be tested" in table.caption
 
 
 def test_without_uniform_there_is_no_verdict() -> None:
@@ -127,7 +138,7 @@ def test_default_and_tuned_stand_side_by_side() -> None:
     section = section_of(runs)
     row = frame_of(tuned_table(section)).set_index("method").loc["famo"]
     assert row["trials"] == "3 (1 failed)"
-    assert row["setting"] == "lr=0.01, gamma=0.1"
+    assert row["setting"] == "lr=0.01, famo.gamma=0.1"
     assert [row[key] for key in ("default", "tuned", "change", "against")] == pytest.approx([0, -20, -20, -10])
     assert section.seeds == (0, 1, 2)
 

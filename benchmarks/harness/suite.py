@@ -153,7 +153,7 @@ def read_suite(name: str) -> SuiteFile:
         raise UserError(f"{path}: expected UTF-8 text: {error.reason} at byte {error.start}") from error
     except yaml.YAMLError as error:
         raise UserError(f"{path}: expected YAML: {' '.join(str(error).split())}") from error
-    doubled = _doubled_key(tree)
+    doubled = doubled_key(tree)
     if doubled is not None:
         raise UserError(f"{path}:{doubled.start_mark.line + 1}: {doubled.value}: expected the key once, found it twice")
     if not isinstance(content, dict):
@@ -197,7 +197,7 @@ def _where(path: Path, tree: yaml.Node | None, place: Sequence[str | int]) -> st
     return f"{path}:{line}: {words}" if words else f"{path}:{line}"
 
 
-def _doubled_key(node: yaml.Node | None) -> yaml.Node | None:
+def doubled_key(node: yaml.Node | None) -> yaml.Node | None:
     """A key that a mapping has twice: YAML would silently take the last."""
     if isinstance(node, yaml.MappingNode):
         seen: set[str] = set()
@@ -207,7 +207,7 @@ def _doubled_key(node: yaml.Node | None) -> yaml.Node | None:
             seen.add(str(key.value))
     children = [pair[1] for pair in node.value] if isinstance(node, yaml.MappingNode) else []
     children += node.value if isinstance(node, yaml.SequenceNode) else []
-    return next((found for child in children if (found := _doubled_key(child)) is not None), None)
+    return next((found for child in children if (found := doubled_key(child)) is not None), None)
 
 
 def _child(node: yaml.Node | None, part: str | int) -> yaml.Node | None:

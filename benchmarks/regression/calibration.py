@@ -31,7 +31,7 @@ SEEDS = 3
 """In a group, as in ``quick``."""
 PROBLEM = "multidigits"
 NOISES = (0.0, 1.0, 2.0, 3.0, quality.NOISES, 5.0)
-FACTORS = (1.25, 1.5, cost.FACTOR, 2.0)
+FACTORS = (1.25, cost.FACTOR, 1.75, 2.0)
 FOLDER = Path("results") / "check" / "calibration"
 
 

@@ -96,4 +96,5 @@ def _setting(section: Section, label: str) -> str:
     default: Run | None = next(iter(section.finished(label)), None)
     usual = {} if default is None else default.record.run.weighter.hyperparameters
     changed = {name: value for name, value in chosen.weighter.hyperparameters.items() if usual.get(name, math.nan) != value}
-    return ", ".join([f"lr={chosen.training.lr:g}", *(f"{name}={value}" for name, value in changed.items())])
+    own = [f"{chosen.weighter.name}.{name}={value}" for name, value in changed.items()]
+    return ", ".join([f"lr={chosen.training.lr:g}", *own])

@@ -58,11 +58,16 @@ def paired(differences: Floats, *, confidence: float = 0.95) -> Paired:
     return Paired(pairs, float(known.mean()), low, high, better, p_value, test, too_few(pairs))
 
 
+def smallest_p(pairs: int) -> float:
+    """The least two-sided p that so many pairs can give: all signs alike."""
+    return float(2.0 ** (1 - pairs))
+
+
 def too_few(pairs: int) -> str:
     """Why so many pairs allow no test; empty if they do."""
     if pairs >= LEAST_PAIRS:
         return ""
-    return f"{pairs} pair{'s' * (pairs != 1)} cannot reach p < {2 / 2**pairs:g}" if pairs else "no pairs"
+    return f"{pairs} pair{'s' * (pairs != 1)} cannot reach p < {smallest_p(pairs):g}" if pairs else "no pairs"
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -9,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.report.measure import by_seed, differences, measure, uniform_runs
-from benchmarks.report.paired import LEVEL, Paired, holm, paired
+from benchmarks.report.paired import LEAST_PAIRS, LEVEL, Paired, holm, paired, smallest_p, too_few
 from benchmarks.report.sections import UNIFORM, Section
 from benchmarks.report.statistics import mean_and_error
 from benchmarks.report.table import ERROR, Column, Table
@@ -39,7 +40,7 @@ def verdict_table(section: Section) -> Table | None:
         return None
     gaps = [differences(by_seed(measured, section.finished(label)), base) for label in methods]
     found = [paired(gap) for gap in gaps]
-    corrected = holm([each.p_value for each in found])
+    corrected = holm([each.p_value if _testable(each, len(methods)) else math.nan for each in found])
     rows = [
         {"method": label, "pairs": each.pairs, **paired_row(each, gap), "p_value": p, "verdict": _verdict(each, p)}
         for label, each, gap, p in zip(methods, found, gaps, corrected, strict=True)
@@ -68,6 +69,11 @@ def paired_row(result: Paired, gap: np.ndarray[tuple[int], np.dtype[np.float64]]
     }
 
 
+def _testable(result: Paired, methods: int) -> bool:
+    """Whether so many pairs can reach the level once p is corrected for as many methods."""
+    return result.pairs >= LEAST_PAIRS and smallest_p(result.pairs) * methods < LEVEL
+
+
 def _verdict(result: Paired, p_value: float) -> str:
     if result.pairs == 0:
         return "no pairs"
@@ -81,7 +87,20 @@ def _verdict(result: Paired, p_value: float) -> str:
 
 def _tests(found: Sequence[Paired]) -> str:
     """Which test was made, and why not where none was."""
-    names = dict.fromkeys(each.test for each in found if each.test)
-    notes = dict.fromkeys(each.note for each in found if each.note)
-    made = [f"p: {name}, Holm-corrected over the methods of this table, verdict at {LEVEL:g}." for name in names]
-    return " ".join([*made, *(f"No test: {note}." for note in notes)])
+    made = [each for each in found if _testable(each, len(found))]
+    texts = [
+        f"p: {name}, Holm-corrected over the {len(found)} methods of this table, verdict at {LEVEL:g}."
+        for name in dict.fromkeys(each.test for each in made)
+    ]
+    for pairs in sorted({each.pairs for each in found if not _testable(each, len(found))}):
+        why = (
+            too_few(pairs)
+            or f"{pairs} pairs cannot reach p < {smallest_p(pairs) * len(found):.2g} over {len(found)} methods"
+        )
+        texts.append(f"No test: {why}; {_needed(len(found))} pairs could be tested.")
+    return " ".join(texts)
+
+
+def _needed(methods: int) -> int:
+    """The fewest pairs with which one of so many methods can be found to differ."""
+    return next(pairs for pairs in itertools.count(LEAST_PAIRS) if smallest_p(pairs) * methods < LEVEL)

@@ -1,0 +1,129 @@
+"""What a paper's part of this room is made of, and the comparison that most claims come down to."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from benchmarks.report import statistics
+from benchmarks.report.paired import LEVEL, Paired, holm, paired
+from benchmarks.report.sections import Section
+
+Verdict = Literal["holds", "does not hold", "cannot be judged"]
+
+
+@dataclass(frozen=True)
+class Ours:
+    """A number measured here."""
+
+    method: str
+    metric: str
+    mean: float
+    error: float
+    """Standard error over seeds; NaN below two."""
+    n: int
+
+
+@dataclass(frozen=True)
+class Check:
+    """A claim, how it is judged, what was found."""
+
+    claim: str
+    criterion: str
+    numbers: str
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the runs of an experiment come to."""
+
+    ours: tuple[Ours, ...]
+    checks: tuple[Check, ...]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What of a paper can be run here."""
+
+    suite: str
+    protocol: str
+    """The published protocol that the runs stand beside."""
+    weighters: tuple[str, ...]
+    """Those of the suite that the claims need."""
+    measure: Callable[[Section], Measured]
+    departures: tuple[str, ...]
+    """In what the runs differ from the paper's."""
+
+
+def label_of(section: Section, weighter: str) -> str:
+    """What the section calls the method; the weighter's name if it has no run of it."""
+    names = {label: run.record.run.weighter.name for (label, _), run in section.runs.items()}
+    return next((label for label in section.methods if names.get(label) == weighter), weighter)
+
+
+def means(section: Section, frame: pd.DataFrame, weighters: Sequence[str], columns: Sequence[str]) -> tuple[Ours, ...]:
+    """Mean, standard error and number of runs of each weighter and column. frame: one row per run, see ``per_run``."""
+    found = []
+    for weighter in weighters:
+        own = frame[frame["method"] == label_of(section, weighter)]
+        for column in columns:
+            mean, error = statistics.mean_and_error(own[column].to_numpy(np.float64))
+            found.append(Ours(weighter, column, mean, error, len(own)))
+    return tuple(found)
+
+
+def below(
+    section: Section, frame: pd.DataFrame, column: str, weighter: str, rivals: Sequence[str], claim: str
+) -> tuple[Check, ...]:
+    """One check for each rival: the weighter's ``column`` is below the rival's, paired by seed, Holm over the rivals.
+
+    frame: one row per run; claim: a sentence with ``{rival}`` in it.
+    """
+    values = [_pairs(section, frame, column, weighter, rival) for rival in rivals]
+    results = [paired(pairs[:, 0] - pairs[:, 1]) for pairs in values]
+    corrected = holm([result.p_value for result in results])
+    tests = sum(math.isfinite(result.p_value) for result in results)
+    criterion = (
+        f"{column} of {weighter} minus that of the rival, same seeds: holds if below 0 with p < {LEVEL:g}, does not hold if "
+        "above 0 with such a p, and cannot be judged otherwise."
+    )
+    return tuple(
+        Check(claim.format(rival=rival), criterion, _numbers(pairs, result, p, tests), _verdict(result, p))
+        for rival, pairs, result, p in zip(rivals, values, results, corrected, strict=True)
+    )
+
+
+def _pairs(section: Section, frame: pd.DataFrame, column: str, weighter: str, rival: str) -> statistics.Floats:
+    """``(n, 2)``: the weighter's and the rival's value on every seed on which both are known."""
+    indexed = frame.set_index(["method", "seed"])[column]
+    own, other = label_of(section, weighter), label_of(section, rival)
+    pairs = [(indexed.get((own, seed), math.nan), indexed.get((other, seed), math.nan)) for seed in section.seeds]
+    values = np.array(pairs, dtype=np.float64).reshape(-1, 2)
+    return values[np.isfinite(values).all(axis=1)]
+
+
+def _verdict(result: Paired, p_value: float) -> Verdict:
+    if not p_value < LEVEL:
+        return "cannot be judged"
+    return "holds" if result.mean < 0 else "does not hold"
+
+
+def _numbers(pairs: statistics.Floats, result: Paired, p_value: float, tests: int) -> str:
+    if result.pairs == 0:
+        return "no seed with finished runs of both"
+    own, other = pairs.mean(axis=0)
+    parts = [f"{own:.4g} against {other:.4g}", f"mean difference {result.mean:+.4g}"]
+    if math.isfinite(result.low):
+        parts[1] += f" (95% interval {result.low:+.4g} to {result.high:+.4g})"
+    parts.append(f"probability of improvement {result.improvement:.2f} over {result.pairs} seeds")
+    if result.test:
+        parts.append(f"p = {p_value:.3g} ({result.test}{f', Holm over {tests}' if tests > 1 else ''})")
+    else:
+        parts.append(f"no test: {result.note}")
+    return "; ".join(parts)

@@ -1,0 +1,37 @@
+"""GradNorm's ten regressions: GradNorm ends below equal weights and below uncertainty weighting.
+
+Source    Chen et al., GradNorm, ICML 2018, arXiv:1711.02257v4, section 4.
+"""
+
+from __future__ import annotations
+
+from benchmarks.report.per_run import per_run
+from benchmarks.report.sections import Section
+from benchmarks.reproduce.base import Experiment, Measured, below, means
+
+SUMMED = "summed_relative_loss"
+RIVALS = ("uniform", "uncertainty")
+
+
+def measure(section: Section) -> Measured:
+    """Summed relative losses on test, and GradNorm's against its rivals'."""
+    frame, _ = per_run(section)
+    claim = "GradNorm ends below {rival} in summed relative loss."
+    return Measured(
+        means(section, frame, (*RIVALS, "gradnorm"), [SUMMED]), below(section, frame, SUMMED, "gradnorm", RIVALS, claim)
+    )
+
+
+EXPERIMENT = Experiment(
+    suite="reproduce_gradnorm",
+    protocol="gradnorm_toy",
+    weighters=(*RIVALS, "gradnorm"),
+    measure=measure,
+    departures=(
+        "The paper gives neither the scale inside tanh nor the inputs' distribution; here tanh's argument has standard "
+        "deviation 0.5 and inputs are standard normal.",
+        "The paper names scales of 1 and 100 for two tasks; here ten are spread evenly in the logarithm between them.",
+        "Data are finite, so that there are validation and test splits; the step with the best validation loss is scored.",
+        "Optimizer, learning rate and number of steps are this project's choice.",
+    ),
+)
