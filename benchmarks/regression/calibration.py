@@ -5,7 +5,7 @@ then stands once for the baseline and once for the present run against every oth
 is harder on the gates than reality: a run of the same code with the same seeds gives the same metrics to the last bit, and
 one after a harmless change still shares initial parameters and batches.
 
-Writes ``check/calibration.md`` and ``.csv`` in the folder of the baseline; the runs themselves are kept in ``FOLDER``, so
+Writes ``check/calibration.md`` in the folder of the baseline; the runs themselves are kept in ``FOLDER``, so
 that a stopped calibration goes on from there.
 """
 
@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from benchmarks.harness.plan import Filters, Plan, make_plan
 from benchmarks.harness.suite import read_suite
@@ -67,8 +66,6 @@ def write_calibration(side: Side, repetitions: int, folder: Path) -> str:
     """Compare all groups and write the table. Returns it. Raises OSError."""
     (methods,) = side.settings.values()
     rows = [row for size in (SEEDS, 2 * SEEDS) for row in compare_groups(methods, size)]
-    frame = pd.DataFrame(rows).drop(columns="groups")
-    write(folder / "calibration.csv", frame.to_csv(index=False, lineterminator="\n", float_format="%.6g"))
     text = page(rows, repetitions, side.runs[0])
     write(folder / "calibration.md", text)
     return text
