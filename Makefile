@@ -34,6 +34,7 @@ reference: $(VENV)/.installed
 	$(BIN)/python run_bench.py aa --out results/reference --plots plots/reference
 	$(BIN)/python run_bench.py calibrate aa --out results/reference
 	$(BIN)/python run_bench.py cost --out results/reference
+	$(BIN)/python run_bench.py check --record --against results/reference
 
 # torch goes in the same command as what depends on it, so that nothing else can choose its version.
 $(VENV)/.installed: requirements.txt

@@ -6,6 +6,8 @@ python run_bench.py report quick        tables and pictures again from the recor
 python run_bench.py report quick --html   the same as one page that opens without a network
 python run_bench.py calibrate aa         how often the comparison finds a difference where there is none
 python run_bench.py cost                what a step costs under each weighter, beside hand-written PyTorch
+python run_bench.py compare BASE HEAD   what changed between two folders of records, for a pull request
+python run_bench.py check quick         whether a method got worse than the recorded results: weights, quality, cost
 python run_bench.py check-weighter mine.py:Class      the contract tests and claims, on a method of your own
 python run_bench.py reproduce famo      a paper's published numbers beside ours, and its claims as checks
 """
@@ -54,10 +56,17 @@ def _parser() -> argparse.ArgumentParser:
     filters.add_argument("--steps", type=_positive, help="this many training steps")
     parser.add_argument("--jobs", type=_positive, help="runs side by side; default: the number of cores")
     parser.add_argument("--device", default="cpu", help="cpu (the default), cuda or cuda:N")
-    parser.add_argument("--out", type=Path, default=Path("results"), help="folder of the records and tables")
+    parser.add_argument(
+        "--out", type=Path, help="folder of the records and tables; default: results, of check a new one in it"
+    )
     parser.add_argument("--plots", type=Path, default=Path("plots"), help="folder of the pictures")
     parser.add_argument("--track", choices=list(PACKAGES), help="write the recorded runs to an experiment tracker")
     parser.add_argument("--html", action="store_true", help="with report: also one self-contained page, report.html")
+    check = parser.add_argument_group("check")
+    check.add_argument("--against", type=Path, default=Path("results/reference"), help="folder of the baseline")
+    check.add_argument("--junit", type=Path, help="file for the verdicts as JUnit XML")
+    check.add_argument("--repetitions", type=_positive, help="measure false alarms over this many repetitions instead")
+    check.add_argument("--record", action="store_true", help="write the baseline's replayed weights and stop")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
     return parser
 
@@ -91,6 +100,13 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         raise UserError(unknown("option", rest[0].partition("=")[0], known))
     words = list(options.words)
     options.command = words.pop(0) if words and words[0] in commands.COMMANDS else "run"
+    if options.out is None and options.command != "check":
+        options.out = Path("results")
+    if options.command == "compare":
+        if len(words) != 2:
+            raise UserError(f"compare: expected two folders of records, found {' '.join(words) or 'none'}")
+        options.base, options.head = words
+        return options
     if options.command == "check-weighter":
         if len(words) != 1:
             raise UserError(

@@ -127,6 +127,20 @@ def check_weighter(options: argparse.Namespace) -> int:
     return 0 if holds else FAILED
 
 
+def compare(options: argparse.Namespace) -> int:
+    """One table of what changed between two folders of records."""
+    from benchmarks.regression.command import compare as carry_out_compare
+
+    return carry_out_compare(options)
+
+
+def check(options: argparse.Namespace) -> int:
+    """Judge the present code by recorded results."""
+    from benchmarks.regression.command import check as carry_out_check
+
+    return carry_out_check(options, _plan(options))
+
+
 def reproduce(options: argparse.Namespace) -> int:
     """Train what a paper's claims need, then put published numbers, others' re-runs and ours side by side."""
     from benchmarks.reproduce import experiment, write_reproduction
@@ -157,6 +171,8 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "report": report,
     "calibrate": calibrate,
     "cost": cost,
+    "compare": compare,
+    "check": check,
     "check-weighter": check_weighter,
     "reproduce": reproduce,
 }

@@ -31,6 +31,7 @@ FORBIDDEN = {
         "benchmarks.commands",
         "run_bench",
     ),
+    "benchmarks/regression": ("benchmarks.commands", "benchmarks.cost", "run_bench"),
     "benchmarks/published": ("benchmarks.reproduce", "benchmarks.report", "benchmarks.commands", "run_bench"),
     "benchmarks/reproduce": ("benchmarks.cost", "benchmarks.commands", "run_bench"),
     "benchmarks/cost": ("benchmarks.commands", "run_bench"),

@@ -1,0 +1,1 @@
+"""Two folders of records compared: what changed (``compare``), and whether a method got worse (``check``)."""

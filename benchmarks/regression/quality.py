@@ -1,0 +1,123 @@
+"""The second gate: a method's test metrics, against those of the baseline's runs of the same seeds.
+
+What is compared is the relative change of each primary metric in percent (positive: worse), meaned over the metrics of a
+run. A method fails where all of these hold:
+
+1. the mean change over the seeds is above ``FACTOR`` percent;
+2. it is above ``NOISES`` standard errors of a difference between two groups of seeds, estimated from the baseline's own
+   spread over seeds: of the method or pooled over all methods of the problem, whichever is larger;
+3. the seeds agree: with 6 pairs and more the sign-flip test of ``benchmarks.report.paired`` gives p < 0.05; with fewer,
+   where no such p exists, every single pair is worse.
+
+The second condition treats the groups as if they were not paired. A change that does no harm may still send every run on
+another path, after which equal seeds share little. The false alarms of this rule are measured by
+``benchmarks.regression.calibration``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from benchmarks.record import Run
+from benchmarks.regression.sides import Methods, Seeds, finished
+from benchmarks.regression.verdict import Verdict
+from benchmarks.report.paired import LEAST_PAIRS, LEVEL, Paired, paired
+from benchmarks.report.statistics import Floats, changes_percent
+
+GATE = "quality"
+FACTOR = 2.0
+"""Percent."""
+NOISES = 4.0
+LEAST_SEEDS = 2
+"""Below, the baseline has no spread to judge by."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """The rule on one method's pairs."""
+
+    worse: bool
+    comparison: Paired
+    """Of the changes in percent, positive: worse."""
+    allowed: float
+    """What the mean had to exceed, percent."""
+
+
+def judge(problem: str, label: str, base: Methods, head: Seeds) -> Verdict:
+    """The verdict on one method, from its runs and the baseline's runs of all methods."""
+    before, after = finished(base[label]), finished(head)
+    broken = [run for seed, run in sorted(head.items()) if seed in before and seed not in after]
+    if broken:
+        record = broken[0].record
+        at = "" if record.failed_step is None else f" at step {record.failed_step}"
+        reason = f"seed {broken[0].seed}: {record.state.replace('_', ' ')}{at}, finished in the baseline: {record.reason}"
+        return Verdict(GATE, problem, label, "failed", reason, math.inf)
+    seeds = [seed for seed in before if seed in after]
+    changes = percent(np.stack([values(before[s]) for s in seeds]), [after[s] for s in seeds]) if seeds else np.zeros(0)
+    if np.isfinite(changes).sum() < LEAST_SEEDS:
+        reason = (
+            f"{len(seeds)} pair{'s' * (len(seeds) != 1)} of finished runs with a change in percent, {LEAST_SEEDS} needed"
+        )
+        return Verdict(GATE, problem, label, "not judged", reason)
+    found = rule(changes, noise(base, label))
+    return Verdict(GATE, problem, label, "failed" if found.worse else "ok", _reason(found), found.comparison.mean)
+
+
+def rule(changes: Floats, spread: float) -> Judgement:
+    """The three conditions. changes: ``(n,)`` percent by seed, positive: worse; spread: standard deviation over seeds."""
+    comparison = paired(changes)
+    error = spread * math.sqrt(2 / comparison.pairs)
+    allowed = max(FACTOR, NOISES * error)
+    return Judgement(seeds_agree(comparison) and comparison.mean > allowed, comparison, allowed)
+
+
+def seeds_agree(comparison: Paired) -> bool:
+    """The third condition."""
+    return comparison.p_value < LEVEL if comparison.pairs >= LEAST_PAIRS else comparison.improvement == 0
+
+
+def noise(base: Methods, label: str) -> float:
+    """Standard deviation over seeds in percent: the method's own or that pooled over all methods, the larger one."""
+    groups = {name: [values(run) for run in finished(seeds).values()] for name, seeds in base.items()}
+    infos = {name: _higher(next(iter(seeds.values()))) for name, seeds in base.items()}
+    return pooled({name: (np.stack(rows), infos[name]) for name, rows in groups.items() if len(rows) >= LEAST_SEEDS}, label)
+
+
+def pooled(groups: dict[str, tuple[Floats, Sequence[bool]]], label: str) -> float:
+    """As ``noise``, from label -> (primary metrics ``(n, M)``, which of them are better when higher)."""
+    variances = {}
+    for name, (rows, higher) in groups.items():
+        deviations = changes_percent(rows, rows.mean(axis=0), higher).mean(axis=-1)
+        variances[name] = float(deviations.var(ddof=1))
+    known = [variance for variance in variances.values() if math.isfinite(variance)]
+    own = variances.get(label, math.nan)
+    return math.sqrt(max(float(np.mean(known)) if known else 0.0, own if math.isfinite(own) else 0.0))
+
+
+def values(run: Run) -> Floats:
+    """The primary test metrics of a run, ``(M,)``."""
+    test = run.record.metrics["test"]
+    return np.array([test[info.key] for info in run.record.metric_infos if info.primary], dtype=np.float64)
+
+
+def percent(before: Floats, after: Sequence[Run]) -> Floats:
+    """Mean change of the primary metrics, ``(n,)`` percent, positive: worse. before: ``(n, M)``."""
+    return np.asarray(changes_percent(np.stack([values(run) for run in after]), before, _higher(after[0])).mean(axis=-1))
+
+
+def _higher(run: Run) -> list[bool]:
+    return [info.higher_is_better for info in run.record.metric_infos if info.primary]
+
+
+def _reason(found: Judgement) -> str:
+    pairs = found.comparison
+    worse = round((1 - pairs.improvement) * pairs.pairs, 1)
+    how = f"p = {pairs.p_value:.3g}, {pairs.test}" if pairs.test else f"worse on {worse:g} of {pairs.pairs} seeds"
+    return (
+        f"metrics {abs(pairs.mean):.2f} % {'worse' if pairs.mean > 0 else 'better' if pairs.mean < 0 else 'apart'} "
+        f"[{pairs.low:+.2f}, {pairs.high:+.2f}], allowed {found.allowed:.2f} %; {how}"
+    )

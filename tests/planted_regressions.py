@@ -1,0 +1,124 @@
+"""Four regressions as a maintainer might make them, each a patch on the running code that names the method it breaks.
+
+``PYTHONPATH=. python tests/planted_regressions.py`` trains the suite ``quick`` under each and writes what the quality gate
+alone says of it to ``results/reference/check/planted.md``; what ``check`` says is in ``test_planted_regressions.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tabulate import tabulate
+from test_planted_faults import RatioUpsideDown, SlopeFlipped, TenTimesTooFast
+from torch import nn
+
+import weighting
+from benchmarks.base import Problem
+from benchmarks.catalog import weighter_class
+from benchmarks.harness import loop
+from benchmarks.harness.gradients import SharedLayerNorms
+from benchmarks.harness.plan import hyperparameters_in_run, problem_from
+from benchmarks.record import Run
+from benchmarks.regression import quality, sides
+from benchmarks.report.write import write
+from benchmarks.seeds import derive
+from weighting import RunFacts, Weighter
+from weighting.factory import build
+
+REFERENCE = Path(__file__).resolve().parent.parent / "results" / "reference"
+
+
+class AtTheWrongLayer(SharedLayerNorms):
+    """Measures at the first layer with parameters instead of the last shared one; of its kind, where rows are read off."""
+
+    def __init__(self, problem: Problem, model: nn.Module) -> None:
+        kind = type(problem.shared_layer(model)) if problem.rows_belong_to_tasks else nn.Module
+        layers = [layer for layer in model.modules() if isinstance(layer, kind) and list(layer.parameters(recurse=False))]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(problem, "shared_layer", lambda _: layers[0])
+            super().__init__(problem, model)
+
+
+def class_instead(kind: type[Weighter]) -> Callable[[pytest.MonkeyPatch], None]:
+    """A patch that puts a class in the place of the listed one of its name."""
+    return lambda patch: patch.setitem(weighting.METHODS, kind.name, kind)
+
+
+@dataclass(frozen=True)
+class Planted:
+    """A regression and the method that it breaks."""
+
+    what: str
+    method: str
+    plant: Callable[[pytest.MonkeyPatch], Any]
+
+
+PLANTED = (
+    Planted("CoBa's slope with its sign flipped", "coba", class_instead(SlopeFlipped)),
+    Planted("FAMO's learning rate ten times too large", "famo", class_instead(TenTimesTooFast)),
+    Planted("DWA's ratio upside down", "dwa", class_instead(RatioUpsideDown)),
+    Planted(
+        "GradNorm measured at the wrong layer",
+        "gradnorm",
+        lambda patch: patch.setattr(loop, "SharedLayerNorms", AtTheWrongLayer),
+    ),
+)
+
+
+def trained(run: Run) -> Run:
+    """The run with the metrics that the present code, patched or not, gives it: trained in this process."""
+    spec = run.record.run
+    problem = problem_from(spec.problem)
+    data = problem.data(spec.seed, spec.training)
+    facts = RunFacts(
+        steps=spec.training.steps,
+        steps_per_epoch=data.steps_per_epoch,
+        val_batches=data.num_validation_batches,
+        seed=derive(spec.seed, problem.name, "weighter"),
+    )
+    chosen = hyperparameters_in_run(spec.weighter, facts)
+    weighter = build(weighter_class(spec.weighter.name), problem.num_tasks, batch_shape=problem.batch_shape, **chosen)
+    outcome = loop.Loop(problem, data, weighter, spec.training, spec.seed, device=torch.device("cpu")).run()
+    metrics = {"validation": outcome.validation, "test": outcome.test}
+    return Run(run.record.model_copy(update={"metrics": metrics}), run.trajectory)
+
+
+def quality_alone(base: sides.Side, planted: Sequence[Planted]) -> list[list[str]]:
+    """A row for each problem and regression: as it is, then as it is planted."""
+    rows = []
+    for each in planted:
+        for methods in base.settings.values():
+            runs, problem = methods[each.method], sides.problem_of(methods)
+            unchanged = {seed: trained(run) for seed, run in runs.items()}
+            with pytest.MonkeyPatch.context() as patch:
+                each.plant(patch)
+                broken = {seed: trained(run) for seed, run in runs.items()}
+            for what, now in (("none", unchanged), (each.what, broken)):
+                verdict = quality.judge(problem, each.method, methods, now)
+                rows.append([problem, each.method, what, verdict.state, verdict.reason])
+                print(*rows[-1], sep=" | ", flush=True)
+    return rows
+
+
+def main() -> None:
+    """Train and write the table."""
+    torch.set_num_threads(1)
+    rows = quality_alone(sides.read(REFERENCE / "quick"), PLANTED)
+    header = ["problem", "method", "regression", "quality gate", "reason"]
+    lines = [
+        "# What the quality gate alone says of planted regressions",
+        "",
+        "Suite quick, against its recorded runs. The trajectories of `check` see all of them, whatever the quality.",
+        "",
+        tabulate(rows, header, tablefmt="github"),
+    ]
+    write(REFERENCE / "check" / "planted.md", "\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,384 @@
+"""``check``: exit codes, gates, files, folders; and bad input, never a verdict. Nothing is trained but in one test."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import xml.etree.ElementTree as ElementTree
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import regression_runs
+from test_commands import Bench, Said, assert_refused, bench
+
+from benchmarks.harness import provenance
+from benchmarks.record import RUN_FILE, RunSpec, read_run, run_folders
+from benchmarks.regression import command, cost, tiny_runs, trajectories
+
+__all__ = ["bench"]
+
+METHODS = ["uniform", "famo", "coba"]
+COMMIT = "0123456789ab"
+
+
+@dataclass
+class Room:
+    """A suite with its baseline, and the command on it."""
+
+    folder: Path
+    bench: Bench
+    monkeypatch: pytest.MonkeyPatch
+
+    @property
+    def suite(self) -> str:
+        return str(self.folder / "mine.yaml")
+
+    @property
+    def baseline(self) -> Path:
+        return self.folder / "results" / "reference"
+
+    @property
+    def out(self) -> Path:
+        return self.folder / "new"
+
+    def check(self, *more: str, out: Path | None = None, **training: Any) -> Said:
+        self.monkeypatch.setattr(command, "carry_out", regression_runs.trainer(**training))
+        places = {"--against": self.baseline, "--out": out or self.out, "--plots": self.folder / "plots"}
+        return self.bench("check", self.suite, *(str(word) for pair in places.items() for word in pair), *more)
+
+    def entries(self) -> list[dict[str, Any]]:
+        files = sorted((self.folder / "results" / "history").glob("*.json"))
+        return [json.loads(file.read_text(encoding="utf-8")) for file in files]
+
+
+@pytest.fixture
+def room(tmp_path: Path, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Room:
+    """Few methods and no small runs, so that the replays are quick; a commit whose files are as committed."""
+    monkeypatch.setattr(command, "names", lambda: METHODS)
+    monkeypatch.setattr(tiny_runs, "SMALL", {})
+    monkeypatch.setattr(provenance, "commit", lambda: COMMIT)
+    regression_runs.suite(tmp_path, weighters=METHODS)
+    made = Room(tmp_path, bench, monkeypatch)
+    write_baseline(made)
+    trajectories.record(made.baseline, [*METHODS, "random"], COMMIT)
+    return made
+
+
+def write_baseline(room: Room, **changes: Any) -> Path:
+    runs = [regression_runs.run(spec, "mine", **changes) for spec in regression_runs.plan(Path(room.suite)).runs]
+    return regression_runs.write(room.baseline / "mine", runs)
+
+
+def lines(said: Said, gate: str) -> list[str]:
+    return [line for line in said.stdout.splitlines() if line.startswith(gate)]
+
+
+def famo(factor: float) -> regression_runs.Change:
+    return lambda spec: factor if spec.weighter.name == "famo" else 1.0
+
+
+# ---- verdicts --------------------------------------------------------------------------------------------------------
+
+
+def test_the_same_code_passes(room: Room) -> None:
+    said = room.check()
+    assert (said.code, said.stderr) == (0, "")
+    # random is part of every comparison, though the suite does not name it.
+    assert [len(lines(said, f"{gate:12}  ok")) for gate in ("trajectories", "quality", "cost")] == [len(METHODS) + 1] * 3
+    assert "FAILED" not in said.stdout
+    assert "\npassed: " in said.stdout
+
+
+def test_worse_metrics_fail_the_quality_gate_alone(room: Room) -> None:
+    said = room.check(metric=famo(1.2))
+    assert said.code == 1
+    (line,) = [line for line in said.stdout.splitlines() if "  FAILED  " in line]
+    assert line.startswith("quality ")
+    assert " famo " in line
+    assert "metrics 20.00 % worse" in line
+    assert "worse on 3 of 3 seeds" in line
+    assert said.stdout.rstrip().endswith("FAILED: famo (quality)")
+
+
+def test_better_metrics_pass(room: Room) -> None:
+    assert room.check(metric=famo(0.8)).code == 0
+
+
+def test_a_method_that_diverges_now_fails(room: Room) -> None:
+    made = regression_runs.trainer()
+
+    def diverging(folder: Path, name: str, runs: list[RunSpec], **_: Any) -> Any:
+        outcome = made(folder, name, runs)
+        spec = next((spec for spec in runs if spec.weighter.name == "famo" and spec.seed == 1), None)
+        if spec is not None:
+            run = regression_runs.run(spec, name, state="diverged", failed_step=12, reason="loss of small is not finite")
+            regression_runs.write(folder, [run])
+        return outcome
+
+    room.monkeypatch.setattr(regression_runs, "trainer", lambda **_: diverging)
+    said = room.check()
+    assert said.code == 1
+    assert "seed 1: diverged at step 12, finished in the baseline: loss of small is not finite" in said.stdout
+    assert said.stdout.rstrip().endswith("FAILED: famo (quality)")
+
+
+def test_a_slower_method_fails_the_cost_gate_alone(room: Room) -> None:
+    assert room.check(seconds=famo(cost.FACTOR * 0.98)).code == 0
+    said = room.check(seconds=famo(cost.FACTOR * 1.04), out=room.folder / "slower")
+    assert said.code == 1
+    assert "s/step relative to uniform 1.34, now 2.09: times 1.56, allowed 1.5" in said.stdout
+    assert said.stdout.rstrip().endswith("FAILED: famo (cost)")
+
+
+def test_a_slower_machine_passes(room: Room) -> None:
+    assert room.check(seconds=lambda _: 10.0).code == 0
+
+
+def test_changed_weights_fail_the_trajectory_gate_alone(room: Room) -> None:
+    path = room.baseline / trajectories.FILE
+    content = json.loads(path.read_text(encoding="utf-8"))
+    weights = content["weights"]["log all_tasks"]["coba[variant=mftcoder]"]
+    weights[30][1] *= 1 + 1e-5
+    path.write_text(json.dumps(content), encoding="utf-8")
+    said = room.check()
+    assert said.code == 1
+    (line,) = [line for line in said.stdout.splitlines() if "  FAILED  " in line]
+    assert "log all_tasks" in line
+    assert "coba[variant=mftcoder]" in line
+    assert "weights differ from step 30 on" in line
+    assert said.stdout.rstrip().endswith("FAILED: coba (trajectories)")
+
+
+def test_a_method_that_the_baseline_lacks_is_not_judged(room: Room) -> None:
+    for place in run_folders(room.baseline / "mine"):
+        if read_run(place).label == "famo":
+            shutil.rmtree(place)
+    trajectories.record(room.baseline, ["uniform", "coba"], COMMIT)
+    said = room.check(metric=famo(5.0))
+    assert said.code == 0
+    judged = [line for line in said.stdout.splitlines() if " famo" in line]
+    assert judged
+    assert all("not judged" in line for line in judged)
+
+
+def test_a_method_that_is_gone_fails_and_others_of_the_baseline_are_named(room: Room) -> None:
+    room.monkeypatch.setattr(command, "names", lambda: ["uniform"])
+    said = room.check("--weighters", "uniform")
+    assert said.code == 1
+    assert "FAILED: famo (trajectories), coba (trajectories)" in said.stdout
+    assert "only in the baseline: " in said.stdout
+    assert "coba on " in said.stdout
+
+
+def test_changed_hyperparameters_are_compared_all_the_same_and_named(room: Room) -> None:
+    """A default ten times larger is another key, but the same method to its users."""
+    regression_runs.suite(room.folder, weighters=["uniform", {"name": "famo", "lr": 0.25}, "coba"])
+    said = room.check(metric=famo(1.2))
+    assert said.code == 1
+    assert "(hyperparameters: lr 0.025, now 0.25)" in said.stdout
+
+
+# ---- files -----------------------------------------------------------------------------------------------------------
+
+
+def test_junit_has_a_case_for_every_verdict(room: Room) -> None:
+    file = room.folder / "told.xml"
+    assert room.check("--junit", str(file), metric=famo(1.2)).code == 1
+    suite = ElementTree.parse(file).getroot().find("testsuite")
+    assert suite is not None
+    cases = suite.findall("testcase")
+    failed = [case for case in cases if case.find("failure") is not None]
+    assert (len(cases), len(failed)) == (int(suite.attrib["tests"]), int(suite.attrib["failures"]))
+    assert [(case.attrib["classname"], case.attrib["name"]) for case in failed] == [(regression_runs.OWN, "famo: quality")]
+    assert "20.00 % worse" in failed[0].findall("failure")[0].attrib["message"]
+    for gate in ("quality", "cost", "trajectories"):
+        assert {f"{method}: {gate}" for method in METHODS} <= {case.attrib["name"] for case in cases}
+
+
+def test_every_check_is_kept_and_drawn(room: Room) -> None:
+    for number, factor in enumerate((1.0, 1.2, 0.9)):
+        assert room.check(out=room.folder / f"new{number}", metric=famo(factor)).code == int(factor > 1)
+    entries = sorted(room.entries(), key=lambda entry: [n["value"] for n in entry["numbers"] if n["method"] == "famo"])
+    assert [entry["passed"] for entry in entries] == [True, True, False]
+    assert {(entry["suite"], entry["commit"], *entry["against"]) for entry in entries} == {("mine", COMMIT, COMMIT)}
+    assert entries[-1]["gates"] == {"trajectories": "ok", "quality": "failed", "cost": "ok"}
+    quality = [n["value"] for e in entries for n in e["numbers"] if (n["method"], n["gate"]) == ("famo", "quality")]
+    assert quality == pytest.approx([-10, 0, 20])
+    assert (room.folder / "plots" / "history" / "mine.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_damaged_file_in_the_history_is_a_warning(room: Room) -> None:
+    file = room.folder / "results" / "history" / "mine-old.json"
+    file.parent.mkdir()
+    file.write_text("{", encoding="utf-8")
+    said = room.check()
+    assert said.code == 0
+    assert said.stderr.startswith(f"warning: {file}: left out of the history: ")
+
+
+def test_a_dry_run_trains_and_writes_nothing(room: Room) -> None:
+    seen: list[RunSpec] = []
+    said = room.check("--dry-run", seen=seen)
+    assert (said.code, seen) == (0, [])
+    assert "12 runs" in said.stdout
+    assert not room.out.exists()
+    assert room.entries() == []
+
+
+def test_record_writes_the_trajectories_and_trains_nothing(room: Room) -> None:
+    path = room.baseline / trajectories.FILE
+    before = path.read_bytes()
+    path.unlink()
+    seen: list[RunSpec] = []
+    assert room.check("--record", seen=seen).code == 0
+    assert seen == []
+    assert path.read_bytes() == before
+    assert not room.out.exists()
+
+
+def test_single_tasks_are_not_trained_and_each_seed_is_tried_first(room: Room) -> None:
+    seen: list[RunSpec] = []
+    room.check(seen=seen)
+    assert {spec.role for spec in seen} == {"method"}
+    assert [spec.seed for spec in seen[:3]] == [0, 1, 2]
+
+
+# ---- the folder that is trained into ---------------------------------------------------------------------------------
+
+
+def test_records_of_the_same_commit_are_used(room: Room) -> None:
+    assert room.check().code == 0
+    assert room.check(metric=famo(1.2)).code == 0, "the records of before were to be used, not new ones"
+
+
+@pytest.mark.parametrize("now", ["fedcba987654", f"{COMMIT}+changes", None])
+def test_records_of_other_code_are_refused(now: str | None, room: Room) -> None:
+    assert room.check().code == 0
+    room.monkeypatch.setattr(provenance, "commit", lambda: now)
+    assert_refused(room.check(), f"{room.out / 'mine'}: expected no records but of commit", f"found 12 of {COMMIT}")
+
+
+@pytest.mark.parametrize(("now", "pattern"), [(COMMIT, COMMIT), (f"{COMMIT}+changes", f"{COMMIT}+changes-2*Z")])
+def test_the_folder_is_named_after_the_commit(now: str, pattern: str, room: Room) -> None:
+    room.monkeypatch.setattr(provenance, "commit", lambda: now)
+    room.monkeypatch.setattr(command, "carry_out", regression_runs.trainer())
+    room.monkeypatch.chdir(room.folder)
+    said = room.bench("check", room.suite, "--against", str(room.baseline))
+    assert (said.code, said.stderr) == (0, "")
+    (found,) = (room.folder / "results" / "check").glob(pattern)
+    assert len(list(run_folders(found / "mine"))) == 12
+
+
+# ---- bad input -------------------------------------------------------------------------------------------------------
+
+
+def changed_record(room: Room, **changes: Any) -> None:
+    file = sorted((room.baseline / "mine" / "runs").glob(f"*/{RUN_FILE}"))[0]
+    content = json.loads(file.read_text(encoding="utf-8")) | changes
+    file.write_text(json.dumps(content), encoding="utf-8")
+
+
+def assert_no_verdict(room: Room, said: Said, *fragments: str) -> None:
+    assert_refused(said, *fragments)
+    assert room.entries() == []
+
+
+def test_no_baseline(room: Room) -> None:
+    shutil.rmtree(room.baseline / "mine")
+    assert_no_verdict(room, room.check(), f"expected a baseline of suite 'mine' in {room.baseline}, found no suite")
+    (room.baseline / "full" / "runs").mkdir(parents=True)
+    assert_no_verdict(room, room.check(), "expected a baseline of suite 'mine'", "found full")
+    (room.baseline / "mine" / "runs").mkdir(parents=True)
+    assert_no_verdict(room, room.check(), "expected records in", "found none")
+
+
+def test_a_baseline_of_another_suite(room: Room) -> None:
+    changed_record(room, suite="other")
+    assert_no_verdict(room, room.check(), "expected records of suite 'mine', found 'other'")
+
+
+def test_a_baseline_of_other_settings(room: Room) -> None:
+    assert_no_verdict(room, room.check("--steps", "10"), "as planned here, found training.steps 20, here 10")
+
+
+def test_a_baseline_of_another_problem(room: Room) -> None:
+    regression_runs.suite(room.folder, weighters=METHODS, problems=["multidigits"])
+    assert_no_verdict(room, room.check(), "expected runs of multidigits as planned here, found only")
+
+
+def test_a_baseline_of_another_schema_version(room: Room) -> None:
+    changed_record(room, schema_version=0)
+    assert_no_verdict(room, room.check(), "expected schema_version 1, found 0")
+
+
+def test_missing_seeds(room: Room) -> None:
+    seeds = room.check("--seeds", "0,1,5")
+    assert_no_verdict(room, seeds, "expected a run of uniform", "seed 5, found only seeds 0, 1, 2")
+
+
+def test_one_seed_is_too_few(room: Room) -> None:
+    assert_no_verdict(room, room.check("--seeds", "1"), "expected at least 2 seeds for", "found 1")
+
+
+@pytest.mark.parametrize("file", [RUN_FILE, "trajectory.parquet"])
+def test_a_damaged_baseline(file: str, room: Room) -> None:
+    sorted((room.baseline / "mine" / "runs").glob(f"*/{file}"))[0].write_text("{", encoding="utf-8")
+    assert_no_verdict(room, room.check(), str(room.baseline), "cannot be")
+
+
+def test_other_fingerprints_end_the_check_before_all_is_trained(room: Room) -> None:
+    seen: list[RunSpec] = []
+    said = room.check(seen=seen, fingerprints=regression_runs.prints(0, data="other"))
+    assert said.code == 2
+    assert said.stderr.count("\n") == 1
+    assert "seed 0: expected runs that began alike, found other data (" in said.stderr
+    assert len(seen) == 3
+    assert room.entries() == []
+
+
+@pytest.mark.parametrize(
+    ("content", "fragment"),
+    [
+        (None, "found none; `check --record` writes them"),
+        ("{", "cannot be read: "),
+        ("[]", "expected schema_version 1, found None"),
+        ('{"schema_version": 2}', "expected schema_version 1, found 2"),
+        ('{"schema_version": 1}', "commit: Field required"),
+        (
+            '{"schema_version": 1, "commit": null, "torch": "2", "logs": {"a": {"losses": [[1], 2]}}, "weights": {}}',
+            "cannot be read: ",
+        ),
+        (
+            '{"schema_version": 1, "commit": null, "torch": "2", "logs": {"a": {"loses": [[1]]}}, "weights": {}}',
+            "cannot be read: ",
+        ),
+    ],
+)
+def test_trajectories_that_cannot_be_read(content: str | None, fragment: str, room: Room) -> None:
+    path = room.baseline / trajectories.FILE
+    path.unlink()
+    if content is not None:
+        path.write_text(content, encoding="utf-8")
+    assert_no_verdict(room, room.check(), str(path), fragment)
+
+
+# ---- with real training ----------------------------------------------------------------------------------------------
+
+
+def test_from_beginning_to_end(tmp_path: Path, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trained twice by the same code: the same metrics to the last bit. Seconds are not judged on a machine that tests."""
+    monkeypatch.setattr(command, "names", lambda: METHODS)
+    monkeypatch.setattr(tiny_runs, "SMALL", {})
+    monkeypatch.setattr(cost, "FACTOR", 1e9)
+    path = str(regression_runs.suite(tmp_path, seeds=(0, 1), weighters=["uniform", "famo"]))
+    reference, plots = tmp_path / "results" / "reference", ("--plots", str(tmp_path / "plots"))
+    only = ("--weighters", "uniform,famo")
+    assert bench(path, *only, "--out", str(reference), *plots).code == 0
+    assert bench("check", path, *only, "--against", str(reference), "--record").code == 0
+    said = bench("check", path, *only, "--against", str(reference), "--out", str(tmp_path / "new"), *plots)
+    assert (said.code, said.stderr) == (0, "")
+    quality = [line for line in said.stdout.splitlines() if line.startswith("quality")]
+    assert len(quality) == 2
+    assert all("metrics 0.00 % apart" in line for line in quality)

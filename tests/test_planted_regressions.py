@@ -1,0 +1,81 @@
+"""Planted regressions fail ``check``, by the names of method and gate; the committed baseline is the present code's."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import regression_runs
+from planted_regressions import PLANTED, REFERENCE, Planted
+from test_check import Room, bench, room
+from torch import nn
+
+from benchmarks.problems.multidigits import MultiDigits
+from benchmarks.regression import command, tiny_runs, trajectories
+from weighting import names
+
+__all__ = ["bench", "room"]
+
+SMALL = dict(tiny_runs.SMALL)
+
+
+@pytest.fixture
+def whole(room: Room) -> Room:
+    """A room with the committed trajectories of all methods, and runs as good and as fast as those of its baseline."""
+    room.monkeypatch.setattr(command, "names", names)
+    room.monkeypatch.setattr(tiny_runs, "SMALL", SMALL)
+    shutil.copy(REFERENCE / trajectories.FILE, room.baseline)
+    shutil.rmtree(room.baseline / "mine")
+    path = regression_runs.suite(room.folder)
+    runs = [regression_runs.run(spec, "mine") for spec in regression_runs.plan(path).runs]
+    regression_runs.write(room.baseline / "mine", runs)
+    return room
+
+
+def test_the_committed_trajectories_are_those_of_the_present_code() -> None:
+    verdicts = trajectories.judge(trajectories.read(REFERENCE), names())
+    assert [verdict for verdict in verdicts if verdict.state != "ok"] == []
+    assert {verdict.method.partition("[")[0] for verdict in verdicts} == set(names())
+    inputs = {"log all_tasks", "log absent_tasks", *(f"run {name}" for name in SMALL)}
+    assert {verdict.place for verdict in verdicts} == inputs
+
+
+@pytest.mark.parametrize("planted", PLANTED, ids=lambda planted: planted.what)
+def test_check_names_the_method_and_the_gate(planted: Planted, whole: Room) -> None:
+    planted.plant(whole.monkeypatch)
+    said = whole.check()
+    assert said.code == 1
+    assert said.stdout.rstrip().endswith(f"\nFAILED: {planted.method} (trajectories)")
+    failed = [line for line in said.stdout.splitlines() if line.startswith("trajectories  FAILED")]
+    assert failed
+    assert all(f" {planted.method}" in line and "weights differ from step " in line for line in failed)
+
+
+def test_gradnorm_is_seen_where_the_problem_names_the_wrong_layer(whole: Room) -> None:
+    """On that problem and no other."""
+
+    def first(_: MultiDigits, model: nn.Module) -> nn.Module:
+        return next(layer for layer in model.modules() if list(layer.parameters(recurse=False)))
+
+    whole.monkeypatch.setattr(MultiDigits, "shared_layer", first)
+    said = whole.check()
+    assert said.code == 1
+    failed = [line for line in said.stdout.splitlines() if line.startswith("trajectories  FAILED")]
+    assert len(failed) == 1
+    assert "run multidigits" in failed[0]
+    assert said.stdout.rstrip().endswith("\nFAILED: gradnorm (trajectories)")
+
+
+def test_the_same_code_passes(whole: Room) -> None:
+    assert whole.check().code == 0
+
+
+@pytest.mark.parametrize("planted", PLANTED, ids=lambda planted: planted.what)
+def test_what_is_planted_is_far_beyond_the_tolerance(planted: Planted, monkeypatch: pytest.MonkeyPatch) -> None:
+    planted.plant(monkeypatch)
+    failed = [
+        verdict
+        for verdict in trajectories.judge(trajectories.read(REFERENCE), [planted.method])
+        if verdict.state == "failed" and "no such method" not in verdict.reason
+    ]
+    assert max(verdict.value for verdict in failed) > 100 * trajectories.RUN_TOLERANCE
