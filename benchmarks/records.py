@@ -27,6 +27,7 @@ TRAJECTORY_COLUMNS = {
     "replica": "int32", "task": "str", "train_loss": "float64", "val_loss": "float64", "weight": "float64",
 }  # fmt: skip
 """The same for trajectories; columns ``probe.*`` follow where a problem has them."""
+OF_RUN = ("key", "suite", "problem", "method", "role", "seed")
 
 
 def load(path: str | Path) -> pd.DataFrame:
@@ -48,9 +49,9 @@ def load_trajectories(path: str | Path) -> pd.DataFrame:
     frames = []
     for _, run in _runs(Path(path)):
         record, frame = run.record, run.trajectory.copy()
-        first = list(TRAJECTORY_COLUMNS)[:6]
-        known = (record.key, record.suite, run.problem, run.label, record.run.role, run.seed)
-        frames.append(frame.assign(**dict(zip(first, known, strict=True)))[[*first, *frame.columns]])
+        frame["key"], frame["suite"], frame["problem"] = record.key, record.suite, run.problem
+        frame["method"], frame["role"], frame["seed"] = run.label, record.run.role, run.seed
+        frames.append(frame[[*OF_RUN, *run.trajectory.columns]])
     return pd.concat(frames, ignore_index=True).astype(TRAJECTORY_COLUMNS)
 
 
