@@ -1,8 +1,8 @@
 """The third gate: seconds per step relative to uniform weights in the same run of the suite, and counted passes.
 
 Relative, since machines differ, and to the uniform run of the same seed, trained shortly before, since what runs beside
-comes and goes; then the median over seeds. (The ratio of the medians raised false alarms in 6 % of the checks instead of 1 %,
-after one busy period.) ``FACTOR`` is chosen from the spread that is left on a small shared machine
+comes and goes; then the median over seeds. (The ratio of the medians raised false alarms in 6 % of the checks instead of
+1 %, after one busy period.) ``FACTOR`` is chosen from the spread that is left on a small shared machine
 (``results/reference/check/calibration.md``). What is too small for it is counted without noise: more forward or backward
 passes beyond those of the weighted total than in the baseline fail too.
 """
