@@ -12,14 +12,19 @@ from typing import Any
 
 import pandas as pd
 
-from benchmarks.record import RUN_FILE, DamagedRecordError, Run, read_run, run_folders
+from benchmarks.errors import one_line
+from benchmarks.record import COLUMNS, RUN_FILE, TRAJECTORY_FILE, DamagedRecordError, Run, read_run, run_folders
 
 RUN_COLUMNS = {
     "key": "str", "suite": "str", "problem": "str", "method": "str", "weighter": "str", "role": "str", "seed": "int64",
     "state": "str", "reason": "str", "tasks": "object", "selection_rule": "str", "selected_step": "Int64",
     "seconds_per_step": "float64", "train_seconds": "float64", "extra_forwards": "float64", "extra_backwards": "float64",
     "peak_memory_mb": "float64", "flags": "object", "num_parameters": "int64", "commit": "str",
-    "started": "datetime64[us, UTC]", "folder": "str",
+    "started": "datetime64[us, UTC]", "folder": "str", "training.steps": "int64", "training.batch_size": "int64",
+    "training.optimizer": "str", "training.lr": "float64", "training.weight_decay": "float64",
+    "training.momentum": "float64", "training.lr_schedule": "str", "training.grad_clip": "float64",
+    "training.normalize": "str", "training.log_every": "int64", "training.evaluate_every": "int64",
+    "training.selection": "str",
 }  # fmt: skip
 """Columns that every frame of runs has, in this order, with their types; the others depend on the runs."""
 TRAJECTORY_COLUMNS = {
@@ -28,17 +33,22 @@ TRAJECTORY_COLUMNS = {
 }  # fmt: skip
 """The same for trajectories; columns ``probe.*`` follow where a problem has them."""
 OF_RUN = ("key", "suite", "problem", "method", "role", "seed")
+PREFIXES = ("hp", "validation", "test", "version")
+LEVELS = ("", "*", "*/*")
+"""Where the folders of suites are looked for below a path: there, or else one level further down, or else two."""
 
 
 def load(path: str | Path) -> pd.DataFrame:
     """One row per run below ``path``: a suite's folder, a folder of suites, or one run.
 
-    Columns: ``RUN_COLUMNS``, then ``hp.<name>`` (hyperparameters as used), ``training.<name>``, ``validation.<metric>`` and
-    ``test.<metric>``. A record that cannot be read is left out with a warning. Raises ValueError where there are no records.
+    Columns: ``RUN_COLUMNS``, then ``hp.<name>`` (hyperparameters as used), ``validation.<metric>``, ``test.<metric>`` and
+    ``version.<package>``. A record that cannot be read is left out with a warning. Raises ValueError where there are none.
     """
     runs = list(_runs(Path(path)))
     frame = pd.DataFrame([_row(folder, run) for folder, run in runs], columns=_columns(runs))
-    return frame.astype(RUN_COLUMNS)
+    frame["started"] = pd.to_datetime(frame["started"], utc=True, errors="coerce", format="ISO8601")
+    metrics = [name for name in frame.columns if name.startswith(("validation.", "test."))]
+    return frame.astype(RUN_COLUMNS | dict.fromkeys(metrics, "float64"))
 
 
 def load_trajectories(path: str | Path) -> pd.DataFrame:
@@ -46,13 +56,13 @@ def load_trajectories(path: str | Path) -> pd.DataFrame:
 
     Warns and raises as ``load``.
     """
-    frames = []
-    for _, run in _runs(Path(path)):
-        record, frame = run.record, run.trajectory.copy()
-        frame["key"], frame["suite"], frame["problem"] = record.key, record.suite, run.problem
-        frame["method"], frame["role"], frame["seed"] = run.label, record.run.role, run.seed
-        frames.append(frame[[*OF_RUN, *run.trajectory.columns]])
-    return pd.concat(frames, ignore_index=True).astype(TRAJECTORY_COLUMNS)
+    runs = [run for _, run in _runs(Path(path))]
+    frame = pd.concat([_no_rows(), *(run.trajectory for run in runs)], ignore_index=True)
+    rows = [len(run.trajectory) for run in runs]
+    for place, name in enumerate(OF_RUN):
+        values = pd.Series([_of_run(run)[name] for run in runs], dtype=TRAJECTORY_COLUMNS[name])
+        frame.insert(place, name, values.repeat(rows).reset_index(drop=True))
+    return frame
 
 
 def _runs(path: Path) -> Iterator[tuple[Path, Run]]:
@@ -61,16 +71,34 @@ def _runs(path: Path) -> Iterator[tuple[Path, Run]]:
         raise ValueError(f"expected records below {path}, found none")
     for folder in folders:
         try:
-            yield folder, read_run(folder)
+            yield folder, _typed(read_run(folder))
         except DamagedRecordError as error:
             warnings.warn(f"left out: {error}", stacklevel=3)
+
+
+def _typed(run: Run) -> Run:
+    """The run with the types of ``TRAJECTORY_COLUMNS``. Raises DamagedRecordError where a column holds something else."""
+    frame = run.trajectory
+    other = {name: TRAJECTORY_COLUMNS[name] for name in COLUMNS if str(frame[name].dtype) != TRAJECTORY_COLUMNS[name]}
+    try:
+        return Run(run.record, frame.astype(other)) if other else run
+    except (TypeError, ValueError) as error:
+        raise DamagedRecordError(f"{run.record.key}: {TRAJECTORY_FILE}: {one_line(error)}") from error
+
+
+def _no_rows() -> pd.DataFrame:
+    return pd.DataFrame({name: pd.Series(dtype=TRAJECTORY_COLUMNS[name]) for name in COLUMNS})
 
 
 def _folders(path: Path) -> list[Path]:
     if (path / RUN_FILE).is_file():
         return [path]
-    suites = [path, *sorted(each for each in path.iterdir() if each.is_dir())] if path.is_dir() else []
-    return [folder for suite in suites for folder in run_folders(suite)]
+    for level in LEVELS:
+        suites = sorted(path.glob(level)) if level else [path]
+        found = [folder for suite in suites for folder in run_folders(suite)]
+        if found:
+            return found
+    return []
 
 
 def _columns(runs: list[tuple[Path, Run]]) -> list[str]:
@@ -79,17 +107,20 @@ def _columns(runs: list[tuple[Path, Run]]) -> list[str]:
     return [*RUN_COLUMNS, *sorted(further, key=lambda name: PREFIXES.index(name.partition(".")[0]))]
 
 
-PREFIXES = ("hp", "training", "validation", "test")
-
-
 def _further(run: Run) -> dict[str, Any]:
     record = run.record
+    # Of a run that failed before its hyperparameters were known, those that were planned as a value.
     used = record.resolved or record.run.weighter.hyperparameters
-    found = {f"hp.{name}": value for name, value in used.items()}
-    found |= {f"training.{name}": value for name, value in record.run.training.model_dump().items()}
+    found = {f"hp.{name}": value for name, value in used.items() if record.resolved or value != "auto"}
     for split, metrics in sorted(record.metrics.items(), reverse=True):
         found |= {f"{split}.{name}": value for name, value in metrics.items()}
-    return found
+    return found | {f"version.{name}": value for name, value in record.versions.items()}
+
+
+def _of_run(run: Run) -> dict[str, Any]:
+    record = run.record
+    values = (record.key, record.suite, run.problem, run.label, record.run.role, run.seed)
+    return dict(zip(OF_RUN, values, strict=True))
 
 
 def _row(folder: Path, run: Run) -> dict[str, Any]:
@@ -97,13 +128,8 @@ def _row(folder: Path, run: Run) -> dict[str, Any]:
     costs = {} if record.costs is None else record.costs.model_dump()
     chosen = record.selection
     return {
-        "key": record.key,
-        "suite": record.suite,
-        "problem": run.problem,
-        "method": run.label,
+        **_of_run(run),
         "weighter": spec.weighter.name,
-        "role": spec.role,
-        "seed": run.seed,
         "state": record.state,
         "reason": record.reason or "",
         "tasks": list(record.tasks),
@@ -112,8 +138,9 @@ def _row(folder: Path, run: Run) -> dict[str, Any]:
         "flags": [flag.name for flag in record.flags],
         "num_parameters": record.num_parameters,
         "commit": record.commit or "",
-        "started": pd.Timestamp(record.started),
+        "started": record.started,
         "folder": str(folder),
         **costs,
+        **{f"training.{name}": value for name, value in spec.training.model_dump().items()},
         **_further(run),
     }

@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from fake_runs import make, suite, write_suite
 
 import benchmarks
+from benchmarks.record import COLUMNS
 from benchmarks.records import RUN_COLUMNS, TRAJECTORY_COLUMNS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -35,6 +38,7 @@ def test_a_row_for_every_run_with_what_the_record_says(folder: Path) -> None:
             assert row["seconds_per_step"] == record.costs.seconds_per_step
     assert frame.loc[frame["state"] == "diverged", "selected_step"].isna().all()
     assert set(frame["training.lr"]) == {1e-3}
+    assert set(frame["version.torch"]) == {"2.13.0"}
 
 
 def test_trajectories_are_those_of_the_files(folder: Path) -> None:
@@ -50,6 +54,10 @@ def test_trajectories_are_those_of_the_files(folder: Path) -> None:
 def test_a_folder_of_suites_and_a_single_run_can_be_read(folder: Path) -> None:
     everything = benchmarks.load(folder.parent)
     assert len(everything) == len(benchmarks.load(folder))
+    above = folder.parent.parent / "above"
+    above.mkdir()
+    (above / "results").symlink_to(folder.parent, target_is_directory=True)
+    assert benchmarks.load(above)["key"].tolist() == everything["key"].tolist()
     first = everything.iloc[0]
     assert benchmarks.load(str(first["folder"]))["key"].tolist() == [first["key"]]
 
@@ -57,7 +65,7 @@ def test_a_folder_of_suites_and_a_single_run_can_be_read(folder: Path) -> None:
 @pytest.mark.parametrize(("columns", "title"), [(RUN_COLUMNS, "## Runs"), (TRAJECTORY_COLUMNS, "## Trajectories")])
 def test_the_page_has_the_columns_and_types_that_are_loaded(columns: dict[str, str], title: str, folder: Path) -> None:
     part = PAGE.split(title)[1].split("\n## ")[0]
-    assert dict(re.findall(r"^\| `(\w+)` \| `([^`]+)` \|", part, flags=re.MULTILINE)) == columns
+    assert dict(re.findall(r"^\| `([\w.]+)` \| `([^`]+)` \|", part, flags=re.MULTILINE)) == columns
     frame = benchmarks.load(folder) if title == "## Runs" else benchmarks.load_trajectories(folder)
     assert list(frame.columns[: len(columns)]) == list(columns)
     assert {name: str(frame[name].dtype) for name in columns} == columns
@@ -69,26 +77,69 @@ def test_types_are_the_same_whatever_the_runs(tmp_path: Path) -> None:
     assert {name: str(frame[name].dtype) for name in RUN_COLUMNS} == RUN_COLUMNS
 
 
-def test_a_damaged_record_is_left_out_with_a_warning(tmp_path: Path) -> None:
-    folder = write_suite(tmp_path / "two", [make(seed=0), make(seed=1)])
-    place = sorted((folder / "runs").iterdir())[0]
+BOTH = pytest.mark.parametrize("read", [benchmarks.load, benchmarks.load_trajectories])
+Read = Callable[[Path], pd.DataFrame]
+
+
+def break_json(place: Path) -> None:
     (place / "run.json").write_text("{")
-    with pytest.warns(UserWarning, match=f"left out: .*{place.name}"):
-        assert len(benchmarks.load(folder)) == 1
 
 
-@pytest.mark.parametrize("what", [benchmarks.load, benchmarks.load_trajectories])
-def test_no_records_are_one_line(what: object, tmp_path: Path) -> None:
-    assert callable(what)
-    with pytest.raises(ValueError, match=f"expected records below {tmp_path}, found none"):
-        what(tmp_path)
+def break_numbers(place: Path) -> None:
+    file = place / "trajectory.parquet"
+    pd.read_parquet(file).assign(weight="heavy").to_parquet(file)
+
+
+@BOTH
+@pytest.mark.parametrize("damage", [break_json, break_numbers])
+def test_a_damaged_record_is_left_out_with_a_warning(damage: Callable[[Path], None], read: Read, tmp_path: Path) -> None:
+    folder = write_suite(tmp_path / "two", [make(seed=0), make(seed=1)])
+    damaged, sound = sorted((folder / "runs").iterdir())
+    damage(damaged)
+    with pytest.warns(UserWarning, match=f"left out: .*{damaged.name}"):
+        assert set(read(folder)["key"]) == {sound.name}
+
+
+@BOTH
+def test_types_are_the_same_where_every_record_is_damaged(read: Read, tmp_path: Path) -> None:
+    folder = write_suite(tmp_path / "one", [make()])
+    break_json(next((folder / "runs").iterdir()))
+    with pytest.warns(UserWarning, match="left out"):
+        frame = read(folder)
+    assert frame.empty
+    assert dict(frame.dtypes.astype(str)) in (RUN_COLUMNS, TRAJECTORY_COLUMNS)
+
+
+def test_a_run_that_ended_before_its_first_row_has_a_row_among_the_runs_alone(tmp_path: Path) -> None:
+    nothing = pd.DataFrame(columns=list(COLUMNS))
+    planned = {"window": "auto", "scale": 2.0}
+    crashed = make(seed=1, state="crashed", reason="no room", trajectory=nothing, hyperparameters=planned)
+    folder = write_suite(tmp_path / "two", [make(seed=0), crashed])
+    frame = benchmarks.load(folder).set_index("seed")
+    assert frame.loc[1, "state"] == "crashed"
+    assert frame.loc[1, "hp.scale"] == 2.0
+    assert "hp.window" not in frame
+    curves = benchmarks.load_trajectories(folder)
+    assert set(curves["seed"]) == {0}
+    assert {name: str(curves[name].dtype) for name in TRAJECTORY_COLUMNS} == TRAJECTORY_COLUMNS
+
+
+@BOTH
+def test_no_records_are_one_line(read: Read, tmp_path: Path) -> None:
+    for place in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(ValueError, match=f"expected records below {place}, found none"):
+            read(place)
 
 
 def test_the_examples_of_the_page_run() -> None:
     blocks = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
     assert len(blocks) == 3
     code = "\n".join(
-        [*blocks, "assert len(best) and len(curves) and len(one) == len(curves) and len(slowest) and len(falls) == 8"]
+        [
+            *blocks,
+            "assert len(best) and len(curves) and len(one) == len(curves) and len(slowest) and len(lowest)",
+            "assert set(lowest.method) == set(runs[runs.role == 'method'].method)",
+        ]
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
