@@ -221,10 +221,7 @@ def _report(plan: Plan, folder: Path, plots: Path) -> None:
 
 
 def _track(tracker: str, plan: Plan, folder: Path) -> None:
-    try:
-        written = track(tracker, folder, [spec.key for spec in plan.runs])
-    except OSError as error:
-        raise StorageError.of(error, folder) from error
+    written = track(tracker, folder, [spec.key for spec in plan.runs])
     print(f"tracked:  {written} runs written to {tracker}")
 
 

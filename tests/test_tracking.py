@@ -6,18 +6,29 @@ import importlib.util
 import math
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from fake_runs import make, write_suite
 
 import run_bench
-from benchmarks.errors import UserError
-from benchmarks.record import Run
+from benchmarks import tracking
+from benchmarks.errors import StorageError, UserError
+from benchmarks.record import COLUMNS, Run
 from benchmarks.tracking import check_tracker, configuration, rows, summary, track
 
 
 def recorded(tmp_path: Path) -> tuple[Path, list[Run]]:
     runs = [make("uniform"), make("coba", 1)]
     return write_suite(tmp_path / "fake", runs), runs
+
+
+def steps_of(folder: Path, run: Run, name: str) -> list[int]:
+    """The steps at which TensorBoard has a value, in order, doubled where a step was written twice."""
+    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+    (place,) = (folder / "tracking" / "tensorboard").glob(f"*{run.record.key[:6]}")
+    events = [event for file in place.glob("events.*") for event in EventFileLoader(str(file)).Load()]
+    return sorted(event.step for event in events for value in event.summary.value if value.tag == name)
 
 
 def keys(runs: list[Run]) -> list[str]:
@@ -81,6 +92,55 @@ def test_no_run_is_written_twice_and_a_missing_one_waits(tmp_path: Path) -> None
     assert track("tensorboard", folder, keys(runs)) == 0
 
 
+def test_a_crashed_run_is_written_once_it_is_trained_again(tmp_path: Path) -> None:
+    nothing = pd.DataFrame(columns=list(COLUMNS))
+    crashed, finished = make(state="crashed", reason="no room", trajectory=nothing), make()
+    assert crashed.record.key == finished.record.key
+    assert track("tensorboard", write_suite(tmp_path, [crashed]), keys([crashed])) == 0
+    assert track("tensorboard", write_suite(tmp_path, [finished]), keys([finished])) == 1
+    assert steps_of(tmp_path, finished, "weight/left") == sorted(
+        step for step, row in rows(finished) if "weight/left" in row
+    )
+
+
+def test_a_failing_tracker_is_one_line_and_what_it_left_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(run: Run) -> dict[str, float]:
+        raise RuntimeError("the server\nis gone")
+
+    folder, runs = recorded(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(tracking, "summary", fail)
+        with pytest.raises(
+            StorageError, match=r"cannot write to tensorboard after 0 runs: RuntimeError: the server is gone$"
+        ):
+            track("tensorboard", folder, keys(runs))
+    assert steps_of(folder, runs[0], "weight/left")
+    assert track("tensorboard", folder, keys(runs)) == 2
+    for run in runs:
+        assert steps_of(folder, run, "weight/left") == sorted(step for step, row in rows(run) if "weight/left" in row)
+
+
+def test_the_records_stay_as_they_are(tmp_path: Path) -> None:
+    folder, runs = recorded(tmp_path)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert track("tensorboard", folder, keys(runs)) == 2
+    assert {path: path.read_bytes() for path in (folder / "runs").rglob("*") if path.is_file()} == before
+
+
+def test_mlflow_takes_tasks_of_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import mlflow
+
+    run = make(tasks=("c++", "c#"))
+    address = f"sqlite:///{tmp_path / 'mine.db'}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    assert track("mlflow", write_suite(tmp_path / "fake", [run]), keys([run])) == 1
+    client = mlflow.MlflowClient(address)
+    (experiment,) = client.search_experiments(filter_string="name = 'fake'")
+    (found,) = client.search_runs([experiment.experiment_id])
+    written = [value for name, value in found.data.metrics.items() if name.startswith("test/") and name.endswith("/loss")]
+    assert sorted(written) == pytest.approx(sorted(run.record.metrics["test"][f"{task}/loss"] for task in ("c++", "c#")))
+
+
 def test_configurations_are_flat() -> None:
     found = configuration(make("static", hyperparameters={"weights": [1.0, 2.0]}))
     assert found["hp.weights"] == "[1.0, 2.0]"
@@ -89,8 +149,14 @@ def test_configurations_are_flat() -> None:
 
 def test_a_missing_package_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match="--track wandb: expected the package wandb, found none: pip install wandb"):
+    with pytest.raises(UserError, match="--track wandb: expected wandb accelerate, not found: pip install wandb accelerate"):
         check_tracker("wandb")
+
+
+def test_mlflow_without_its_database_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "alembic" else "found")
+    with pytest.raises(UserError, match="--track mlflow: expected alembic, not found: pip install alembic"):
+        check_tracker("mlflow")
 
 
 def test_the_option_tracks_what_was_trained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
