@@ -14,13 +14,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
 from benchmarks.html.charts import Chart, section_charts
+from benchmarks.html.looks import Key, curve_key
 from benchmarks.record import SCHEMA, Run
 from benchmarks.report import formatting
 from benchmarks.report.across import aggregate_table, changes, side_by_side
 from benchmarks.report.loading import Loaded, load
 from benchmarks.report.page import Chapter, doubts, failures
-from benchmarks.report.palette import method_styles
-from benchmarks.report.sections import sections
+from benchmarks.report.palette import STL_STYLE, Style, method_styles
+from benchmarks.report.sections import STL, sections
 from benchmarks.report.table import Table
 from benchmarks.report.tables import section_tables
 from benchmarks.report.write import write
@@ -58,16 +59,18 @@ class View:
     notes: tuple[str, ...]
 
 
-def write_html(suite_folder: Path, question: str, keys: Collection[str] | None = None) -> Path:
+def write_html(suite_folder: Path, question: str, keys: Collection[str] | None = None, selection: str | None = None) -> Path:
     """Write ``report.html`` into the suite folder and return its path: the same records give the same bytes.
 
-    question: what the suite asks; keys: the runs to show, None for all. Raises OSError if the file cannot be written.
+    question: what the suite asks; keys: the runs to show, None for all; selection: the suite and filters as they are given
+    on the command line, None for the folder's name alone. Raises OSError if the file cannot be written.
     """
-    return write(suite_folder / "report.html", html(suite_folder.name, question, load(suite_folder, keys)))
+    name = suite_folder.name
+    return write(suite_folder / "report.html", html(name, question, load(suite_folder, keys), selection or name))
 
 
-def html(suite: str, question: str, loaded: Loaded) -> str:
-    """The whole page."""
+def html(suite: str, question: str, loaded: Loaded, selection: str) -> str:
+    """The whole page. selection: what follows ``run_bench.py`` to train and to show these runs."""
     found, warnings = sections(loaded.runs)
     tables = [section_tables(section) for section in found]
     styles = method_styles(method for section in found for method in section.methods)
@@ -96,10 +99,10 @@ def html(suite: str, question: str, loaded: Loaded) -> str:
         suite=suite,
         question=question,
         facts=_facts(loaded.runs),
-        reproduce=_reproduce(suite, loaded.runs),
+        reproduce=_reproduce(selection, loaded.runs),
         parts=parts,
         summaries=[_view(table) for table in summaries],
-        methods=[{"name": name, "color": styles[name].color} for name in _methods(chapters)],
+        methods=_methods(chapters, styles),
         remarks=[*failures(chapters), *doubts(chapters), *warnings, *warned, *unusable],
         charts=_json([_numbered(part["slug"], part["charts"]) for part in parts]),
         style=(HERE / "page.css").read_text(encoding="utf-8"),
@@ -108,8 +111,11 @@ def html(suite: str, question: str, loaded: Loaded) -> str:
     )
 
 
-def _methods(chapters: Sequence[Chapter]) -> list[str]:
-    return list(dict.fromkeys(method for chapter in chapters for method in chapter.section.methods))
+def _methods(chapters: Sequence[Chapter], styles: Mapping[str, Style]) -> list[Key]:
+    """What can be switched on and off: the single-task baseline where there is one, then every method."""
+    names = dict.fromkeys(method for chapter in chapters for method in chapter.section.methods)
+    single = [curve_key(STL, STL_STYLE, STL)] if any(chapter.section.single for chapter in chapters) else []
+    return [*single, *(curve_key(name, styles[name], name) for name in names)]
 
 
 def _numbered(slug: Any, charts: Any) -> dict[str, Any]:
@@ -166,12 +172,12 @@ def _facts(runs: Sequence[Run]) -> list[tuple[str, str]]:
     ]
 
 
-def _reproduce(suite: str, runs: Sequence[Run]) -> list[tuple[str, str]]:
+def _reproduce(selection: str, runs: Sequence[Run]) -> list[tuple[str, str]]:
     commits = dict.fromkeys(run.record.commit or "unknown" for run in runs)
     versions = dict.fromkeys(_pairs(run.record.versions) for run in runs)
     return [
-        ("Command", f"python run_bench.py {suite}"),
-        ("This page", f"python run_bench.py report {suite} --html"),
+        ("Command", f"python run_bench.py {selection}"),
+        ("This page", f"python run_bench.py report {selection} --html"),
         ("Commit", ", ".join(commits)),
         ("Versions", "; ".join(versions)),
         ("Schema of the records", str(SCHEMA)),
