@@ -5,8 +5,8 @@ then stands once for the baseline and once for the present run against every oth
 is harder on the gates than reality: a run of the same code with the same seeds gives the same metrics to the last bit, and
 one after a harmless change still shares initial parameters and batches.
 
-Writes ``check/calibration.md`` in the folder of the baseline; the runs themselves are kept in ``FOLDER``, so
-that a stopped calibration goes on from there.
+Writes ``check/calibration.md`` in the folder of the baseline; the runs themselves are kept in ``FOLDER``, so that a stopped
+calibration goes on from there.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def page(rows: Sequence[Comparison], repetitions: int, run: Run) -> str:
     }
     by_noises = {f"{noises:g}": (lambda row, noises=noises: row.fails(noises)) for noises in NOISES}
     by_factor = {f"{factor:g}": (lambda row, factor=factor: row.cost > factor) for factor in FACTORS}
-    machine = run.record.machine
+    machine = ", ".join(f"{name} {value}" for name, value in run.record.machine.items())
     return "\n".join(
         [
             "# False alarms of `check`",
@@ -127,8 +127,7 @@ def page(rows: Sequence[Comparison], repetitions: int, run: Run) -> str:
             "",
             *_spread(by_size[SEEDS]),
             "",
-            f"Trained by commit {run.record.commit}, {machine['processor']}, {machine['cores']} cores, {machine['threads']} "
-            "thread.",
+            f"Trained by commit {run.record.commit}, {machine}.",
             "",
         ]
     )

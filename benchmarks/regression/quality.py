@@ -43,6 +43,7 @@ class Judgement:
     worse: bool
     comparison: Paired
     """Of the changes in percent, positive: worse."""
+    worse_pairs: int
     allowed: float
     """What the mean had to exceed, percent."""
 
@@ -72,7 +73,8 @@ def rule(changes: Floats, spread: float) -> Judgement:
     comparison = paired(changes)
     error = spread * math.sqrt(2 / comparison.pairs)
     allowed = max(FACTOR, NOISES * error)
-    return Judgement(seeds_agree(comparison) and comparison.mean > allowed, comparison, allowed)
+    worse = seeds_agree(comparison) and comparison.mean > allowed
+    return Judgement(worse, comparison, int((changes > 0).sum()), allowed)
 
 
 def seeds_agree(comparison: Paired) -> bool:
@@ -115,8 +117,8 @@ def _higher(run: Run) -> list[bool]:
 
 def _reason(found: Judgement) -> str:
     pairs = found.comparison
-    worse = round((1 - pairs.improvement) * pairs.pairs, 1)
-    how = f"p = {pairs.p_value:.3g}, {pairs.test}" if pairs.test else f"worse on {worse:g} of {pairs.pairs} seeds"
+    agree = f"worse on {found.worse_pairs} of {pairs.pairs} seeds"
+    how = f"p = {pairs.p_value:.3g}, {pairs.test}" if pairs.test else agree
     return (
         f"metrics {abs(pairs.mean):.2f} % {'worse' if pairs.mean > 0 else 'better' if pairs.mean < 0 else 'apart'} "
         f"[{pairs.low:+.2f}, {pairs.high:+.2f}], allowed {found.allowed:.2f} %; {how}"
