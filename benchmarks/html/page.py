@@ -75,16 +75,7 @@ def html(suite: str, question: str, loaded: Loaded, selection: str) -> str:
     tables = [section_tables(section) for section in found]
     styles = method_styles(method for section in found for method in section.methods)
     chapters = [Chapter(section, each, ()) for section, each in zip(found, tables, strict=True)]
-    parts = [
-        {
-            "name": chapter.section.name,
-            "slug": chapter.section.slug,
-            "verdict": _view(chapter.tables.verdict or chapter.tables.overview),
-            "tables": [_view(table) for table in (chapter.tables.overview, *chapter.tables.others)],
-            "charts": section_charts(chapter.section, chapter.tables, styles),
-        }
-        for chapter in chapters
-    ]
+    parts = [_part(chapter, styles) for chapter in chapters]
     warned = [warning for each in tables for warning in each.warnings]
     unusable = [f"unusable record: {each.reason}" for each in loaded.unusable]
     summaries = [table for table in (side_by_side(found, tables), aggregate_table(changes(found))) if table is not None]
@@ -109,6 +100,23 @@ def html(suite: str, question: str, loaded: Loaded, selection: str) -> str:
         script=(HERE / "page.js").read_text(encoding="utf-8"),
         plotly=get_plotlyjs(),
     )
+
+
+def _part(chapter: Chapter, styles: Mapping[str, Style]) -> dict[str, Any]:
+    """A problem as the template shows it: every table once, the verdict and what went wrong in sections of their own."""
+    section, tables = chapter.section, chapter.tables
+    verdict = tables.verdict or tables.overview
+    names = {f"{section.slug}_flags", f"{section.slug}_failures"}
+    noticed = [table for table in tables.others if table.name in names]
+    rest = [table for table in (tables.overview, *tables.others) if table is not verdict and table.name not in names]
+    return {
+        "name": section.name,
+        "slug": section.slug,
+        "verdict": _view(verdict),
+        "tables": [_view(table) for table in rest],
+        "noticed": [_view(table) for table in noticed],
+        "charts": section_charts(section, tables, styles),
+    }
 
 
 def _methods(chapters: Sequence[Chapter], styles: Mapping[str, Style]) -> list[Key]:
@@ -145,7 +153,7 @@ def _view(table: Table) -> View:
         )
         for row, record in enumerate(records)
     )
-    headers = tuple(column.header + column.arrow for column in table.columns)
+    headers = tuple(column.header + column.arrow.replace(" ", "\N{NO-BREAK SPACE}") for column in table.columns)
     numeric = frozenset(place for row in rows for place, cell in enumerate(row.cells) if cell.value is not None)
     return View(table.title, headers, numeric, rows, table.caption, table.notes)
 
