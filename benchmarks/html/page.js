@@ -36,7 +36,7 @@
     Object.assign(layout.xaxis, axis);
     Object.assign(layout.yaxis, axis);
     Object.assign(layout, { paper_bgcolor: ground, plot_bgcolor: ground, font: { color: ink, size: 13 } });
-    layout.hoverlabel = { bgcolor: ground, bordercolor: line, font: { color: ink } };
+    layout.hoverlabel = { bgcolor: ground, bordercolor: line, font: { color: ink }, namelength: -1 };
     // A finger that drags over a chart scrolls the page.
     if (window.matchMedia("(pointer: coarse)").matches) layout.dragmode = false;
     const data = structuredClone(figure.data);
