@@ -86,7 +86,7 @@ def report(options: argparse.Namespace) -> int:
         print(f"warning: {len(lacking)} of {len(plan.runs)} planned runs have no record that can be read", file=sys.stderr)
     _report(plan, folder, options.plots)
     if options.html:
-        _page(plan, folder)
+        _page(plan, folder, options)
     return 0
 
 
@@ -225,13 +225,27 @@ def _track(tracker: str, plan: Plan, folder: Path) -> None:
     print(f"tracked:  {written} runs written to {tracker}")
 
 
-def _page(plan: Plan, folder: Path) -> None:
+def _page(plan: Plan, folder: Path, options: argparse.Namespace) -> None:
     from benchmarks.html import write_html
 
     try:
-        print(f"page:     {write_html(folder, plan.question, {spec.key for spec in plan.runs})}")
+        path = write_html(folder, plan.question, {spec.key for spec in plan.runs}, _selection(options))
+        print(f"page:     {path}")
     except OSError as error:
         raise StorageError.of(error, folder) from error
+
+
+def _selection(options: argparse.Namespace) -> str:
+    """The suite and the filters, as somebody would give them to choose the same runs again."""
+    words = [options.suite]
+    for name in ("problems", "weighters", "seeds"):
+        if getattr(options, name):
+            words += [f"--{name}", ",".join(map(str, getattr(options, name)))]
+    if options.steps:
+        words += ["--steps", str(options.steps)]
+    if options.device != "cpu":
+        words += ["--device", options.device]
+    return shlex.join(words)
 
 
 def _say_failures(outcome: Outcome) -> int:

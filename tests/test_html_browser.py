@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fake_runs import suite, write_suite
+from fake_runs import make, suite, write_suite
 from playwright.sync_api import Browser, ConsoleMessage, Page, Request, sync_playwright
 
 from benchmarks.html import write_html
@@ -33,6 +33,12 @@ def browser() -> Iterator[Browser]:
         started.close()
 
 
+def show(page: Page, place: str) -> None:
+    """Bring a chart into view, which has it drawn."""
+    page.locator(place).scroll_into_view_if_needed()
+    page.wait_for_selector(f"{place} .main-svg >> nth=0")
+
+
 @pytest.fixture(params=WIDTHS)
 def page(request: pytest.FixtureRequest, browser: Browser, address: str) -> Iterator[Page]:
     context = browser.new_context(viewport={"width": request.param, "height": 900}, color_scheme="light")
@@ -52,7 +58,7 @@ def page(request: pytest.FixtureRequest, browser: Browser, address: str) -> Iter
     opened.on("pageerror", lambda error: said.append(str(error)))
     opened.on("request", requested)
     opened.goto(address)
-    opened.wait_for_selector(".plot .main-svg")
+    show(opened, "#chart-pictures-0")
     yield opened
     assert said == []
     assert asked == []
@@ -60,10 +66,15 @@ def page(request: pytest.FixtureRequest, browser: Browser, address: str) -> Iter
 
 
 def test_every_chart_is_drawn_and_nothing_is_wider_than_the_window(page: Page) -> None:
-    assert page.locator(".plot").count() == page.locator(".plot:has(.main-svg)").count() > 0
+    plots = page.locator(".plot")
+    assert plots.count() > page.locator(".plot:has(.main-svg)").count() > 0
+    for place in range(plots.count()):
+        show(page, f"#{plots.nth(place).get_attribute('id')}")
+    cut = page.evaluate("[...document.querySelectorAll('.plot')].filter(e => e.scrollWidth > e.clientWidth).map(e => e.id)")
+    assert cut == []
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     clipped = page.evaluate(
-        "[...document.querySelectorAll('h1,h2,h3,h4,figcaption,dd,label,.plot')]"
+        "[...document.querySelectorAll('h1,h2,h3,h4,figcaption,dd,label,li,.plot')]"
         ".filter(e => e.getBoundingClientRect().right > window.innerWidth + 1).map(e => e.textContent.slice(0, 40))"
     )
     assert clipped == []
@@ -71,18 +82,58 @@ def test_every_chart_is_drawn_and_nothing_is_wider_than_the_window(page: Page) -
 
 def test_a_method_can_be_switched_off_and_on_with_the_keyboard(page: Page) -> None:
     box = page.locator("#methods input[value=famo]")
-    lines = "document.querySelector('#chart-pictures-0').data.filter(t => t.meta.method === 'famo'"
-    shown = f"{lines} && t.visible !== false).length"
+    chart = page.locator("#chart-pictures-0")
+    shown = "[...document.querySelector('#chart-pictures-0').data].some(t => t.name === 'famo' && t.visible !== false)"
     rows = page.locator("tr[data-method=famo]")
-    assert page.evaluate(shown) > 0
+    assert page.evaluate(shown)
     box.focus()
     page.keyboard.press("Space")
-    assert page.evaluate(shown) == 0
+    chart.scroll_into_view_if_needed()
+    page.wait_for_function(f"!({shown})")
     assert all(not rows.nth(row).is_visible() for row in range(rows.count()))
     assert not page.locator("figure:has(> h3:text-is('Weights: famo'))").first.is_visible()
     page.keyboard.press("Space")
-    assert page.evaluate(shown) > 0
+    chart.scroll_into_view_if_needed()
+    page.wait_for_function(shown)
     assert rows.first.is_visible()
+
+
+def test_the_single_task_baseline_can_be_switched_off_too(page: Page) -> None:
+    rows = page.locator("tr[data-method=STL]")
+    assert rows.first.is_visible()
+    page.locator("#methods input[value=STL]").uncheck()
+    assert all(not rows.nth(row).is_visible() for row in range(rows.count()))
+    entry = page.locator("#chart-pictures-0 + .legend li[data-method=STL]")
+    assert entry.count() == 1
+    assert not entry.is_visible()
+    page.locator("#chart-pictures-0").scroll_into_view_if_needed()
+    page.wait_for_function("document.querySelector('#chart-pictures-0').data.find(t => t.name === 'STL').visible === false")
+
+
+def test_a_chart_not_drawn_yet_heeds_what_is_switched_off(page: Page) -> None:
+    last = page.locator(".plot[id^=chart-pictures]").count() - 1
+    place = f"#chart-pictures-{last}"
+    assert page.locator(f"{place} .main-svg").count() == 0
+    page.locator("#methods input[value=famo]").uncheck()
+    show(page, place)
+    hidden = page.evaluate(f"document.querySelector('{place}').data.filter(t => t.visible === false).map(t => t.name)")
+    assert hidden == ["famo"]
+
+
+def test_every_colour_is_seen_on_a_dark_ground(page: Page) -> None:
+    page.locator("#theme").click()
+    contrasts = page.evaluate(
+        """() => {
+          const linear = (part) => (part <= 0.03928 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4);
+          const light = (colour) => colour.match(/[0-9]+/g).slice(0, 3)
+            .reduce((sum, part, place) => sum + linear(part / 255) * [0.2126, 0.7152, 0.0722][place], 0);
+          const ground = light(getComputedStyle(document.body).backgroundColor);
+          const samples = [...document.querySelectorAll(".sample")];
+          return samples.map((e) => (light(getComputedStyle(e).color) + 0.05) / (ground + 0.05));
+        }"""
+    )
+    assert len(contrasts) > len(METHODS)
+    assert min(contrasts) >= 3
 
 
 def column(page: Page, place: int) -> list[float]:
@@ -108,16 +159,25 @@ def test_the_theme_changes_the_page_and_the_charts(page: Page) -> None:
     ground = "getComputedStyle(document.body).backgroundColor"
     chart = "document.querySelector('#chart-pictures-0').layout.paper_bgcolor"
     line = "document.querySelector('#chart-pictures-0').data.find(t => t.name === 'uniform').line.color"
-    light = (page.evaluate(ground), page.evaluate(chart), page.evaluate(line))
+    light = [page.evaluate(each) for each in (ground, chart, line)]
+
+    def becomes(theme: str) -> None:
+        # The browser tells the page of a new preference, and of a chart in view, when it gets round to it.
+        page.wait_for_function(f"document.documentElement.dataset.theme === '{theme}'")
+        page.locator("#chart-pictures-0").scroll_into_view_if_needed()
+        page.wait_for_function(f"({chart} === '{light[1]}') === {str(theme == 'light').lower()}")
+
     page.locator("#theme").click()
-    dark = (page.evaluate(ground), page.evaluate(chart), page.evaluate(line))
+    becomes("dark")
+    dark = [page.evaluate(each) for each in (ground, chart, line)]
     assert all(before != after for before, after in zip(light, dark, strict=True))
     assert page.locator("#theme").get_attribute("aria-pressed") == "true"
-    page.emulate_media(color_scheme="dark")
-    page.wait_for_timeout(100)
-    page.emulate_media(color_scheme="light")
-    # The browser tells the page of its new preference when it gets round to it.
-    page.wait_for_function(f"{chart} === '{light[1]}'")
+    page.locator("#theme").click()
+    becomes("light")
+    assert [page.evaluate(each) for each in (ground, chart, line)] == light
+    for preferred in ("dark", "light"):
+        page.emulate_media(color_scheme=preferred)  # type: ignore[arg-type]
+        becomes(preferred)
 
 
 def test_values_can_be_read_under_the_pointer(page: Page) -> None:
@@ -128,6 +188,39 @@ def test_values_can_be_read_under_the_pointer(page: Page) -> None:
     page.mouse.move(place["x"] + place["width"] / 2, place["y"] + place["height"] / 2)
     page.wait_for_selector("#chart-pictures-0 .hoverlayer .legend, #chart-pictures-0 .hoverlayer .hovertext")
     assert "famo" in (page.locator("#chart-pictures-0 .hoverlayer").text_content() or "")
+
+
+def test_names_are_shown_as_they_are(browser: Browser, tmp_path: Path) -> None:
+    odd = "mine<b>&amp;"
+    address = write_html(write_suite(tmp_path / "odd", [make("uniform"), make(odd)]), odd).as_uri()
+    page = browser.new_page()
+    page.goto(address)
+    show(page, "#chart-pictures-0")
+    place = page.locator("#chart-pictures-0 .nsewdrag").first.bounding_box()
+    assert place is not None
+    page.mouse.move(place["x"] + place["width"] / 2, place["y"] + place["height"] / 2)
+    page.wait_for_selector("#chart-pictures-0 .hoverlayer .legendtext")
+    assert odd in (page.locator("#chart-pictures-0 .hoverlayer").text_content() or "")
+    assert odd in (page.locator("#chart-pictures-0 + .legend").text_content() or "")
+    page.locator("#methods input").last.uncheck()
+    assert page.locator("tbody tr[data-method]").last.is_hidden()
+    page.close()
+
+
+def test_the_focus_is_never_under_the_box_of_methods(page: Page) -> None:
+    page.locator("th button").last.focus()
+    covered = 0
+    for _ in range(25):
+        page.keyboard.press("Shift+Tab")
+        covered += page.evaluate(
+            """() => {
+              const [box, stop] = [document.getElementById("methods"), document.activeElement];
+              if (getComputedStyle(box).position !== "sticky" || !stop.matches("th button")) return false;
+              const [above, own] = [box, stop].map((e) => e.getBoundingClientRect());
+              return own.top < above.bottom - 1 && own.bottom > above.top;
+            }"""
+        )
+    assert covered == 0
 
 
 def test_the_first_stop_of_the_keyboard_skips_to_the_verdict(page: Page) -> None:

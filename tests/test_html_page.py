@@ -11,6 +11,7 @@ from fake_runs import METHODS, make, suite, write_suite
 
 import run_bench
 from benchmarks.html import write_html
+from benchmarks.record import Run
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +52,7 @@ def test_charts_are_json_with_curves_of_every_method(page: str) -> None:
     assert set(figures) == places
     first = figures["chart-pictures-0"]
     named = [trace["meta"]["method"] for trace in first["data"] if trace.get("name")]
-    assert named == ["STL", *METHODS[:3], *METHODS[3:]]
+    assert named == ["STL", *METHODS]
     assert all(y is None or isinstance(y, float) for trace in first["data"] for y in trace["y"])
 
 
@@ -63,10 +64,40 @@ def test_names_cannot_break_out_of_the_page(tmp_path: Path) -> None:
     assert "\\u003cscript>alert" in text
 
 
+def test_every_table_stands_there_once_and_failures_and_flags_have_their_section(page: str) -> None:
+    own = without_library(page)
+    regions = re.findall(r'role="region" aria-label="([^"]*)"', own)
+    assert len(regions) == len(set(regions)) > 10
+    start = own.index('id="failures"')
+    assert start < own.index("pictures: Failed runs") < own.index('id="reproduce"')
+    assert "None." not in own[start : own.index('id="reproduce"')]
+
+
+def test_curves_differ_in_more_than_colour(page: str) -> None:
+    samples = re.findall(r'<label><input type="checkbox" checked value="([^"]*)"><svg[^>]*>(.*?)</svg>', page)
+    assert [name for name, _ in samples][:2] == ["STL", "uniform"]
+    assert len({shape for _, shape in samples}) == len(samples) == len(METHODS) + 2  # STL and a variant of coba
+
+
+def on_the_simplex(number: int) -> list[Run]:
+    tasks = tuple(f"task {index}" for index in range(number))
+    runs = [make("uniform", tasks=tasks), make("famo", tasks=tasks)]
+    for share in (0.2, 0.5, 0.8):
+        weights = [share, *[(1 - share) / (number - 1)] * (number - 1)]
+        runs.append(make(f"static({share})", tasks=tasks, role="simplex", hyperparameters={"weights": weights}))
+    return runs
+
+
+@pytest.mark.parametrize(("number", "fronts"), [(2, 1), (3, 3), (6, 0)])
+def test_fronts_are_drawn_for_few_pairs_of_metrics(number: int, fronts: int, tmp_path: Path) -> None:
+    text = write_html(write_suite(tmp_path / "fake", on_the_simplex(number)), "").read_text(encoding="utf-8")
+    assert without_library(text).count("<h3>Pareto front: ") == fronts
+
+
 def test_the_same_records_give_the_same_bytes(tmp_path: Path) -> None:
-    folder = write_suite(tmp_path / "fake", suite(seeds=(0,), languages=2))
-    first = write_html(folder, "").read_bytes()
-    assert write_html(folder, "").read_bytes() == first
+    runs = suite(seeds=(0,), languages=2)
+    first = write_html(write_suite(tmp_path / "one" / "fake", runs), "").read_bytes()
+    assert write_html(write_suite(tmp_path / "two" / "fake", runs[::-1]), "").read_bytes() == first
 
 
 def test_a_suite_without_records_is_said_to_have_none(tmp_path: Path) -> None:
@@ -80,5 +111,8 @@ def test_the_command_writes_it(tmp_path: Path, capsys: pytest.CaptureFixture[str
     places = ["--out", str(tmp_path / "out"), "--plots", str(tmp_path / "plots")]
     assert run_bench.main([str(suite_file), "--jobs", "1", *places]) == 0
     assert not (tmp_path / "out" / "mine" / "report.html").exists()
-    assert run_bench.main(["report", str(suite_file), "--html", *places]) == 0
-    assert str(tmp_path / "out" / "mine" / "report.html") in capsys.readouterr().out
+    page = tmp_path / "out" / "mine" / "report.html"
+    assert run_bench.main(["report", str(suite_file), "--html", "--weighters", "uniform", "--seeds", "0", *places]) == 0
+    assert str(page) in capsys.readouterr().out
+    command = f"python run_bench.py report {suite_file} --weighters uniform --seeds 0 --html"
+    assert f"<dd>{command}</dd>" in page.read_text(encoding="utf-8")

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import html
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
 
-from benchmarks.record import Run
+from benchmarks.html.looks import Key, curve_key, line, marker, point_key
+from benchmarks.record import MetricInfo, Run
+from benchmarks.report import statistics
 from benchmarks.report.front import objectives
 from benchmarks.report.loading import cube
-from benchmarks.report.palette import DASHES as PALETTE_DASHES
-from benchmarks.report.palette import STL_STYLE, Style, task_styles
+from benchmarks.report.palette import DASHES, STL_STYLE, Style, task_styles
 from benchmarks.report.per_run import DELTA_METRICS
+from benchmarks.report.plots.front import MOST_PANELS
 from benchmarks.report.sections import STL, Section
 from benchmarks.report.statistics import Floats, band, windows
 from benchmarks.report.table import ERROR
@@ -25,11 +28,9 @@ from benchmarks.report.tables import RELATIVE, SectionTables
 
 POINTS = 200
 """Of a curve: more could not be told apart on a screen."""
-DASHES = ("solid", "dash", "longdash", "dashdot")
-SYMBOLS = {
-    "o": "circle", "s": "square", "^": "triangle-up", "D": "diamond", "v": "triangle-down", "P": "cross", "X": "x",
-    "*": "star", "<": "triangle-left", ">": "triangle-right", "p": "pentagon", "h": "hexagon", "d": "diamond-tall",
-}  # fmt: skip
+MARKS = 8
+"""Marks along a curve: enough to follow it without colour."""
+STATIC = Style("#8a8a8a", "o", DASHES[0])
 
 
 @dataclass(frozen=True)
@@ -38,57 +39,73 @@ class Chart:
 
     title: str
     caption: str
+    keys: tuple[Key, ...]
+    """The legend."""
     figure: dict[str, Any]
 
 
 def section_charts(section: Section, tables: SectionTables, styles: Mapping[str, Style]) -> list[Chart]:
     """All charts of a problem that its records allow."""
-    found = [*_losses(section, styles), *_weights(section), _cost(tables, styles), *_fronts(section, tables, styles)]
-    return [chart for chart in found if chart is not None]
+    return [
+        *_losses(section, styles),
+        *_weights(section),
+        *_cost(section, tables, styles),
+        *_fronts(section, tables, styles),
+    ]
 
 
 def _losses(section: Section, styles: Mapping[str, Style]) -> Iterator[Chart]:
     for place, task in enumerate(section.tasks):
         figure = go.Figure()
         single = [run for seed in section.seeds if (run := section.baseline(task, seed)) is not None]
-        _curve(figure, STL, single, 0, STL_STYLE)
-        for method in section.methods:
-            _curve(figure, method, section.finished(method), place, styles[method])
-        if figure.data:
+        curves = [(STL, _mean_curve(single, 0), STL_STYLE)]
+        curves += [(name, _mean_curve(section.finished(name), place), styles[name]) for name in section.methods]
+        keys = []
+        for name, curve, look in curves:
+            if curve is not None:
+                _curve(figure, name, *curve, look)
+                keys.append(curve_key(name, look, name))
+        if keys:
             _layout(figure, "step", "validation loss", hovermode="x unified")
             figure.update_yaxes(range=_range(figure, section.training.steps))
             yield Chart(
                 f"Validation loss: {task}",
                 f"{section.name}: mean over seeds and replicas; the band is ± one standard error over seeds. "
                 "The range is that after the first tenth of the run.",
+                tuple(keys),
                 figure.to_plotly_json(),
             )
 
 
-def _curve(figure: go.Figure, name: str, runs: Sequence[Run], place: int, look: Style) -> None:
+def _mean_curve(runs: Sequence[Run], place: int) -> tuple[list[int], Floats, Floats] | None:
+    """Steps, mean and standard error over runs of a task's validation loss, ``(T,)`` each with T at most ``POINTS``."""
     curves = [(steps, losses[:, :, place].mean(axis=1)) for steps, losses in (cube(run, "val_loss") for run in runs)]
     curves = [(steps, losses) for steps, losses in curves if len(steps)]
     if not curves:
-        return
+        return None
     shared = sorted(set.intersection(*(set(steps.tolist()) for steps, _ in curves)))
-    stacked = np.array([losses[np.isin(steps, shared)] for steps, losses in curves])
-    mean, error = band(stacked)
-    kept = sorted({round(place) for place in np.linspace(0, len(shared) - 1, min(len(shared), POINTS))})
-    steps = [shared[index] for index in kept]
-    line = {"color": look.color, "dash": _dash(look), "width": 2}
-    if len(curves) > 1:
-        low, high = (mean - error)[kept], (mean + error)[kept]
+    mean, error = band(np.array([losses[np.isin(steps, shared)] for steps, losses in curves]))
+    kept = sorted({round(index) for index in np.linspace(0, len(shared) - 1, min(len(shared), POINTS))})
+    return [shared[index] for index in kept], mean[kept], error[kept]
+
+
+def _curve(figure: go.Figure, name: str, steps: list[int], mean: Floats, error: Floats, look: Style) -> None:
+    if np.isfinite(error).any():
         figure.add_scatter(
             x=[*steps, *reversed(steps)],
-            y=_numbers([*high, *reversed(low)]),
+            y=_numbers([*(mean + error), *reversed(mean - error)]),
+            mode="lines",
             fill="toself",
-            fillcolor=_faint(look.color),
+            fillcolor=look.color,
             line={"width": 0},
+            opacity=0.15,
             hoverinfo="skip",
-            showlegend=False,
             meta={"method": name},
         )
-    figure.add_scatter(x=steps, y=_numbers(mean[kept]), name=name, mode="lines", line=line, meta={"method": name})
+    marks = (
+        {"mode": "lines+markers", "marker": marker(look, 8) | {"maxdisplayed": MARKS}} if look.marker else {"mode": "lines"}
+    )
+    figure.add_scatter(x=steps, y=_numbers(mean), name=_text(name), line=line(look), meta={"method": name}, **marks)
 
 
 def _weights(section: Section) -> Iterator[Chart]:
@@ -103,97 +120,109 @@ def _weights(section: Section) -> Iterator[Chart]:
         steps, mean = windows(found[0][0][:length].astype(float), POINTS), windows(mean, POINTS)
         figure = go.Figure()
         for place, task in enumerate(section.tasks):
-            line = {"color": looks[task].color, "dash": _dash(looks[task]), "width": 2}
-            figure.add_scatter(x=_numbers(steps), y=_numbers(mean[:, place]), name=task, mode="lines", line=line)
+            look = line(looks[task])
+            figure.add_scatter(x=_numbers(steps), y=_numbers(mean[:, place]), name=_text(task), mode="lines", line=look)
         _layout(figure, "step", "weight", hovermode="x unified")
         figure.update_layout(meta={"method": method})
         caption = f"{section.name}: mean over seeds and replicas, in at most {POINTS} windows of steps."
-        yield Chart(f"Weights: {method}", caption, figure.to_plotly_json())
+        keys = tuple(curve_key(task, looks[task], None) for task in section.tasks)
+        yield Chart(f"Weights: {method}", caption, keys, figure.to_plotly_json())
 
 
-def _cost(tables: SectionTables, styles: Mapping[str, Style]) -> Chart | None:
+def _cost(section: Section, tables: SectionTables, styles: Mapping[str, Style]) -> Iterator[Chart]:
     frame = tables.overview.frame
     if RELATIVE.key not in frame or not frame[[RELATIVE.key, DELTA_METRICS]].notna().all(axis=1).any():
-        return None
-    figure = go.Figure()
+        return
+    figure, keys = go.Figure(), []
     for row in frame.to_dict("records"):
         name, cost, quality = str(row["method"]), float(row[RELATIVE.key]), float(row[DELTA_METRICS])
         if math.isfinite(cost) and math.isfinite(quality):
-            error = float(row.get(DELTA_METRICS + ERROR, math.nan))
-            _point(figure, name, cost, quality, styles[name], error if math.isfinite(error) else 0.0)
+            _point(figure, name, cost, quality, styles[name], float(row.get(DELTA_METRICS + ERROR, math.nan)))
+            keys.append(point_key(name, styles[name], name))
     _layout(figure, "s/step relative to uniform (lower is better)", "Δm % (lower is better)")
     caption = (
-        "Δm: mean over metrics against single-task training, ± one standard error over seeds; 0 is single-task training."
+        f"{section.name}: Δm is the mean over metrics against single-task training, ± one standard error over seeds; 0 is "
+        "single-task training."
     )
-    return Chart("Cost against quality", caption, figure.to_plotly_json())
+    yield Chart("Cost against quality", caption, tuple(keys), figure.to_plotly_json())
 
 
 def _fronts(section: Section, tables: SectionTables, styles: Mapping[str, Style]) -> Iterator[Chart]:
-    if tables.front is None:
+    pairs = list(itertools.combinations(objectives(section), 2))
+    if tables.front is None or len(pairs) > MOST_PANELS:
         return
     frame = tables.front.frame
-    static = frame[frame["kind"] == "static"]
-    for first, second in itertools.combinations(objectives(section), 2):
+    methods = frame[frame["kind"] == "method"].to_dict("records")
+    keys = (
+        curve_key("static weights", STATIC, None),
+        *(point_key(name, styles[name], name) for name in (str(row["label"]) for row in methods)),
+    )
+    for first, second in pairs:
         figure = go.Figure()
-        figure.add_scatter(
-            x=_numbers(static[first.key].to_numpy(np.float64)),
-            y=_numbers(static[second.key].to_numpy(np.float64)),
-            text=[str(label) for label in static["label"]],
-            name="static weights",
-            mode="markers",
-            marker={
-                "color": "#8a8a8a",
-                "size": 6,
-                "symbol": ["circle" if on else "circle-open" for on in static["on_front"]],
-            },
-        )
-        for row in frame[frame["kind"] == "method"].to_dict("records"):
+        _static(figure, frame[frame["kind"] == "static"], first, second)
+        for row in methods:
             name = str(row["label"])
-            _point(figure, name, float(row[first.key]), float(row[second.key]), styles[name], 0.0)
+            _point(figure, name, float(row[first.key]), float(row[second.key]), styles[name], math.nan)
         arrows = ["higher" if info.higher_is_better else "lower" for info in (first, second)]
         _layout(figure, f"{first.key} ({arrows[0]} is better)", f"{second.key} ({arrows[1]} is better)")
-        caption = "Means over seeds. Filled grey points are on the front of the static weights over all metrics."
-        yield Chart(f"Pareto front: {first.key} and {second.key}", caption, figure.to_plotly_json())
+        caption = (
+            f"{section.name}: means over seeds. Line: the front of the static weights in these two metrics; filled grey "
+            "points are on their front over all metrics."
+        )
+        yield Chart(f"Pareto front: {first.key} and {second.key}", caption, keys, figure.to_plotly_json())
+
+
+def _static(figure: go.Figure, static: pd.DataFrame, first: MetricInfo, second: MetricInfo) -> None:
+    """Every static weighting as a point that says its weights, and the line through those on the front of two metrics."""
+    points = static[[first.key, second.key]].to_numpy(np.float64)
+    front = points[statistics.non_dominated(points, [first.higher_is_better, second.higher_is_better])]
+    front = front[np.argsort(front[:, 0])]
+    figure.add_scatter(
+        x=_numbers(front[:, 0]), y=_numbers(front[:, 1]), mode="lines", line=line(STATIC) | {"width": 1}, hoverinfo="skip"
+    )
+    figure.add_scatter(
+        x=_numbers(points[:, 0]),
+        y=_numbers(points[:, 1]),
+        text=[_text(str(label)) for label in static["label"]],
+        name="static weights",
+        mode="markers",
+        marker=marker(STATIC, 7) | {"symbol": ["circle" if on else "circle-open" for on in static["on_front"]]},
+    )
 
 
 def _point(figure: go.Figure, name: str, x: float, y: float, look: Style, error: float) -> None:
-    marker = {"color": look.color, "symbol": SYMBOLS.get(look.marker, "circle"), "size": 10}
-    bars = {"type": "data", "array": [error], "visible": error > 0, "thickness": 1}
-    figure.add_scatter(x=[x], y=[y], error_y=bars, name=name, mode="markers", marker=marker, meta={"method": name})
+    bars = {"type": "data", "array": _numbers([error]), "visible": math.isfinite(error), "thickness": 1}
+    figure.add_scatter(
+        x=[x], y=[y], error_y=bars, name=_text(name), mode="markers", marker=marker(look, 11), meta={"method": name}
+    )
 
 
 def _layout(figure: go.Figure, x: str, y: str, hovermode: str = "closest") -> None:
     figure.update_layout(
         template=None,
-        xaxis={"title": {"text": x}, "automargin": True},
-        yaxis={"title": {"text": y}, "automargin": True},
+        xaxis={"title": {"text": _text(x)}, "automargin": True},
+        yaxis={"title": {"text": _text(y)}, "automargin": True},
         hovermode=hovermode,
-        margin={"l": 8, "r": 8, "t": 8, "b": 8},
-        legend={"orientation": "h", "yanchor": "bottom", "y": 1.02, "x": 0},
-        height=360,
+        margin={"l": 8, "r": 12, "t": 12, "b": 8},
+        # Legends are part of the page: Plotly's own would take the charts' room on a phone.
+        showlegend=False,
+        height=340,
     )
-
-
-def _dash(look: Style) -> str:
-    """Plotly's name for a line style, in the order of the palette's; single tasks are dotted."""
-    if look == STL_STYLE:
-        return "dot"
-    return DASHES[PALETTE_DASHES.index(look.dashes) % len(DASHES)] if look.dashes in PALETTE_DASHES else "solid"
 
 
 def _range(figure: go.Figure, total: int) -> list[float] | None:
     """The values after the first tenth of the run, in which all fall alike, with a margin; None if there are none."""
-    lines = [trace for trace in figure.data if trace.mode == "lines"]
-    late = [y for trace in lines for x, y in zip(trace.x, trace.y, strict=True) if x >= total / 10 and y is not None]
+    named = [trace for trace in figure.data if trace.name is not None]
+    late = [y for trace in named for x, y in zip(trace.x, trace.y, strict=True) if x >= total / 10 and y is not None]
     if not late or min(late) == max(late):
         return None
     margin = 0.06 * (max(late) - min(late))
     return [min(late) - margin, max(late) + margin]
 
 
-def _faint(color: str) -> str:
-    red, green, blue = (round(255 * part) for part in mpl.colors.to_rgb(color))
-    return f"rgba({red},{green},{blue},0.15)"
+def _text(name: str) -> str:
+    """A name as Plotly must be given it, which reads marks of HTML in names."""
+    return html.escape(name, quote=False)
 
 
 def _numbers(values: Sequence[float] | Floats) -> list[float | None]:

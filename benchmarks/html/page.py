@@ -14,13 +14,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
 from benchmarks.html.charts import Chart, section_charts
+from benchmarks.html.looks import Key, curve_key
 from benchmarks.record import SCHEMA, Run
 from benchmarks.report import formatting
 from benchmarks.report.across import aggregate_table, changes, side_by_side
 from benchmarks.report.loading import Loaded, load
 from benchmarks.report.page import Chapter, doubts, failures
-from benchmarks.report.palette import method_styles
-from benchmarks.report.sections import sections
+from benchmarks.report.palette import STL_STYLE, Style, method_styles
+from benchmarks.report.sections import STL, sections
 from benchmarks.report.table import Table
 from benchmarks.report.tables import section_tables
 from benchmarks.report.write import write
@@ -58,30 +59,23 @@ class View:
     notes: tuple[str, ...]
 
 
-def write_html(suite_folder: Path, question: str, keys: Collection[str] | None = None) -> Path:
+def write_html(suite_folder: Path, question: str, keys: Collection[str] | None = None, selection: str | None = None) -> Path:
     """Write ``report.html`` into the suite folder and return its path: the same records give the same bytes.
 
-    question: what the suite asks; keys: the runs to show, None for all. Raises OSError if the file cannot be written.
+    question: what the suite asks; keys: the runs to show, None for all; selection: the suite and filters as they are given
+    on the command line, None for the folder's name alone. Raises OSError if the file cannot be written.
     """
-    return write(suite_folder / "report.html", html(suite_folder.name, question, load(suite_folder, keys)))
+    name = suite_folder.name
+    return write(suite_folder / "report.html", html(name, question, load(suite_folder, keys), selection or name))
 
 
-def html(suite: str, question: str, loaded: Loaded) -> str:
-    """The whole page."""
+def html(suite: str, question: str, loaded: Loaded, selection: str) -> str:
+    """The whole page. selection: what follows ``run_bench.py`` to train and to show these runs."""
     found, warnings = sections(loaded.runs)
     tables = [section_tables(section) for section in found]
     styles = method_styles(method for section in found for method in section.methods)
     chapters = [Chapter(section, each, ()) for section, each in zip(found, tables, strict=True)]
-    parts = [
-        {
-            "name": chapter.section.name,
-            "slug": chapter.section.slug,
-            "verdict": _view(chapter.tables.verdict or chapter.tables.overview),
-            "tables": [_view(table) for table in (chapter.tables.overview, *chapter.tables.others)],
-            "charts": section_charts(chapter.section, chapter.tables, styles),
-        }
-        for chapter in chapters
-    ]
+    parts = [_part(chapter, styles) for chapter in chapters]
     warned = [warning for each in tables for warning in each.warnings]
     unusable = [f"unusable record: {each.reason}" for each in loaded.unusable]
     summaries = [table for table in (side_by_side(found, tables), aggregate_table(changes(found))) if table is not None]
@@ -96,10 +90,10 @@ def html(suite: str, question: str, loaded: Loaded) -> str:
         suite=suite,
         question=question,
         facts=_facts(loaded.runs),
-        reproduce=_reproduce(suite, loaded.runs),
+        reproduce=_reproduce(selection, loaded.runs),
         parts=parts,
         summaries=[_view(table) for table in summaries],
-        methods=[{"name": name, "color": styles[name].color} for name in _methods(chapters)],
+        methods=_methods(chapters, styles),
         remarks=[*failures(chapters), *doubts(chapters), *warnings, *warned, *unusable],
         charts=_json([_numbered(part["slug"], part["charts"]) for part in parts]),
         style=(HERE / "page.css").read_text(encoding="utf-8"),
@@ -108,8 +102,28 @@ def html(suite: str, question: str, loaded: Loaded) -> str:
     )
 
 
-def _methods(chapters: Sequence[Chapter]) -> list[str]:
-    return list(dict.fromkeys(method for chapter in chapters for method in chapter.section.methods))
+def _part(chapter: Chapter, styles: Mapping[str, Style]) -> dict[str, Any]:
+    """A problem as the template shows it: every table once, the verdict and what went wrong in sections of their own."""
+    section, tables = chapter.section, chapter.tables
+    verdict = tables.verdict or tables.overview
+    names = {f"{section.slug}_flags", f"{section.slug}_failures"}
+    noticed = [table for table in tables.others if table.name in names]
+    rest = [table for table in (tables.overview, *tables.others) if table is not verdict and table.name not in names]
+    return {
+        "name": section.name,
+        "slug": section.slug,
+        "verdict": _view(verdict),
+        "tables": [_view(table) for table in rest],
+        "noticed": [_view(table) for table in noticed],
+        "charts": section_charts(section, tables, styles),
+    }
+
+
+def _methods(chapters: Sequence[Chapter], styles: Mapping[str, Style]) -> list[Key]:
+    """What can be switched on and off: the single-task baseline where there is one, then every method."""
+    names = dict.fromkeys(method for chapter in chapters for method in chapter.section.methods)
+    single = [curve_key(STL, STL_STYLE, STL)] if any(chapter.section.single for chapter in chapters) else []
+    return [*single, *(curve_key(name, styles[name], name) for name in names)]
 
 
 def _numbered(slug: Any, charts: Any) -> dict[str, Any]:
@@ -139,7 +153,7 @@ def _view(table: Table) -> View:
         )
         for row, record in enumerate(records)
     )
-    headers = tuple(column.header + column.arrow for column in table.columns)
+    headers = tuple(column.header + column.arrow.replace(" ", "\N{NO-BREAK SPACE}") for column in table.columns)
     numeric = frozenset(place for row in rows for place, cell in enumerate(row.cells) if cell.value is not None)
     return View(table.title, headers, numeric, rows, table.caption, table.notes)
 
@@ -166,12 +180,12 @@ def _facts(runs: Sequence[Run]) -> list[tuple[str, str]]:
     ]
 
 
-def _reproduce(suite: str, runs: Sequence[Run]) -> list[tuple[str, str]]:
+def _reproduce(selection: str, runs: Sequence[Run]) -> list[tuple[str, str]]:
     commits = dict.fromkeys(run.record.commit or "unknown" for run in runs)
     versions = dict.fromkeys(_pairs(run.record.versions) for run in runs)
     return [
-        ("Command", f"python run_bench.py {suite}"),
-        ("This page", f"python run_bench.py report {suite} --html"),
+        ("Command", f"python run_bench.py {selection}"),
+        ("This page", f"python run_bench.py report {selection} --html"),
         ("Commit", ", ".join(commits)),
         ("Versions", "; ".join(versions)),
         ("Schema of the records", str(SCHEMA)),
