@@ -333,7 +333,7 @@ def test_runs_with_other_fingerprints_are_not_judged(room: Room) -> None:
     said = room.check(fingerprints=regression_runs.prints(0, data="other"))
     assert said.code == 2
     assert said.stderr.count("\n") == 1
-    assert "seed 0: expected runs that began alike, found other data than those of uniform (" in said.stderr
+    assert "expected runs that began alike, found other " in said.stderr
     assert room.entries() == []
 
 
