@@ -30,6 +30,9 @@ reference: $(VENV)/.installed
 	$(BIN)/python run_bench.py full --out results/reference --plots plots/reference
 	$(BIN)/python run_bench.py coba_ablation --out results/reference --plots plots/reference
 	$(BIN)/python run_bench.py val_feedback --out results/reference --plots plots/reference
+	$(BIN)/python run_bench.py fair --out results/reference --plots plots/reference
+	$(BIN)/python run_bench.py aa --out results/reference --plots plots/reference
+	$(BIN)/python run_bench.py calibrate aa --out results/reference
 	$(BIN)/python run_bench.py cost --out results/reference
 	$(BIN)/python run_bench.py check --record --against results/reference
 

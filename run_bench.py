@@ -24,6 +24,7 @@ from typing import NoReturn
 from benchmarks import commands
 from benchmarks.errors import StorageError, UserError, unknown
 from benchmarks.harness.suite import suite_names
+from benchmarks.tracking import PACKAGES
 
 INTERRUPTED = 130
 
@@ -59,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
         "--out", type=Path, help="folder of the records and tables; default: results, of check a new one in it"
     )
     parser.add_argument("--plots", type=Path, default=Path("plots"), help="folder of the pictures")
+    parser.add_argument("--track", choices=list(PACKAGES), help="write the recorded runs to an experiment tracker")
     parser.add_argument("--html", action="store_true", help="with report: also one self-contained page, report.html")
     check = parser.add_argument_group("check")
     check.add_argument("--against", type=Path, default=Path("results/reference"), help="folder of the baseline")

@@ -19,6 +19,7 @@ from benchmarks.harness.suite import read_suite
 from benchmarks.harness.worker import cores, run_folder
 from benchmarks.protocol import follow_up
 from benchmarks.record import RunSpec
+from benchmarks.tracking import check_tracker, track
 
 FAILED = 1
 INTERRUPTED = 130
@@ -27,6 +28,8 @@ INTERRUPTED = 130
 def run(options: argparse.Namespace) -> int:
     """Train what the suite's plan still lacks, then report."""
     plan = _plan(options)
+    if options.track:
+        check_tracker(options.track)
     if not options.dry_run:
         _check_folder(options.plots)
     trained = _train(plan, options)
@@ -36,6 +39,8 @@ def run(options: argparse.Namespace) -> int:
     if outcome.interrupted:
         return INTERRUPTED
     _report(plan, options.out / plan.suite, options.plots)
+    if options.track:
+        _track(options.track, plan, options.out / plan.suite)
     return _say_failures(outcome)
 
 
@@ -213,6 +218,14 @@ def _report(plan: Plan, folder: Path, plots: Path) -> None:
     print()
     print(made.text)
     print(f"\ntables:   {folder / 'report.md'}\npictures: {plots / plan.suite}")
+
+
+def _track(tracker: str, plan: Plan, folder: Path) -> None:
+    try:
+        written = track(tracker, folder, [spec.key for spec in plan.runs])
+    except OSError as error:
+        raise StorageError.of(error, folder) from error
+    print(f"tracked:  {written} runs written to {tracker}")
 
 
 def _page(plan: Plan, folder: Path) -> None:
