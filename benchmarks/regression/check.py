@@ -13,15 +13,19 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import torch
+
 from benchmarks.errors import UserError
 from benchmarks.harness import provenance
-from benchmarks.harness.plan import Plan
+from benchmarks.harness.loop import Loop
+from benchmarks.harness.plan import Plan, problem_from
 from benchmarks.record import RunSpec
 from benchmarks.regression import cost, quality, sides
 from benchmarks.regression.sides import Side
 from benchmarks.regression.verdict import Verdict
 from benchmarks.report import load
 from benchmarks.report.sections import STL
+from weighting.uniform import Uniform
 
 FOLDER = Path("results") / "check"
 CHANGED = "+changes"
@@ -97,9 +101,20 @@ def fresh_folder(given: Path | None, plan: Plan) -> Path:
     return given
 
 
-def first_of_each(plan: Plan) -> list[RunSpec]:
-    """One run for each problem and seed: enough to see whether the baseline began alike, before all others are trained."""
-    return list({(sides.setting(spec), spec.seed): spec for spec in reversed(plan.runs)}.values())[::-1]
+def check_beginnings(base: Expected, plan: Plan) -> None:
+    """Raise UserError where runs would begin otherwise than the baseline's: told before anything is trained.
+
+    What cannot even be made is left to its run, whose record says why.
+    """
+    for spec in {(sides.setting(spec), spec.seed): spec for spec in plan.runs}.values():
+        try:
+            problem = problem_from(spec.problem)
+            data = problem.data(spec.seed, spec.training)
+            uniform = Uniform(problem.num_tasks, batch_shape=problem.batch_shape)
+            loop = Loop(problem, data, uniform, spec.training, spec.seed, device=torch.device("cpu"))
+        except Exception:  # noqa: BLE001 - a problem may raise anything
+            continue
+        sides.check_beginning(base.side, spec, loop.fingerprints())
 
 
 def judge(base: Expected, head: Side) -> list[Verdict]:

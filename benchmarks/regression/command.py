@@ -56,15 +56,19 @@ def _check(options: argparse.Namespace, plan: Plan) -> int:
     recorded = trajectories.read(against)
     base = gates.expected(plan, against)
     out = gates.fresh_folder(options.out, plan)
+    if not options.dry_run:
+        gates.check_beginnings(base, plan)
     print(f"check {plan.suite} against {against}: {len(plan.runs)} runs, recorded in {out / plan.suite}", flush=True)
     if options.dry_run:
         return 0
     verdicts = trajectories.judge(recorded, _methods(plan))
-    outcome = _train(options, plan, base, out)
+    outcome = _carry_out(options, out / plan.suite, plan.suite, plan.runs)
     if outcome.interrupted:
         print(f"\nstopped: {len(outcome.recorded)} of {len(plan.runs)} runs are recorded, nothing was judged")
         return INTERRUPTED
-    verdicts += gates.judge(base, sides.read(out / plan.suite, {spec.key for spec in plan.runs}))
+    head = sides.read(out / plan.suite, {spec.key for spec in plan.runs})
+    sides.check_fingerprints(base.side, head)
+    verdicts += gates.judge(base, head)
     print("\n".join(["", *said.lines(verdicts)]))
     if alone := gates.only_in_baseline(base):
         print(f"\nonly in the baseline: {', '.join(alone)}")
@@ -87,19 +91,6 @@ def _calibrate(options: argparse.Namespace) -> int:
     side = sides.read(folder, {spec.key for spec in plan.runs})
     print(calibration.write_calibration(side, options.repetitions, options.against / "check"))
     return 0
-
-
-def _train(options: argparse.Namespace, plan: Plan, base: gates.Expected, out: Path) -> Outcome:
-    """Train what is lacking: first a run of each problem and seed, since a baseline that began otherwise ends the check."""
-    folder = out / plan.suite
-    first = gates.first_of_each(plan)
-    outcome = Outcome()
-    for runs in (first, plan.runs):
-        outcome = _carry_out(options, folder, plan.suite, runs)
-        if outcome.interrupted:
-            break
-        sides.check_fingerprints(base.side, sides.read(folder, {spec.key for spec in runs}))
-    return outcome
 
 
 def _carry_out(options: argparse.Namespace, folder: Path, suite: str, runs: list[RunSpec]) -> Outcome:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.errors import UserError
-from benchmarks.record import Run, RunSpec
+from benchmarks.record import Fingerprints, Run, RunSpec
 from benchmarks.report import load
 
 Seeds = Mapping[int, Run]
@@ -77,12 +77,24 @@ def read(folder: Path, keys: Collection[str] | None = None) -> Side:
 
 def check_fingerprints(base: Side, head: Side) -> None:
     """Raise UserError unless runs of the same setting and seed began alike: parameters, data and order of the batches."""
-    for key in base.settings.keys() & head.settings.keys():
-        before, after = _by_seed(base.settings[key]), _by_seed(head.settings[key])
-        for seed in sorted(before.keys() & after.keys()):
-            for one in before[seed]:
-                for other in after[seed]:
-                    _check_pair(one, other, base.folder)
+    for methods in head.settings.values():
+        for run in (run for seeds in methods.values() for run in seeds.values()):
+            if run.record.fingerprints is not None:
+                check_beginning(base, run.record.run, run.record.fingerprints)
+
+
+def check_beginning(base: Side, spec: RunSpec, found: Fingerprints) -> None:
+    """Raise UserError where a run of the same setting and seed began otherwise."""
+    for seeds in base.settings.get(setting(spec), {}).values():
+        run = seeds.get(spec.seed)
+        there = None if run is None else run.record.fingerprints
+        if run is None or there is None or there == found:
+            continue
+        differing = [name.replace("_", " ") for name, value in there if value != getattr(found, name)]
+        raise UserError(
+            f"{base.folder}: {spec.problem.name}, seed {spec.seed}: expected runs that began alike, found other "
+            f"{' and '.join(differing)} than those of {run.label} ({run.record.key})"
+        )
 
 
 def changed_settings(base: Methods, head: Methods, label: str) -> str:
@@ -101,29 +113,6 @@ def problem_of(methods: Methods) -> str:
 def finished(seeds: Seeds) -> dict[int, Run]:
     """Seed -> run, those that finished, in the order of the seeds."""
     return {seed: run for seed, run in sorted(seeds.items()) if run.record.state == "finished"}
-
-
-def _check_pair(base: Run, head: Run, folder: Path) -> None:
-    one, other = base.record.fingerprints, head.record.fingerprints
-    if one is None or other is None or one == other:
-        return
-    differing = [name for name, value in one if value != getattr(other, name)]
-    raise UserError(
-        f"{folder}: {base.problem}, seed {base.seed}: expected runs that began alike, found other "
-        f"{' and '.join(name.replace('_', ' ') for name in differing)} ({base.label} {base.record.key} there, "
-        f"{head.label} {head.record.key} now)"
-    )
-
-
-def _by_seed(methods: Methods) -> dict[int, list[Run]]:
-    found: dict[int, list[Run]] = {}
-    for run in _all(methods):
-        found.setdefault(run.seed, []).append(run)
-    return found
-
-
-def _all(methods: Methods) -> Iterable[Run]:
-    return (run for seeds in methods.values() for run in seeds.values())
 
 
 def _flat(content: Mapping[str, object]) -> dict[str, object]:
