@@ -176,7 +176,7 @@ def test_the_theme_changes_the_page_and_the_charts(page: Page) -> None:
     becomes("light")
     assert [page.evaluate(each) for each in (ground, chart, line)] == light
     for preferred in ("dark", "light"):
-        page.emulate_media(color_scheme=preferred)  # type: ignore[arg-type]
+        page.emulate_media(color_scheme=preferred)
         becomes(preferred)
 
 
