@@ -125,9 +125,9 @@ class Costs(_Model):
     """What the run spent. Evaluation, logging and checkpoints are not charged to the method."""
 
     seconds_per_step: float
-    """Median over the steps."""
+    """Median over the steps in which the process did not wait for a processor, see ``benchmarks.harness.stopwatch``."""
     train_seconds: float
-    """Sum over the steps."""
+    """Sum over all steps."""
     extra_forwards: float
     """Forward passes per step beyond the one on the training batch."""
     extra_backwards: float
@@ -136,12 +136,16 @@ class Costs(_Model):
     """CUDA: peak of the allocator. CPU: growth of the peak resident set of the run's own process. None where unknown."""
 
 
+DISTURBED = "timing_disturbed"
+"""The flag of a run whose seconds per step say more of the machine than of the method."""
+
+
 class Flag(_Model):
-    """Something about the run that a reader of its numbers has to know: see ``benchmarks.harness.watch``."""
+    """Something about the run that a reader of its numbers has to know: see ``watch`` and ``stopwatch`` of the harness."""
 
     name: str
     """``never_moved``, ``like_uniform``, ``sum_drifted``, ``negative_weights``, ``guard:<name>``, ``clipped``,
-    ``renormalised``, ``not_finite``."""
+    ``renormalised``, ``not_finite``, ``timing_disturbed``."""
     text: str
     steps: int | None = None
     """In how many steps, where that is known."""

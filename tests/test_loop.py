@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 import weighting
 from benchmarks.base import Batch, Data, Problem, Training
+from benchmarks.harness import checkpoint
 from benchmarks.harness.checkpoint import Checkpoint
 from benchmarks.harness.loop import Diverged, Loop, Stopped
 from benchmarks.problems.multidigits import MultiDigits
@@ -560,7 +562,7 @@ def test_a_resumed_run_ends_bit_identically(name: str, changes: dict[str, Any], 
     assert (outcome.selection, outcome.validation, outcome.test) == (expected.selection, expected.validation, expected.test)
     assert outcome.costs.extra_forwards == expected.costs.extra_forwards
     assert outcome.costs.extra_backwards == expected.costs.extra_backwards
-    assert sum(last.block_steps) == 40
+    assert sum(last.stopwatch.steps) == 40
     assert same(parameters(last.model), parameters(whole.model))
     assert same(last.weighter.state_dict(), whole.weighter.state_dict())
 
@@ -576,13 +578,21 @@ def test_a_run_stopped_after_its_last_step_needs_only_its_score(tmp_path: Path) 
     assert (outcome.selection, outcome.test) == (expected.selection, expected.test)
 
 
-@pytest.mark.parametrize("damage", ["empty", "half", "text"])
+def in_format(path: Path, number: int) -> bytes:
+    state = torch.load(path, weights_only=True)
+    file = io.BytesIO()
+    torch.save({**state, "format": number}, file)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("damage", ["empty", "half", "text", "other format"])
 def test_a_damaged_checkpoint_is_a_start_from_nothing(damage: str, tmp_path: Path) -> None:
     place = Checkpoint(tmp_path, "run")
     with pytest.raises(Stopped):
         loop_of(Fine(3), checkpoint=place, should_stop=stop_after(2)).run()
     content = place.path.read_bytes()
     damaged = {"empty": b"", "half": content[: len(content) // 2], "text": b"not a checkpoint"}
+    damaged["other format"] = in_format(place.path, checkpoint.FORMAT - 1)
     place.path.write_bytes(damaged[damage])
     loop = loop_of(fine := Fine(3), checkpoint=place)
     outcome = loop.run()

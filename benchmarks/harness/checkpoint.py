@@ -10,6 +10,9 @@ import torch
 
 from benchmarks.errors import StorageError
 
+FORMAT = 2
+"""Of the state; one of another format is a start from nothing."""
+
 
 class Checkpoint:
     """The checkpoint file of one run."""
@@ -24,7 +27,7 @@ class Checkpoint:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             # Into an open file, since torch's own opening of a path hides what the system says of a full disk.
             with scratch.open("wb") as file:
-                torch.save(state, file)
+                torch.save({**state, "format": FORMAT}, file)
             scratch.replace(self.path)
         except (OSError, RuntimeError) as error:
             scratch.unlink(missing_ok=True)
@@ -42,7 +45,7 @@ class Checkpoint:
         except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError):
             self.path.unlink(missing_ok=True)
             return None
-        return state
+        return state if state.get("format") == FORMAT else None
 
     def remove(self) -> None:
         """Forget the state: the run is recorded."""

@@ -22,8 +22,9 @@ from benchmarks.base import Batch, Data, Evaluation, Problem, Training, replicas
 from benchmarks.harness.checkpoint import Checkpoint
 from benchmarks.harness.gradients import SharedLayerNorms, gramian
 from benchmarks.harness.selection import Selector
+from benchmarks.harness.stopwatch import Stopwatch
 from benchmarks.harness.watch import Watch
-from benchmarks.record import Costs, Fingerprints, Selection
+from benchmarks.record import Costs, Fingerprints, Flag, Selection
 from weighting import Needs, Observation, Weighter
 
 CHECKPOINT_SECONDS = 5.0
@@ -99,8 +100,7 @@ class Loop:
         self.resumed = 0
         self.log = _Log()
         self.extra_forwards = self.extra_backwards = 0
-        self.block_seconds: list[float] = []
-        self.block_steps: list[int] = []
+        self.stopwatch = Stopwatch(device)
         self.selector = Selector(training, self.model, lambda: self._measure("test"))
         self.initial_val_losses: Tensor | None = None
         self.block_start = 0
@@ -150,14 +150,10 @@ class Loop:
         self._open_row()
         self.block_start, self.totals = first, []
         self.given, self.present, self.gradient_norms = [], [], []
-        self._synchronize()
-        started = time.perf_counter()
-        seen = [self.train_step()]
-        while self.step < end:
-            seen.append(self.train_step())
-        self._synchronize()
-        self.block_seconds.append(time.perf_counter() - started)
-        self.block_steps.append(end - first)
+        with self.stopwatch.block(end - first):
+            seen = [self.train_step()]
+            while self.step < end:
+                seen.append(self.train_step())
         self.watch.look(self.given, self.present, self.gradient_norms, training.grad_clip)
         self._fill(self.log.train_losses, seen[0][0])
         self._fill(self.log.weights, seen[0][1])
@@ -298,25 +294,24 @@ class Loop:
             ]
         return "; ".join(parts) or "the weighted total is not finite"
 
-    def _synchronize(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-
     def _score(self) -> Outcome:
         """Score the model that the selection rule chose."""
         return Outcome(*self.selector.scores(), self._costs())
 
     def _costs(self) -> Costs:
-        per_step = np.array(self.block_seconds) / np.array(self.block_steps)
         backwards = self.extra_backwards + (self.norms.extra_backwards if self.norms else 0)
         memory = torch.cuda.max_memory_allocated(self.device) / 2**20 if self.device.type == "cuda" else None
         return Costs(
-            seconds_per_step=float(np.median(per_step)),
-            train_seconds=float(sum(self.block_seconds)),
+            seconds_per_step=self.stopwatch.seconds_per_step,
+            train_seconds=self.stopwatch.total_seconds,
             extra_forwards=self.extra_forwards / self.training.steps,
             extra_backwards=backwards / self.training.steps,
             peak_memory_mb=memory,
         )
+
+    def flags(self, not_finite: str | None) -> tuple[Flag, ...]:
+        """What a reader of the run's numbers has to know. ``not_finite``: why the run diverged, if it did."""
+        return (*self.watch.flags(self.weighter, self.training, not_finite), *self.stopwatch.flags())
 
     # ---- stop and go on ------------------------------------------------------------------------------------------
 
@@ -336,7 +331,7 @@ class Loop:
                 "initial_val_losses": self.initial_val_losses,
                 "log": vars(self.log),
                 "watch": self.watch.seen,
-                "blocks": (self.block_seconds, self.block_steps),
+                "stopwatch": self.stopwatch.state_dict(),
                 "extra": (self.extra_forwards, self.extra_backwards, self.norms.extra_backwards if self.norms else 0),
             }
         )
@@ -355,7 +350,7 @@ class Loop:
         self.initial_val_losses = state["initial_val_losses"].cpu()
         self.log = _Log(**state["log"])
         self.watch.seen = state["watch"]
-        self.block_seconds, self.block_steps = state["blocks"]
+        self.stopwatch.load_state_dict(state["stopwatch"])
         self.extra_forwards, self.extra_backwards, norm_passes = state["extra"]
         if self.norms is not None:
             self.norms.extra_backwards = norm_passes

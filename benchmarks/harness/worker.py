@@ -167,7 +167,7 @@ def _train_and_record(job: Job, tell: Connection, should_stop: _StopSwitch) -> M
         fields.setdefault("failed_step", loop.step)
     if loop is not None:
         not_finite = fields.get("reason") if state == "diverged" else None
-        fields["flags"] = loop.watch.flags(loop.weighter, job.spec.training, not_finite)
+        fields["flags"] = loop.flags(not_finite)
     record = make_record(job, state, started, problem, resumed=loop.resumed if loop else 0, **fields)
     trajectory = loop.trajectory() if loop is not None else pd.DataFrame(columns=list(COLUMNS))
     write_run(job.folder / "runs", record, trajectory)

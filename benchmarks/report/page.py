@@ -8,14 +8,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.record import Run
+from benchmarks.record import DISTURBED, Run
 from benchmarks.report.formatting import escape_markdown, to_markdown, to_terminal
 from benchmarks.report.loading import Unusable
 from benchmarks.report.sections import STL, Section
 from benchmarks.report.table import Table
 from benchmarks.report.tables import SIGN, SectionTables, flagged
 
-DOUBTFUL = ("never_moved", "like_uniform", "negative_weights", "not_finite")
+DOUBTFUL = ("never_moved", "like_uniform", "negative_weights", "not_finite", DISTURBED)
 """Flags that the terminal shows too, as it does every guard that was taken."""
 
 
