@@ -26,7 +26,7 @@ from benchmarks.report.plots import front as front_plot
 from benchmarks.report.plots.critical import cliques
 from benchmarks.report.sections import Section, sections
 from benchmarks.report.statistics import critical_difference, interquartile_mean, non_dominated
-from benchmarks.report.verdicts import verdict_table
+from benchmarks.report.verdicts import verdict_tables
 
 TASKS = ("left", "right")
 INFOS = tuple(MetricInfo(key=f"{task}/loss", name="loss", task=task, higher_is_better=False, primary=True) for task in TASKS)
@@ -84,12 +84,11 @@ def test_the_measure_is_delta_m_and_without_single_tasks_the_change_against_unif
     ],
 )
 def test_verdicts(seeds: int, gain: Callable[[int], float], verdict: str) -> None:
-    table = verdict_table(comparison(seeds, gain))
+    (table,) = verdict_tables(comparison(seeds, gain))
     row = frame_of(table).set_index("method").loc["famo"]
     assert row["verdict"] == verdict
     assert row["change"] == pytest.approx(-100 * np.mean([gain(seed) for seed in range(seeds)]))
     assert math.isfinite(row["p_value"]) == (seeds == 8)
-    assert table is not None
     assert ("cannot reach p < 0.25" in table.caption) == (seeds == 3)
     assert ("sign-flip test" in table.caption) == (seeds == 8)
 
@@ -102,20 +101,19 @@ def two_rivals(seeds: int) -> Section:
 
 
 def test_verdicts_are_corrected_for_their_number() -> None:
-    frame = frame_of(verdict_table(two_rivals(8)))
+    frame = frame_of(*verdict_tables(two_rivals(8)))
     assert frame["p_value"].tolist() == pytest.approx([2 * 2 / 2**8] * 2)
     assert set(frame["verdict"]) == {"better"}
 
 
 def test_pairs_that_no_correction_leaves_a_chance_are_not_tested() -> None:
-    table = verdict_table(two_rivals(6))
+    (table,) = verdict_tables(two_rivals(6))
     assert set(frame_of(table)["verdict"]) == {"6 of 6 better; too few to test"}
-    assert table is not None
     assert "6 pairs cannot reach p < 0.062 over 2 methods; 7 pairs could be tested" in table.caption
 
 
 def test_without_uniform_there_is_no_verdict() -> None:
-    assert verdict_table(section_of([run("famo", 0, 1.0, 1.0)])) is None
+    assert verdict_tables(section_of([run("famo", 0, 1.0, 1.0)])) == ()
 
 
 # ---- tuned, frozen, front --------------------------------------------------------------------------------------------
@@ -139,7 +137,11 @@ def test_default_and_tuned_stand_side_by_side() -> None:
     row = frame_of(tuned_table(section)).set_index("method").loc["famo"]
     assert row["trials"] == "3 (1 failed)"
     assert row["setting"] == "lr=0.01, famo.gamma=0.1"
-    assert [row[key] for key in ("default", "tuned", "change", "against")] == pytest.approx([0, -20, -20, -10])
+    assert [row[key] for key in ("default", "tuned", "change")] == pytest.approx([0, -20, -20])
+    default, best = map(frame_of, verdict_tables(section))
+    assert default.set_index("method").loc["famo", "change"] == pytest.approx(0)
+    against = best.set_index("method").loc["famo"]
+    assert (against["change"], against["verdict"]) == (pytest.approx(-10), "3 of 3 better; too few to test")
     assert section.seeds == (0, 1, 2)
 
 

@@ -108,15 +108,22 @@ def reference(name: str) -> list[dict[str, str]]:
 
 
 def test_the_numbers_of_the_fair_comparison_are_those_of_the_reference() -> None:
-    rows = reference("fair/tables/multidigits_tuned.csv")
+    tuned = {row["method"]: row for row in reference("fair/tables/multidigits_tuned.csv")}
+    verdicts = {row["method"]: row for row in reference("fair/tables/multidigits_verdict_tuned.csv")}
+
+    def cell(row: dict[str, str], key: str) -> str:
+        return f"{float(row[key]):.1f} ± {float(row[key + '.se']):.1f}"
+
     expected = [
         [
-            row["method"],
-            *(f"{float(row[key]):.1f} ± {float(row[key + '.se']):.1f}" for key in ("default", "tuned", "against")),
+            method,
+            *(cell(row, key) for key in ("default", "tuned")),
+            cell(verdicts[method], "change") if method in verdicts else "",
+            verdicts[method]["verdict"] if method in verdicts else "",
         ]
-        for row in rows
+        for method, row in tuned.items()
     ]
-    assert readme_rows("| method | default | tuned | tuned against tuned uniform |") == expected
+    assert readme_rows("| method | default | tuned | tuned against tuned uniform | verdict |") == expected
     uniform = expected[0]
     assert uniform[0] == "uniform"
     assert f"uniform weights from {uniform[1].split()[0]} to {uniform[2].split()[0]};" in README

@@ -103,16 +103,17 @@ def html(suite: str, question: str, loaded: Loaded, selection: str) -> str:
 
 
 def _part(chapter: Chapter, styles: Mapping[str, Style]) -> dict[str, Any]:
-    """A problem as the template shows it: every table once, the verdict and what went wrong in sections of their own."""
+    """A problem as the template shows it: every table once, the verdicts and what went wrong in sections of their own."""
     section, tables = chapter.section, chapter.tables
-    verdict = tables.verdict or tables.overview
+    verdicts = tables.verdicts or (tables.overview,)
     names = {f"{section.slug}_flags", f"{section.slug}_failures"}
     noticed = [table for table in tables.others if table.name in names]
-    rest = [table for table in (tables.overview, *tables.others) if table is not verdict and table.name not in names]
+    elsewhere = {*names, *(table.name for table in verdicts)}
+    rest = [table for table in (tables.overview, *tables.others) if table.name not in elsewhere]
     return {
         "name": section.name,
         "slug": section.slug,
-        "verdict": _view(verdict),
+        "verdicts": [_view(table) for table in verdicts],
         "tables": [_view(table) for table in rest],
         "noticed": [_view(table) for table in noticed],
         "charts": section_charts(section, tables, styles),

@@ -10,42 +10,43 @@ import pandas as pd
 
 from benchmarks.record import Run
 from benchmarks.report.measure import by_seed, differences, measure
-from benchmarks.report.paired import paired
-from benchmarks.report.sections import UNIFORM, Section
+from benchmarks.report.sections import Section
 from benchmarks.report.statistics import mean_and_error
 from benchmarks.report.table import ERROR, Column, Table
-from benchmarks.report.verdicts import EXPLAINED, PAIRED, paired_row
+from benchmarks.report.verdicts import judge
 
 
 def tuned_table(section: Section) -> Table | None:
     """Default and tuned side by side, one row per method; None where nothing was tuned."""
     measured = measure(section)
-    methods = [label for label in section.methods if section.of_role("tuned", label)]
-    if not methods:
+    best = {label: by_seed(measured, section.of_role("tuned", label)) for label in section.methods}
+    best = {label: values for label, values in best.items() if values}
+    if not best:
         return None
-    best = {label: by_seed(measured, section.of_role("tuned", label)) for label in methods}
-    uniform = next((best[label] for label in methods if label.partition("[")[0] == UNIFORM), {})
-    rows = []
-    for label in methods:
-        default = by_seed(measured, section.finished(label))
-        gap = differences(best[label], default)
-        row: dict[str, object] = {"method": label, "trials": _trials(section, label), "setting": _setting(section, label)}
-        row |= _mean("default", default) | _mean("tuned", best[label]) | paired_row(paired(gap), gap)
-        against = differences(best[label], uniform)
-        row["against"], row["against" + ERROR] = mean_and_error(against)
-        rows.append(row)
+    default = {label: by_seed(measured, section.finished(label)) for label in best}
+    judged = judge([differences(best[label], default[label]) for label in best], "tuned minus default")
+    rows = [
+        {
+            "method": label,
+            "trials": _trials(section, label),
+            "setting": _setting(section, label),
+            **_mean("default", default[label]),
+            **_mean("tuned", best[label]),
+            **row,
+        }
+        for label, row in zip(best, judged.rows, strict=True)
+    ]
     shown = (
         Column("method", "method"),
         Column("trials", "trials"),
         Column("setting", "chosen setting"),
         Column("default", f"{measured.header}, default", "lower", "default"),
         Column("tuned", f"{measured.header}, tuned", "lower", "tuned"),
-        *PAIRED,
-        Column("against", "tuned against tuned uniform", "lower", "against tuned uniform"),
+        *judged.columns,
     )
     caption = (
         f"{measured.header} on test at the defaults and at the setting with the lowest mean relative validation loss among "
-        f"as many trials for each method (learning rates x published search space) on a seed of their own. {EXPLAINED}"
+        f"as many trials for each method (learning rates x published search space) on a seed of their own. {judged.caption}"
     )
     return Table(f"{section.slug}_tuned", "Default and tuned", caption, shown, pd.DataFrame(rows))
 
@@ -53,27 +54,28 @@ def tuned_table(section: Section) -> Table | None:
 def frozen_table(section: Section) -> Table | None:
     """Adaptive and frozen side by side, one row per method; None where nothing was frozen."""
     measured = measure(section)
-    rows = []
-    for label in section.methods:
-        constant = by_seed(measured, section.of_role("frozen", label))
-        if not constant:
-            continue
-        adaptive = by_seed(measured, section.finished(label))
-        gap = differences(adaptive, constant)
-        row: dict[str, object] = {"method": label, "pairs": len(gap)}
-        rows.append(row | _mean("adaptive", adaptive) | _mean("frozen", constant) | paired_row(paired(gap), gap))
-    if not rows:
+    constant = {label: by_seed(measured, section.of_role("frozen", label)) for label in section.methods}
+    constant = {label: values for label, values in constant.items() if values}
+    if not constant:
         return None
+    adaptive = {label: by_seed(measured, section.finished(label)) for label in constant}
+    judged = judge(
+        [differences(adaptive[label], constant[label]) for label in constant],
+        "adaptive minus frozen, negative where adapting helps beyond the average",
+    )
+    rows = [
+        {"method": label, **_mean("adaptive", adaptive[label]), **_mean("frozen", constant[label]), **row}
+        for label, row in zip(constant, judged.rows, strict=True)
+    ]
     shown = (
         Column("method", "method"),
-        Column("pairs", "pairs"),
         Column("adaptive", f"{measured.header}, adaptive", "lower", "adaptive"),
         Column("frozen", f"{measured.header}, frozen", "lower", "frozen"),
-        *PAIRED,
+        *judged.columns,
     )
     caption = (
-        "Frozen: trained again, seed by seed, with the method's own weights meaned over the steps and held fixed. Change: "
-        f"adaptive minus frozen, negative where adapting helps beyond the average. {EXPLAINED}"
+        "Frozen: trained again, seed by seed, with the method's own weights meaned over the steps and held fixed. "
+        f"{judged.caption}"
     )
     return Table(f"{section.slug}_frozen", "Adaptive and frozen weights", caption, shown, pd.DataFrame(rows))
 

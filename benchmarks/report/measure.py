@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,6 +55,6 @@ def by_seed(measured: Measure, runs: list[Run]) -> dict[int, float]:
     return {run.seed: measured.of(run) for run in runs}
 
 
-def differences(new: dict[int, float], base: dict[int, float]) -> statistics.Floats:
+def differences(new: Mapping[int, float], base: Mapping[int, float]) -> statistics.Floats:
     """New minus base on the seeds that both have, in the order of the seeds: ``(n,)``, negative is better."""
     return np.array([new[seed] - base[seed] for seed in sorted(new) if seed in base], dtype=np.float64)

@@ -18,7 +18,7 @@ from benchmarks.report.front import front_table
 from benchmarks.report.sections import STL, UNIFORM, Section
 from benchmarks.report.settings import settings_table
 from benchmarks.report.table import ERROR, Column, Table
-from benchmarks.report.verdicts import verdict_table
+from benchmarks.report.verdicts import verdict_tables
 
 SIGN = "negative: better than STL"
 
@@ -28,8 +28,8 @@ class SectionTables:
     """All tables of a section."""
 
     overview: Table
-    verdict: Table | None
-    """Every method against uniform weights; none where there is nothing to compare with. It is among the others too."""
+    verdicts: tuple[Table, ...]
+    """Every method against uniform weights; none where there is nothing to compare with. Among the others too."""
     front: Table | None
     """Static weights over the simplex, where the suite asks for them; among the others too."""
     others: tuple[Table, ...]
@@ -65,10 +65,10 @@ def section_tables(section: Section) -> SectionTables:
     runs, warnings = columns.per_run(section)
     summary = _summary(section, runs)
     stl = _stl_row(section)
-    verdict = verdict_table(section)
+    verdicts = verdict_tables(section)
     front = front_table(section)
-    protocol = (verdict, tuned_table(section), frozen_table(section), front)
-    tables = [table for table in protocol if table is not None]
+    controls = (tuned_table(section), frozen_table(section), front)
+    tables = [*verdicts, *(table for table in controls if table is not None)]
     tables.append(_metrics_table(section, summary, stl))
     if section.methods:
         tables += [_delta_table(section, summary), _convergence_table(section, summary), _cost_table(section, summary)]
@@ -84,7 +84,7 @@ def section_tables(section: Section) -> SectionTables:
     failures = _failures_table(section)
     if len(failures.frame):
         tables.append(failures)
-    return SectionTables(_overview_table(section, summary), verdict, front, tuple(tables), settings, runs, tuple(warnings))
+    return SectionTables(_overview_table(section, summary), verdicts, front, tuple(tables), settings, runs, tuple(warnings))
 
 
 def has_uniform(section: Section) -> str | None:

@@ -1,66 +1,96 @@
-"""The verdict: every method against uniform weights, paired by seed, with a test where the number of pairs allows one."""
+"""The verdict: every method against uniform weights, paired by seed, with a test where the number of pairs allows one.
+
+Where a suite tunes, there are two: all at their defaults, and all at their best settings.
+"""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-import numpy as np
 import pandas as pd
 
-from benchmarks.report.measure import by_seed, differences, measure, uniform_runs
+from benchmarks.report.measure import by_seed, differences, measure
 from benchmarks.report.paired import LEAST_PAIRS, LEVEL, Paired, holm, paired, smallest_p, too_few
 from benchmarks.report.sections import UNIFORM, Section
-from benchmarks.report.statistics import mean_and_error
+from benchmarks.report.statistics import Floats, mean_and_error
 from benchmarks.report.table import ERROR, Column, Table
 
+VERDICT = (Column("verdict", "verdict"), Column("pairs", "pairs"))
 CHANGE = Column("change", "change", "lower", "change")
-PAIRED = (
-    CHANGE,
+RANGE = (
     Column("low", "95 % from", None, "from", decimals=2),
     Column("high", "to", None, "to", decimals=2),
     Column("improvement", "P(better)", "higher", "P(better)", decimals=2),
 )
-"""What a paired comparison shows."""
 P_VALUE = Column("p_value", "p (Holm)", None, "p (Holm)", decimals=3)
-EXPLAINED = (
-    "Change: mean difference over pairs of the same seed ± standard error, negative: better; from, to: its 95 % bootstrap "
-    "interval (percentile, over pairs), which is too narrow for few pairs, see the suite aa; P(better): share of pairs that "
-    "are better, ties counting half."
-)
 
 
-def verdict_table(section: Section) -> Table | None:
-    """One row for every method but uniform; None where there is nothing to compare with."""
+@dataclass(frozen=True)
+class Judged:
+    """The paired comparisons of one table, corrected for their number."""
+
+    rows: tuple[dict[str, object], ...]
+    """The cells of ``columns``, one row for each comparison."""
+    columns: tuple[Column, ...]
+    caption: str
+
+
+def verdict_tables(section: Section) -> tuple[Table, ...]:
+    """Every method but uniform against it: at the defaults, then tuned; without those that nothing was trained for."""
     measured = measure(section)
-    base = by_seed(measured, uniform_runs(section))
-    methods = [label for label in section.methods if label.partition("[")[0] != UNIFORM]
+    default = {label: by_seed(measured, section.finished(label)) for label in section.methods}
+    tuned = {label: by_seed(measured, section.of_role("tuned", label)) for label in section.methods}
+    tables = (
+        _table(default, "Verdict: against uniform", f"{section.slug}_verdict", f"{measured.header} minus that of uniform"),
+        _table(
+            {label: values for label, values in tuned.items() if values},
+            "Verdict: tuned, against tuned uniform",
+            f"{section.slug}_verdict_tuned",
+            f"{measured.header} minus that of uniform, both at the setting that was chosen for them",
+        ),
+    )
+    return tuple(table for table in tables if table is not None)
+
+
+def judge(gaps: Sequence[Floats], what: str) -> Judged:
+    """Compare by the differences of pairs.
+
+    gaps: for each comparison ``(n,)`` differences of pairs of the same seed, negative: better; what: the difference in
+    words, as it stands after "Change:".
+    """
+    found = [paired(gap) for gap in gaps]
+    corrected = holm([each.p_value if _testable(each, len(gaps)) else math.nan for each in found])
+    rows = tuple(
+        {**_row(each, gap), "p_value": p, "verdict": _verdict(each, p)}
+        for each, gap, p in zip(found, gaps, corrected, strict=True)
+    )
+    tested = any(math.isfinite(p) for p in corrected)
+    caption = (
+        f"Change: {what}; mean difference over pairs of the same seed ± standard error, negative: better. From, to: its "
+        "95 % bootstrap interval (percentile, over pairs), which is too narrow for few pairs, see the suite aa. P(better): "
+        f"share of pairs that are better, ties counting half. {_tests(found)}"
+    )
+    return Judged(rows, (*VERDICT, CHANGE, *RANGE, *((P_VALUE,) if tested else ())), caption)
+
+
+def _table(values: Mapping[str, Mapping[int, float]], title: str, name: str, what: str) -> Table | None:
+    """values: label -> seed -> measure. None where there is nothing to compare, or nothing to compare with."""
+    base = next((own for label, own in values.items() if label.partition("[")[0] == UNIFORM), {})
+    methods = [label for label in values if label.partition("[")[0] != UNIFORM]
     if not base or not methods:
         return None
-    gaps = [differences(by_seed(measured, section.finished(label)), base) for label in methods]
-    found = [paired(gap) for gap in gaps]
-    corrected = holm([each.p_value if _testable(each, len(methods)) else math.nan for each in found])
-    rows = [
-        {"method": label, "pairs": each.pairs, **paired_row(each, gap), "p_value": p, "verdict": _verdict(each, p)}
-        for label, each, gap, p in zip(methods, found, gaps, corrected, strict=True)
-    ]
-    tested = any(math.isfinite(p) for p in corrected)
-    shown = (
-        Column("method", "method"),
-        Column("pairs", "pairs"),
-        *PAIRED,
-        *((P_VALUE,) if tested else ()),
-        Column("verdict", "verdict"),
-    )
-    caption = f"{measured.header} minus that of uniform. {EXPLAINED} {_tests(found)}"
-    return Table(f"{section.slug}_verdict", "Verdict: against uniform", caption, shown, pd.DataFrame(rows))
+    judged = judge([differences(values[label], base) for label in methods], what)
+    rows = [{"method": label, **row} for label, row in zip(methods, judged.rows, strict=True)]
+    return Table(name, title, judged.caption, (Column("method", "method"), *judged.columns), pd.DataFrame(rows))
 
 
-def paired_row(result: Paired, gap: np.ndarray[tuple[int], np.dtype[np.float64]]) -> dict[str, object]:
-    """The cells of ``PAIRED``."""
-    _, error = mean_and_error(gap[np.isfinite(gap)])
+def _row(result: Paired, gap: Floats) -> dict[str, object]:
+    _, error = mean_and_error(gap)
     return {
+        "pairs": result.pairs,
         CHANGE.key: result.mean,
         CHANGE.key + ERROR: error,
         "low": result.low,
@@ -69,9 +99,9 @@ def paired_row(result: Paired, gap: np.ndarray[tuple[int], np.dtype[np.float64]]
     }
 
 
-def _testable(result: Paired, methods: int) -> bool:
-    """Whether so many pairs can reach the level once p is corrected for as many methods."""
-    return result.pairs >= LEAST_PAIRS and smallest_p(result.pairs) * methods < LEVEL
+def _testable(result: Paired, comparisons: int) -> bool:
+    """Whether so many pairs can reach the level once p is corrected for as many comparisons."""
+    return result.pairs >= LEAST_PAIRS and smallest_p(result.pairs) * comparisons < LEVEL
 
 
 def _verdict(result: Paired, p_value: float) -> str:
@@ -87,20 +117,18 @@ def _verdict(result: Paired, p_value: float) -> str:
 
 def _tests(found: Sequence[Paired]) -> str:
     """Which test was made, and why not where none was."""
-    made = [each for each in found if _testable(each, len(found))]
+    number = len(found)
+    made = [each for each in found if _testable(each, number)]
     texts = [
-        f"p: {name}, Holm-corrected over the {len(found)} methods of this table, verdict at {LEVEL:g}."
+        f"p: {name}, Holm-corrected over the {number} methods of this table, verdict at {LEVEL:g}."
         for name in dict.fromkeys(each.test for each in made)
     ]
-    for pairs in sorted({each.pairs for each in found if not _testable(each, len(found))}):
-        why = (
-            too_few(pairs)
-            or f"{pairs} pairs cannot reach p < {smallest_p(pairs) * len(found):.2g} over {len(found)} methods"
-        )
-        texts.append(f"No test: {why}; {_needed(len(found))} pairs could be tested.")
+    for pairs in sorted({each.pairs for each in found if not _testable(each, number)}):
+        why = too_few(pairs) or f"{pairs} pairs cannot reach p < {smallest_p(pairs) * number:.2g} over {number} methods"
+        texts.append(f"No test: {why}; {_needed(number)} pairs could be tested.")
     return " ".join(texts)
 
 
-def _needed(methods: int) -> int:
+def _needed(comparisons: int) -> int:
     """The fewest pairs with which one of so many methods can be found to differ."""
-    return next(pairs for pairs in itertools.count(LEAST_PAIRS) if smallest_p(pairs) * methods < LEVEL)
+    return next(pairs for pairs in itertools.count(LEAST_PAIRS) if smallest_p(pairs) * comparisons < LEVEL)
