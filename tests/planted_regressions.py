@@ -19,16 +19,14 @@ from torch import nn
 
 import weighting
 from benchmarks.base import Problem
-from benchmarks.catalog import weighter_class
 from benchmarks.harness import loop
 from benchmarks.harness.gradients import SharedLayerNorms
-from benchmarks.harness.plan import hyperparameters_in_run, problem_from
+from benchmarks.harness.plan import problem_from
+from benchmarks.harness.worker import weighter_of
 from benchmarks.record import Run
 from benchmarks.regression import quality, sides
 from benchmarks.report.write import write
-from benchmarks.seeds import derive
-from weighting import RunFacts, Weighter
-from weighting.factory import build
+from weighting import Weighter
 
 REFERENCE = Path(__file__).resolve().parent.parent / "results" / "reference"
 
@@ -75,14 +73,7 @@ def trained(run: Run) -> Run:
     spec = run.record.run
     problem = problem_from(spec.problem)
     data = problem.data(spec.seed, spec.training)
-    facts = RunFacts(
-        steps=spec.training.steps,
-        steps_per_epoch=data.steps_per_epoch,
-        val_batches=data.num_validation_batches,
-        seed=derive(spec.seed, problem.name, "weighter"),
-    )
-    chosen = hyperparameters_in_run(spec.weighter, facts)
-    weighter = build(weighter_class(spec.weighter.name), problem.num_tasks, batch_shape=problem.batch_shape, **chosen)
+    weighter, _ = weighter_of(spec, problem, data)
     outcome = loop.Loop(problem, data, weighter, spec.training, spec.seed, device=torch.device("cpu")).run()
     metrics = {"validation": outcome.validation, "test": outcome.test}
     return Run(run.record.model_copy(update={"metrics": metrics}), run.trajectory)

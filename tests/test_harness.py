@@ -22,7 +22,17 @@ from benchmarks.harness import loop, pool
 from benchmarks.harness.plan import Filters, make_plan
 from benchmarks.harness.suite import read_suite
 from benchmarks.harness.worker import Job, lock_of, remove_leftovers, run_folder, work
-from benchmarks.record import COLUMNS, RUN_FILE, TRAJECTORY_FILE, DamagedRecordError, Run, RunSpec, read_run, run_folders
+from benchmarks.record import (
+    COLUMNS,
+    DISTURBED,
+    RUN_FILE,
+    TRAJECTORY_FILE,
+    DamagedRecordError,
+    Run,
+    RunSpec,
+    read_run,
+    run_folders,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 OWN = ROOT / "tests" / "tiny_problem.py"
@@ -101,6 +111,7 @@ def checkpoints(out: Path) -> list[Path]:
 def numbers(run: Run) -> dict[str, Any]:
     """All of a record but what depends on the clock and the machine."""
     kept = run.record.model_dump(exclude={"costs", "started", "resumed", "commit", "machine"})
+    kept["flags"] = [flag for flag in run.record.flags if flag.name != DISTURBED]
     assert run.record.costs is not None
     return {**kept, "extra": (run.record.costs.extra_forwards, run.record.costs.extra_backwards)}
 

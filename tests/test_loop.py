@@ -64,7 +64,7 @@ def parameters(model: nn.Module) -> dict[str, Tensor]:
 
 def logged(loop: Loop, column: str) -> dict[int, list[float]]:
     """Step -> the column's numbers, one per task, where they were measured."""
-    table = loop.trajectory().dropna(subset=[column])
+    table = loop.trajectory.frame().dropna(subset=[column])
     return {int(step): table.loc[table["step"] == step, column].tolist() for step in table["step"].unique()}
 
 
@@ -197,7 +197,7 @@ def test_all_methods_start_alike() -> None:
         loop = loop_of(method(name), settings(steps=5))
         prints.append(loop.fingerprints())
         loop.run()
-        rows.append(loop.trajectory().query("step == 0")[["task", "train_loss", "val_loss"]].reset_index(drop=True))
+        rows.append(loop.trajectory.frame().query("step == 0")[["task", "train_loss", "val_loss"]].reset_index(drop=True))
     assert len(set(prints)) == 1
     for row in rows[1:]:
         pd.testing.assert_frame_equal(rows[0], row, check_exact=True)
@@ -207,12 +207,12 @@ def test_all_methods_start_alike() -> None:
 def test_single_task_runs_share_the_parameters_and_the_losses_of_the_first_step() -> None:
     whole = loop_of(method("uniform"), settings(steps=5))
     whole.run()
-    expected = whole.trajectory().query("step == 0").set_index("task")
+    expected = whole.trajectory.frame().query("step == 0").set_index("task")
     for task in TASKS:
         alone = loop_of(weighting.create("uniform", 1), settings(steps=5), Tiny(tasks=[task]))
         assert alone.initial_parameters == whole.initial_parameters
         alone.run()
-        first = alone.trajectory().iloc[0]
+        first = alone.trajectory.frame().iloc[0]
         assert first["train_loss"] == expected.loc[task, "train_loss"]
         assert first["val_loss"] == expected.loc[task, "val_loss"]
 
@@ -383,7 +383,7 @@ def test_trajectory() -> None:
     """Rows at 0, 5, 10, 14, 15 and the end: multiples of both intervals, and the last step however it falls."""
     loop = loop_of(method("static"), settings(steps=17, log_every=5, evaluate_every=7))
     loop.run()
-    table = loop.trajectory()
+    table = loop.trajectory.frame()
     assert list(table.columns) == ["step", "replica", "task", "train_loss", "val_loss", "weight", "probe.bias"]
     assert [str(table[name].dtype) for name in ("step", "replica")] == ["int64", "int32"]
     assert {str(table[name].dtype) for name in ("train_loss", "val_loss", "weight", "probe.bias")} == {"float64"}
@@ -407,7 +407,7 @@ def test_losses_and_probes_are_those_of_their_step() -> None:
     loop = loop_of(method("uniform"), training)
     loop.run()
     data = problem.data(0, training)
-    table = loop.trajectory()
+    table = loop.trajectory.frame()
     for step in (0, 2, 3, 4, 6):
         rows = table[table["step"] == step]
         if step == 0:
@@ -457,7 +457,7 @@ def test_the_last_step_is_scored_where_the_rule_says_so() -> None:
     loop = loop_of(method("uniform"), training)
     outcome = loop.run()
     assert (outcome.selection.rule, outcome.selection.step) == ("last", 60)
-    val = loop.trajectory().query("step == 60").set_index("task")["val_loss"]
+    val = loop.trajectory.frame().query("step == 60").set_index("task")["val_loss"]
     assert outcome.validation == {f"{task}/mse": val[task] for task in TASKS}
 
 
@@ -488,7 +488,7 @@ def test_a_loss_that_is_not_finite_is_a_divergence_with_its_step(spoil: str) -> 
     with pytest.raises(Diverged, match="loss of small is not finite") as caught:
         loop.run()
     assert caught.value.step == 12
-    assert loop.trajectory()["step"].max() == 10
+    assert loop.trajectory.frame()["step"].max() == 10
 
 
 def test_a_weight_that_is_not_finite_is_a_divergence_with_its_step() -> None:
@@ -558,7 +558,7 @@ def test_a_resumed_run_ends_bit_identically(name: str, changes: dict[str, Any], 
     last = loop_of(method(name), training, checkpoint=Checkpoint(tmp_path, "run"))
     outcome = last.run()
     assert last.resumed == 2
-    pd.testing.assert_frame_equal(last.trajectory(), whole.trajectory(), check_exact=True)
+    pd.testing.assert_frame_equal(last.trajectory.frame(), whole.trajectory.frame(), check_exact=True)
     assert (outcome.selection, outcome.validation, outcome.test) == (expected.selection, expected.validation, expected.test)
     assert outcome.costs.extra_forwards == expected.costs.extra_forwards
     assert outcome.costs.extra_backwards == expected.costs.extra_backwards

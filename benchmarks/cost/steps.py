@@ -14,7 +14,8 @@ from tqdm import tqdm
 
 from benchmarks.base import Data, Problem, to_device
 from benchmarks.catalog import problem_class
-from benchmarks.harness.loop import Loop, make_optimizer
+from benchmarks.harness.loop import Loop
+from benchmarks.harness.optimizer import make_optimizer
 from weighting import RunFacts, create, method
 
 PROBLEMS = {"multidigits": 200, "code_lm": 40}

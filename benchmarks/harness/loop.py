@@ -7,22 +7,22 @@ apart, so that a method is charged for its step alone.
 from __future__ import annotations
 
 import hashlib
-import math
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from benchmarks.base import Batch, Data, Evaluation, Problem, Training, replicas, to_device
+from benchmarks.base import Batch, Data, Evaluation, Problem, Training, to_device
 from benchmarks.harness.checkpoint import Checkpoint
 from benchmarks.harness.gradients import SharedLayerNorms, gramian
+from benchmarks.harness.optimizer import make_optimizer, set_lr
 from benchmarks.harness.selection import Selector
 from benchmarks.harness.stopwatch import Stopwatch
+from benchmarks.harness.trajectory import Trajectory
 from benchmarks.harness.watch import Watch
 from benchmarks.record import Costs, Fingerprints, Flag, Selection
 from weighting import Needs, Observation, Weighter
@@ -53,17 +53,6 @@ class Outcome:
     validation: dict[str, float]
     test: dict[str, float]
     costs: Costs
-
-
-@dataclass
-class _Log:
-    """Rows of the trajectory, one array per logged step."""
-
-    steps: list[int] = field(default_factory=list)
-    train_losses: list[list[float]] = field(default_factory=list)
-    val_losses: list[list[float]] = field(default_factory=list)
-    weights: list[list[float]] = field(default_factory=list)
-    probes: dict[str, list[list[float]]] = field(default_factory=dict)
 
 
 class Loop:
@@ -98,7 +87,7 @@ class Loop:
         self.norms = SharedLayerNorms(problem, self.model) if Needs.GRAD_NORMS in weighter.needs else None
         self.step = 0
         self.resumed = 0
-        self.log = _Log()
+        self.trajectory = Trajectory(problem)
         self.extra_forwards = self.extra_backwards = 0
         self.stopwatch = Stopwatch(device)
         self.selector = Selector(training, self.model, lambda: self._measure("test"))
@@ -155,8 +144,8 @@ class Loop:
             while self.step < end:
                 seen.append(self.train_step())
         self.watch.look(self.given, self.present, self.gradient_norms, training.grad_clip)
-        self._fill(self.log.train_losses, seen[0][0])
-        self._fill(self.log.weights, seen[0][1])
+        self.trajectory.fill("train_loss", seen[0][0])
+        self.trajectory.fill("weight", seen[0][1])
         if self.bad_step is not None:
             raise Diverged(self.bad_step, self._why(*seen[self.bad_step - first]))
         per_task = seen[-1][0].reshape(-1, self.problem.num_tasks).mean(0).tolist()
@@ -252,7 +241,7 @@ class Loop:
         if self.initial_val_losses is None:
             self.initial_val_losses = result.losses
         self._open_row()
-        self._fill(self.log.val_losses, result.losses)
+        self.trajectory.fill("val_loss", result.losses)
         self.selector.look(self.step, result, self.initial_val_losses)
 
     def _measure(self, split: Any) -> Evaluation:
@@ -264,18 +253,7 @@ class Loop:
         return result
 
     def _open_row(self) -> None:
-        """Make the row of the present step, unless the evaluation of this step has made it."""
-        if self.log.steps and self.log.steps[-1] == self.step:
-            return
-        blank = [math.nan] * (replicas(self.problem.batch_shape) * self.problem.num_tasks)
-        self.log.steps.append(self.step)
-        for column in (self.log.train_losses, self.log.val_losses, self.log.weights):
-            column.append(blank)
-        for name, values in self.problem.probe(self.model).items():
-            self.log.probes.setdefault(name, []).append(values.detach().flatten().tolist())
-
-    def _fill(self, column: list[list[float]], values: Tensor) -> None:
-        column[-1] = values.double().flatten().tolist()
+        self.trajectory.open_row(self.step, self.problem.probe(self.model))
 
     @property
     def bad_step(self) -> int | None:
@@ -329,7 +307,7 @@ class Loop:
                 "weighter": self.weighter.state_dict(),
                 "selector": self.selector.state_dict(),
                 "initial_val_losses": self.initial_val_losses,
-                "log": vars(self.log),
+                "trajectory": self.trajectory.state_dict(),
                 "watch": self.watch.seen,
                 "stopwatch": self.stopwatch.state_dict(),
                 "extra": (self.extra_forwards, self.extra_backwards, self.norms.extra_backwards if self.norms else 0),
@@ -348,7 +326,7 @@ class Loop:
         self.step, self.resumed = state["step"], state["resumed"] + 1
         self.selector.load_state_dict(state["selector"])
         self.initial_val_losses = state["initial_val_losses"].cpu()
-        self.log = _Log(**state["log"])
+        self.trajectory.load_state_dict(state["trajectory"])
         self.watch.seen = state["watch"]
         self.stopwatch.load_state_dict(state["stopwatch"])
         self.extra_forwards, self.extra_backwards, norm_passes = state["extra"]
@@ -356,42 +334,9 @@ class Loop:
             self.norms.extra_backwards = norm_passes
         return True
 
-    def trajectory(self) -> pd.DataFrame:
-        """What was logged so far, as ``benchmarks.record`` describes it."""
-        log, tasks = self.log, self.problem.tasks
-        count = replicas(self.problem.batch_shape)
-        rows = len(log.steps)
-        columns: dict[str, Any] = {
-            "step": np.repeat(np.array(log.steps, dtype=np.int64), count * len(tasks)),
-            "replica": np.tile(np.repeat(np.arange(count, dtype=np.int32), len(tasks)), rows),
-            "task": np.tile(np.array(tasks, dtype=object), rows * count),
-        }
-        for name, values in (("train_loss", log.train_losses), ("val_loss", log.val_losses), ("weight", log.weights)):
-            columns[name] = np.array(values, dtype=float).reshape(-1)
-        for name, values in log.probes.items():
-            columns[f"probe.{name}"] = np.repeat(np.array(values, dtype=float).reshape(-1), len(tasks))
-        return pd.DataFrame(columns)
-
 
 def _next_multiple(number: int, of: int) -> int:
     return (number // of + 1) * of
-
-
-def make_optimizer(model: nn.Module, training: Training) -> torch.optim.Optimizer:
-    """The optimizer of the training settings over all trainable parameters."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    if training.optimizer == "sgd":
-        return torch.optim.SGD(parameters, lr=training.lr, momentum=training.momentum, weight_decay=training.weight_decay)
-    kind = torch.optim.AdamW if training.optimizer == "adamw" else torch.optim.Adam
-    return kind(parameters, lr=training.lr, weight_decay=training.weight_decay)
-
-
-def set_lr(optimizer: torch.optim.Optimizer, training: Training, step: int) -> None:
-    """The learning rate of a step: a cosine from ``lr`` to a tenth of it."""
-    share = step / training.steps
-    lr = training.lr * (0.1 + 0.9 * (1 + math.cos(math.pi * share)) / 2)
-    for group in optimizer.param_groups:
-        group["lr"] = lr
 
 
 def hash_tensors(tensors: Iterable[Tensor]) -> str:

@@ -130,7 +130,7 @@ def _train_and_record(job: Job, tell: Connection, should_stop: _StopSwitch) -> M
         seed = job.spec.seed
         data = problem.data(seed, job.spec.training)
         fields["facts"] = problem.facts()
-        weighter, fields["resolved"] = _weighter(job.spec, problem, data)
+        weighter, fields["resolved"] = weighter_of(job.spec, problem, data)
         memory.start(device)
         loop = Loop(
             problem,
@@ -169,7 +169,7 @@ def _train_and_record(job: Job, tell: Connection, should_stop: _StopSwitch) -> M
         not_finite = fields.get("reason") if state == "diverged" else None
         fields["flags"] = loop.flags(not_finite)
     record = make_record(job, state, started, problem, resumed=loop.resumed if loop else 0, **fields)
-    trajectory = loop.trajectory() if loop is not None else pd.DataFrame(columns=list(COLUMNS))
+    trajectory = loop.trajectory.frame() if loop is not None else pd.DataFrame(columns=list(COLUMNS))
     write_run(job.folder / "runs", record, trajectory)
     checkpoint.remove()
     return Message("recorded", state=state, text=record.reason or "")
@@ -197,7 +197,7 @@ def make_record(job: Job, state: State, started: str, problem: Problem | None, *
     )
 
 
-def _weighter(spec: RunSpec, problem: Problem, data: Data) -> tuple[Weighter, dict[str, Any]]:
+def weighter_of(spec: RunSpec, problem: Problem, data: Data) -> tuple[Weighter, dict[str, Any]]:
     """The weighter of a run, and its hyperparameters as used."""
     facts = RunFacts(
         steps=spec.training.steps,
