@@ -36,7 +36,7 @@ HEADER = (
     "s/step: base",
     "head",
 )
-VERDICTS = ("worse", "better", "no difference seen", "too few pairs")
+VERDICTS = ("worse", "better", "no difference seen", "too few pairs", "identical")
 CAPTION = (
     "Change: head minus base of the same seed, negative is better: of Δm in points where both folders have the single-task "
     "runs, else of the primary metrics in percent of the base's, mean over metrics. Interval: paired bootstrap. p: "
@@ -55,6 +55,8 @@ class Row:
     base: float
     head: float
     change: Paired
+    identical: bool
+    """To the last digit, on every seed that both have."""
     p_value: float
     """After Holm, over the rows of the table."""
     seconds: tuple[float, float]
@@ -63,6 +65,8 @@ class Row:
     @property
     def verdict(self) -> str:
         """In words; a test decides, and where there can be none that is said."""
+        if self.identical:
+            return "identical"
         if self.change.pairs < LEAST_PAIRS:
             return "too few pairs"
         if not self.p_value < LEVEL:
@@ -139,6 +143,7 @@ def _row(label: str, base: Methods, head: Methods, deltas: tuple[Mapping[str, fl
         base=float(old.mean()) if seeds else math.nan,
         head=float(new.mean()) if seeds else math.nan,
         change=change,
+        identical=bool(len(changes)) and not changes.any(),
         p_value=change.p_value,
         seconds=(cost.relative(base, label), cost.relative(head, label)),
     )
@@ -164,16 +169,23 @@ def _notes(base: Side, head: Side, shared: Sequence[str]) -> list[str]:
             if key not in shared:
                 notes.append(f"{problem}: with these settings in {name} only ({_difference(key, other)})")
                 continue
-            for label, seeds in methods.items():
-                alone = sorted(set(finished(seeds)) - set(finished(other.settings[key].get(label, {}))))
-                if alone:
-                    notes.append(f"{problem}: {label}: seed {', '.join(map(str, alone))} finished in {name} only")
+            notes += [f"{problem}: {text} finished in {name} only" for text in _alone(methods, other.settings[key])]
     for key in shared:
         for label in base.settings[key].keys() & head.settings[key].keys():
             changed = sides.changed_settings(base.settings[key], head.settings[key], label)
             if changed:
                 notes.append(f"{sides.problem_of(base.settings[key])}: {label}: hyperparameters changed: {changed}")
     return sorted(notes)
+
+
+def _alone(own: Methods, other: Methods) -> list[str]:
+    """Runs that finished on one side only, methods with the same seeds in one line."""
+    found: dict[str, list[str]] = {}
+    for label, seeds in own.items():
+        only = sorted(set(finished(seeds)) - set(finished(other.get(label, {}))))
+        if only:
+            found.setdefault(", ".join(map(str, only)), []).append(label)
+    return [f"{', '.join(labels)}: seed {seeds}" for seeds, labels in found.items()]
 
 
 def _why(base: Side, head: Side) -> str:
