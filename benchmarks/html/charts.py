@@ -21,6 +21,7 @@ from benchmarks.report.loading import cube
 from benchmarks.report.palette import DASHES, STL_STYLE, Style, task_styles
 from benchmarks.report.per_run import DELTA_METRICS
 from benchmarks.report.plots.front import MOST_PANELS
+from benchmarks.report.scales import Scale, of_losses
 from benchmarks.report.sections import STL, Section
 from benchmarks.report.statistics import Floats, band, windows
 from benchmarks.report.table import ERROR
@@ -60,21 +61,22 @@ def _losses(section: Section, styles: Mapping[str, Style]) -> Iterator[Chart]:
         single = [run for seed in section.seeds if (run := section.baseline(task, seed)) is not None]
         curves = [(STL, _mean_curve(single, 0), STL_STYLE)]
         curves += [(name, _mean_curve(section.finished(name), place), styles[name]) for name in section.methods]
-        keys = []
+        drawn, keys = {}, []
         for name, curve, look in curves:
             if curve is not None:
                 _curve(figure, name, *curve, look)
+                drawn[name] = curve[1]
                 keys.append(curve_key(name, look, name))
         if keys:
+            shown, off = of_losses(drawn)
             _layout(figure, "step", "validation loss", hovermode="x unified")
-            figure.update_yaxes(range=_range(figure, section.training.steps))
-            yield Chart(
-                f"Validation loss: {task}",
-                f"{section.name}: mean over seeds and replicas; the band is ± one standard error over seeds. "
-                "The range is that after the first tenth of the run.",
-                tuple(keys),
-                figure.to_plotly_json(),
+            _values_axis(figure, shown)
+            caption = (
+                f"{section.name}: mean over seeds and replicas; the band is ± one standard error over seeds. The range is "
+                "that after the first tenth of the run; a double click shows all."
             )
+            caption += f" Off scale: {', '.join(off)}." if off else ""
+            yield Chart(f"Validation loss: {task}", caption, tuple(keys), figure.to_plotly_json())
 
 
 def _mean_curve(runs: Sequence[Run], place: int) -> tuple[list[int], Floats, Floats] | None:
@@ -210,14 +212,17 @@ def _layout(figure: go.Figure, x: str, y: str, hovermode: str = "closest") -> No
     )
 
 
-def _range(figure: go.Figure, total: int) -> list[float] | None:
-    """The values after the first tenth of the run, in which all fall alike, with a margin; None if there are none."""
-    named = [trace for trace in figure.data if trace.name is not None]
-    late = [y for trace in named for x, y in zip(trace.x, trace.y, strict=True) if x >= total / 10 and y is not None]
-    if not late or min(late) == max(late):
-        return None
-    margin = 0.06 * (max(late) - min(late))
-    return [min(late) - margin, max(late) + margin]
+def _values_axis(figure: go.Figure, shown: Scale | None) -> None:
+    if shown is None:
+        return
+    if not shown.logarithmic:
+        figure.update_yaxes(range=[shown.low, shown.high])
+        return
+    # Plotly's own ticks between powers of ten say 2 and 5 for 20 and 50.
+    low, high = math.log10(shown.low), math.log10(shown.high)
+    steps = (1, 2, 5) if high - low < 2.2 else (1,)
+    ticks = [step * 10.0**power for power in range(math.floor(low), math.ceil(high) + 1) for step in steps]
+    figure.update_yaxes(type="log", range=[low, high], tickvals=ticks, ticktext=[f"{tick:g}" for tick in ticks])
 
 
 def _text(name: str) -> str:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -155,15 +155,22 @@ def _view(table: Table) -> View:
         for row, record in enumerate(records)
     )
     headers = tuple(column.header + column.arrow.replace(" ", "\N{NO-BREAK SPACE}") for column in table.columns)
-    numeric = frozenset(place for row in rows for place, cell in enumerate(row.cells) if cell.value is not None)
+    # A column of numbers keeps its side where some, or all, are missing.
+    numeric = frozenset(
+        place
+        for place, column in enumerate(table.columns)
+        if records and all(_is_number(record.get(column.key)) for record in records)
+    )
     return View(table.title, headers, numeric, rows, table.caption, table.notes)
 
 
 def _value(value: object) -> float | None:
     """A number to sort by; None for text and for missing numbers."""
-    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
-        return None
-    return float(value) if math.isfinite(float(value)) else None
+    return float(value) if _is_number(value) and math.isfinite(value) else None
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
 
 
 def _facts(runs: Sequence[Run]) -> list[tuple[str, str]]:

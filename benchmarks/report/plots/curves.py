@@ -14,6 +14,7 @@ from benchmarks.record import Run
 from benchmarks.report.loading import cube
 from benchmarks.report.palette import STL_STYLE, Style
 from benchmarks.report.plots import style
+from benchmarks.report.scales import of_losses
 from benchmarks.report.sections import STL, Section
 from benchmarks.report.statistics import Floats, band
 
@@ -62,22 +63,12 @@ def panel(
             run = section.runs.get((method, seed))
             if run is not None and run.record.state != "finished":
                 drawn |= _failed_line(axis, run, method, known[id(run)], place, styles[method])
-    settled = {name: _settled(values) for name, values in drawn.items()}
-    # Judged by the second half: a slow start belongs into the panel, a curve that ends far away does not.
-    methods = {name: values for name, values in settled.items() if name != STL}
-    off = style.off_scale(methods, lambda values: values[len(values) // 2 :])
-    style.values_axis(axis, [values for name, values in settled.items() if name not in (*off, STL)])
-    if STL in settled and len(settled) > 1 and settled[STL][-1] > axis.get_ylim()[1]:
-        off.append(STL)
+    shown, off = of_losses(drawn)
+    style.values_axis(axis, shown)
     style.steps_axis(axis, section.training.steps)
     beyond = ", ".join(dict.fromkeys(name.split("\n")[0] for name in off))
     style.title(axis, task, f"off scale: {beyond}" if off else "")
     return axis
-
-
-def _settled(values: Floats) -> Floats:
-    """The curve without its first tenth, whose steep fall would press the rest of the panel flat."""
-    return values[max(1, len(values) // 10) :] if len(values) > 5 else values
 
 
 def _losses(run: Run) -> Curve:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import textwrap
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,7 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from benchmarks.report.statistics import Floats
+from benchmarks.report.scales import Scale
 
 SINGLE, DOUBLE = 3.4, 7.0
 """Width of one and of two paper columns, inches."""
@@ -105,35 +105,19 @@ def steps_axis(axis: Axes, total: int) -> None:
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / 1000:g}k" if value >= 1000 else f"{value:g}"))
 
 
-def off_scale(curves: Mapping[str, Floats], judged: Callable[[Floats], Floats] = lambda values: values) -> list[str]:
-    """The curves that would flatten all others: those whose ``judged`` part rises far above the usual range."""
-    known = {name: values for name, values in curves.items() if np.isfinite(values).any()}
-    if len(known) < 3:
-        return []
-    usual = float(np.median([np.nanmax(values) for values in known.values()]))
-    low = float(np.median([np.nanmin(values) for values in known.values()]))
-    limit = usual + 3 * max(usual - low, 1e-12)
-    return [name for name, values in known.items() if (judged(values) > limit).any()]
-
-
-def values_axis(axis: Axes, curves: Iterable[Floats]) -> None:
-    """The y axis for these curves: logarithmic where they are positive and span more than a decade."""
-    stacked = np.concatenate([np.ravel(values) for values in curves] or [np.zeros(1)])
-    known = stacked[np.isfinite(stacked)]
-    if known.size == 0:
+def values_axis(axis: Axes, shown: Scale | None) -> None:
+    """The y axis, linear or logarithmic."""
+    if shown is None:
         return
-    low, high = float(known.min()), float(known.max())
-    if low > 0 and high / low > 10:
+    if shown.logarithmic:
         axis.set_yscale("log")
-        margin = (high / low) ** 0.05
-        axis.set_ylim(low / margin, high * margin)
-        axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high / low < 100 else (1.0,), numticks=6))
+        few = shown.high / shown.low < 160
+        axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if few else (1.0,), numticks=6))
         axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.yaxis.set_minor_formatter(NullFormatter())
-        return
-    margin = 0.05 * (high - low) or 0.1 * abs(high) or 0.1
-    axis.set_ylim(low - margin, high + margin)
-    axis.yaxis.set_major_locator(MaxNLocator(4))
+    else:
+        axis.yaxis.set_major_locator(MaxNLocator(4))
+    axis.set_ylim(shown.low, shown.high)
 
 
 def thin(length: int, limit: int = POINTS) -> list[int]:

@@ -14,6 +14,7 @@ from benchmarks.record import Run
 from benchmarks.report.loading import cube
 from benchmarks.report.palette import Style, task_styles
 from benchmarks.report.plots import style
+from benchmarks.report.scales import off_scale, scale
 from benchmarks.report.sections import Section
 from benchmarks.report.statistics import Floats, band, windows
 
@@ -37,11 +38,11 @@ def figure(section: Section) -> Figure | None:
     made, axes = style.grid(len(curves), height=1.4)
     looks = task_styles(section.tasks)
     # One far-off method must not flatten the others: it gets a scale of its own.
-    own = style.off_scale({method: values[:, 0] for method, (_, values) in curves.items()})
+    own = off_scale({method: values[:, 0] for method, (_, values) in curves.items()})
     common = [values[:, 0] for method, (_, values) in curves.items() if method not in own]
     for axis, (method, found) in zip(axes, curves.items(), strict=True):
         panel(axis, found, section.tasks, looks)
-        style.values_axis(axis, [found[1][:, 0]] if method in own else common)
+        style.values_axis(axis, scale([found[1][:, 0]] if method in own else common))
         style.steps_axis(axis, section.training.steps)
         number = len(section.finished(method))
         rest = "" if number == len(section.seeds) else f" ({number}/{len(section.seeds)} seeds)"
