@@ -15,8 +15,10 @@ import torch
 from benchmarks.base import Training
 from benchmarks.problems.famo_toy import STARTS, landscape
 from benchmarks.record import (
+    DISTURBED,
     Costs,
     Fingerprints,
+    Flag,
     MetricInfo,
     ProblemSpec,
     Record,
@@ -229,3 +231,9 @@ def _weights(
 def _number(*parts: object) -> int:
     text = json.dumps(parts, default=str)
     return int(hashlib.sha256(text.encode()).hexdigest()[:16], 16)
+
+
+def disturbed(run: Run) -> Run:
+    """The run, had it waited for a processor."""
+    flags = (Flag(name=DISTURBED, text="the process waited for a processor for 50% of its training time"),)
+    return Run(run.record.model_copy(update={"flags": flags}), run.trajectory)

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from fake_runs import make, suite, write_suite
+from fake_runs import disturbed, make, suite, write_suite
 
 from benchmarks.base import Training
 from benchmarks.record import MetricInfo, Role, Run
 from benchmarks.report import across, calibration, write_calibration, write_report
 from benchmarks.report.controls import frozen_table, tuned_table
+from benchmarks.report.cost import ratios
 from benchmarks.report.equal_time import equal_time_table, lowest_score, steps_in_time
 from benchmarks.report.front import front_table, objectives
 from benchmarks.report.measure import measure
@@ -26,6 +27,7 @@ from benchmarks.report.plots import front as front_plot
 from benchmarks.report.plots.critical import cliques
 from benchmarks.report.sections import Section, sections
 from benchmarks.report.statistics import critical_difference, interquartile_mean, non_dominated
+from benchmarks.report.tables import section_tables
 from benchmarks.report.verdicts import verdict_tables
 
 TASKS = ("left", "right")
@@ -218,14 +220,32 @@ def test_a_method_twice_as_slow_has_half_the_steps() -> None:
         for each, seconds in ((base, 0.001), (slow, 0.002))
         if (costs := each.record.costs) is not None
     ]
-    assert steps_in_time(exact[1], exact[0]) == 200
-    assert steps_in_time(exact[0], exact[1]) == 400
+    assert ratios(exact[1:], exact[:1]) == {0: 2.0}
+    assert steps_in_time(400, 2.0) == 200
+    assert steps_in_time(400, 0.5) == 400
     losses = slow.trajectory.dropna(subset="val_loss").pivot_table(index="step", columns="task", values="val_loss")
     scores = (losses / losses.iloc[0]).mean(axis=1)
     assert lowest_score(slow, 200) == pytest.approx(scores[scores.index <= 200].min())
     row = frame_of(equal_time_table(section_of(exact))).set_index("method").loc["famo"]
     assert row["steps"] == 200
     assert row["by_time"] >= row["by_steps"]
+
+
+def test_disturbed_runs_are_in_no_ratio() -> None:
+    """Of three seeds, one method's run and another's uniform one waited for a processor."""
+    base = [run("uniform", seed, 1, 1, seconds=0.001) for seed in range(3)]
+    slow = [run("famo", seed, 1, 1, seconds=0.002) for seed in range(3)]
+    base[0], slow[1] = disturbed(base[0]), disturbed(slow[1])
+    assert list(ratios(slow, base)) == [2]
+    tables = section_tables(section_of([*base, *slow]))
+    frame = frame_of(tables.overview).set_index("method")
+    assert frame["relative_seconds"]["famo"] == pytest.approx(2.0, rel=0.1)
+    base[2] = disturbed(base[2])
+    section = section_of([*base, *slow])
+    assert math.isnan(frame_of(section_tables(section).overview).set_index("method")["relative_seconds"]["famo"])
+    row = frame_of(equal_time_table(section)).set_index("method").loc["famo"]
+    assert math.isnan(row["by_time"])
+    assert math.isfinite(row["by_steps"])
 
 
 # ---- across problems -------------------------------------------------------------------------------------------------

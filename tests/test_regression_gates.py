@@ -11,7 +11,7 @@ import regression_runs
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.record import DISTURBED, Flag, Run
+from benchmarks.record import Run
 from benchmarks.regression import calibration, cost, picture, quality, trajectories
 from benchmarks.regression.history import Entry, Number
 from benchmarks.regression.inputs import make_logs, observations
@@ -140,16 +140,12 @@ def test_more_passes_fail_however_fast() -> None:
 def test_disturbed_runs_are_left_out_and_where_none_is_left_nothing_is_judged() -> None:
     base, head = methods(uniform=[1, 1], famo=[1, 1]), methods(uniform=[1, 1], famo=[1, 9])
     assert cost.judge("pictures", "famo", base, head).state == "failed"
-    head["famo"][1] = disturbed(head["famo"][1])
+    head["famo"][1] = fake_runs.disturbed(head["famo"][1])
     assert cost.judge("pictures", "famo", base, head).state == "ok"
-    head["uniform"][0] = disturbed(head["uniform"][0])
+    head["uniform"][0] = fake_runs.disturbed(head["uniform"][0])
     verdict = cost.judge("pictures", "famo", base, head)
     assert verdict.state == "not judged"
     assert verdict.reason == "no finished and undisturbed run of the method and of uniform in this run"
-
-
-def disturbed(run: Run) -> Run:
-    return Run(run.record.model_copy(update={"flags": (Flag(name=DISTURBED, text="waited"),)}), run.trajectory)
 
 
 # ---- calibration and picture -----------------------------------------------------------------------------------------

@@ -1,10 +1,8 @@
 """The third gate: seconds per step relative to uniform weights in the same run of the suite, and counted passes.
 
-Relative, since machines differ, and to the uniform run of the same seed, trained shortly before, since what runs beside
-comes and goes; then the median over seeds. Runs that had to wait for a processor are left out. (The ratio of the medians
-raised false alarms in 6 % of the checks instead of 1 %, after one busy period.) ``FACTOR`` is chosen from the spread that is
-left on a small shared machine (``results/reference/check/calibration.md``). What is too small for it is counted without
-noise: more forward or backward passes beyond those of the weighted total than in the baseline fail too.
+``FACTOR`` is chosen from the spread that is left on a small shared machine (``results/reference/check/calibration.md``).
+What is too small for it is counted without noise: more forward or backward passes beyond those of the weighted total than in
+the baseline fail too.
 """
 
 from __future__ import annotations
@@ -13,9 +11,10 @@ import math
 
 import numpy as np
 
-from benchmarks.record import DISTURBED, Run
+from benchmarks.record import Run
 from benchmarks.regression.sides import Methods, Seeds, finished
 from benchmarks.regression.verdict import State, Verdict
+from benchmarks.report.cost import middle, ratios
 from benchmarks.report.sections import UNIFORM
 
 GATE = "cost"
@@ -42,9 +41,8 @@ def judge(problem: str, label: str, base: Methods, head: Methods) -> Verdict:
 
 def relative(methods: Methods, label: str) -> float:
     """Median over seeds of s/step by that of uniform weights; NaN where no seed has a finished, undisturbed run of both."""
-    uniform = next((_seconds(seeds) for seeds in methods.values() if _name(seeds) == UNIFORM), {})
-    ratios = [seconds / uniform[seed] for seed, seconds in _seconds(methods.get(label, {})).items() if seed in uniform]
-    return float(np.median(ratios)) if ratios else math.nan
+    uniform = next((finished(seeds).values() for seeds in methods.values() if _name(seeds) == UNIFORM), ())
+    return middle(ratios(finished(methods.get(label, {})).values(), uniform))
 
 
 def passes_per_step(seeds: Seeds) -> float:
@@ -52,16 +50,6 @@ def passes_per_step(seeds: Seeds) -> float:
     costs = [run.record.costs for run in finished(seeds).values()]
     passes = [cost.extra_forwards + cost.extra_backwards for cost in costs if cost is not None]
     return float(np.mean(passes)) if passes else math.nan
-
-
-def _seconds(seeds: Seeds) -> dict[int, float]:
-    """Seed -> seconds per step, of the runs whose timing was not disturbed."""
-    costs = {seed: run.record.costs for seed, run in finished(seeds).items() if not _disturbed(run)}
-    return {seed: cost.seconds_per_step for seed, cost in costs.items() if cost is not None}
-
-
-def _disturbed(run: Run) -> bool:
-    return any(flag.name == DISTURBED for flag in run.record.flags)
 
 
 def _name(seeds: Seeds) -> str:

@@ -10,8 +10,7 @@ import pandas as pd
 from scipy.stats import friedmanchisquare, rankdata
 
 from benchmarks.report import statistics
-from benchmarks.report.measure import uniform_runs
-from benchmarks.report.sections import UNIFORM, Section
+from benchmarks.report.sections import UNIFORM, Section, uniform_runs
 from benchmarks.report.table import ERROR, Column, Table
 from benchmarks.report.tables import DELTAS, FINISHED, METHOD, PRICE, RANK, RELATIVE, SPREAD, SectionTables, seeds_note
 

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from benchmarks.report.measure import measure, uniform_runs
+from benchmarks.report.measure import measure
 from benchmarks.report.paired import LEAST_PAIRS, LEVEL, paired, sign_flip_test
-from benchmarks.report.sections import Section
+from benchmarks.report.sections import Section, uniform_runs
 from benchmarks.report.statistics import Floats
 from benchmarks.report.table import Column, Table
 

@@ -8,17 +8,17 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.record import Run
+from benchmarks.report.cost import middle, ratios
 from benchmarks.report.loading import cube
-from benchmarks.report.measure import uniform_runs
-from benchmarks.report.sections import Section
+from benchmarks.report.sections import Section, uniform_runs
 from benchmarks.report.statistics import mean_and_error
 from benchmarks.report.table import ERROR, Column, Table
 
 CAPTION = (
     "Lowest mean over tasks of L_val / L_val(0) so far, as a change against uniform weights of the same seed in percent, "
     "negative: better. Equal steps: after all of them. Equal time: up to the last evaluation that fits into the training "
-    "time of uniform weights, by the median seconds per step; nobody gets more steps than were planned. On validation, "
-    "since test is scored once. Mean ± standard error over seeds."
+    "time of uniform weights, by the seconds per step relative to uniform (median over seeds); nobody gets more steps than "
+    "were planned. On validation, since test is scored once. Mean ± standard error over seeds."
 )
 
 
@@ -30,14 +30,11 @@ def equal_time_table(section: Section) -> Table | None:
         pairs = [(run, uniform[run.seed]) for run in section.finished(label) if run.seed in uniform]
         if not pairs:
             continue
-        fitting = np.array([steps_in_time(run, base) for run, base in pairs])
-        row: dict[str, object] = {"method": label, "pairs": len(pairs), "steps": float(np.median(fitting))}
-        ends = [run.record.run.training.steps for run, _ in pairs]
-        for name, limits in (("by_steps", ends), ("by_time", fitting.tolist())):
-            changes = [
-                100 * (lowest_score(run, limit) / lowest_score(base, base.record.run.training.steps) - 1)
-                for (run, base), limit in zip(pairs, limits, strict=True)
-            ]
+        planned = section.training.steps
+        fitting = steps_in_time(planned, middle(ratios([run for run, _ in pairs], uniform.values())))
+        row: dict[str, object] = {"method": label, "pairs": len(pairs), "steps": fitting}
+        for name, limit in (("by_steps", planned), ("by_time", fitting)):
+            changes = [100 * (lowest_score(run, limit) / lowest_score(base, planned) - 1) for run, base in pairs]
             row[name], row[name + ERROR] = mean_and_error(np.array(changes))
         rows.append(row)
     if not rows or all(math.isnan(float(str(row["by_steps"]))) for row in rows):
@@ -53,19 +50,15 @@ def equal_time_table(section: Section) -> Table | None:
     return Table(f"{section.slug}_equal_time", title, CAPTION, shown, pd.DataFrame(rows))
 
 
-def steps_in_time(run: Run, base: Run) -> int:
-    """Steps of the run that fit into the training time of the base run, at most those planned; 0 where costs are unknown."""
-    own, other = run.record.costs, base.record.costs
-    if own is None or other is None or own.seconds_per_step <= 0:
-        return 0
-    steps = run.record.run.training.steps
-    return min(steps, math.floor(steps * other.seconds_per_step / own.seconds_per_step))
+def steps_in_time(planned: int, relative: float) -> float:
+    """Steps that fit into uniform's time at a cost relative to it, at most those planned; NaN where it is not known."""
+    return min(planned, math.floor(planned / relative)) if math.isfinite(relative) else math.nan
 
 
-def lowest_score(run: Run, limit: int) -> float:
+def lowest_score(run: Run, limit: float) -> float:
     """Lowest mean over tasks and replicas of L_val / L_val(0) among the evaluations up to a step.
 
-    NaN where a loss begins at 0 or below: it has no share that is left.
+    NaN where the limit is, and where a loss begins at 0 or below: it has no share that is left.
     """
     steps, losses = cube(run, "val_loss")
     if not len(steps) or (losses[0] <= 0).any():

@@ -11,7 +11,7 @@ import numpy as np
 from benchmarks.record import Run
 from benchmarks.report import statistics
 from benchmarks.report.per_run import baselines
-from benchmarks.report.sections import UNIFORM, Section
+from benchmarks.report.sections import Section, uniform_runs
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,6 @@ def measure(section: Section) -> Measure:
         return float(statistics.delta_m_over_metrics(statistics.changes_percent(own, base[run.seed], higher)))
 
     return Measure(header, of)
-
-
-def uniform_runs(section: Section) -> list[Run]:
-    """The finished runs of uniform weights, in the order of the seeds; none where there is no such method."""
-    labels = [label for label in section.methods if label.partition("[")[0] == UNIFORM]
-    return section.finished(labels[0]) if labels else []
 
 
 def by_seed(measured: Measure, runs: list[Run]) -> dict[int, float]:

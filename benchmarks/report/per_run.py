@@ -9,8 +9,9 @@ import pandas as pd
 
 from benchmarks.record import MetricInfo, Run
 from benchmarks.report import statistics
+from benchmarks.report.cost import ratios, seconds_per_step
 from benchmarks.report.loading import cube
-from benchmarks.report.sections import Section
+from benchmarks.report.sections import Section, uniform_runs
 
 DELTA_METRICS = "delta_m_over_metrics"
 DELTA_TASKS = "delta_m_over_tasks"
@@ -18,11 +19,12 @@ SPREAD = "convergence_spread"
 PRICE = "price_of_one_checkpoint"
 SELECTED = "selected_step"
 SECONDS = "seconds_per_step"
+RELATIVE = "relative_seconds"
 FORWARDS = "extra_forwards"
 BACKWARDS = "extra_backwards"
 MEMORY = "peak_memory_mb"
 WEIGHT = "mean_weight"
-NUMBERS = (DELTA_METRICS, DELTA_TASKS, SPREAD, PRICE, SELECTED, SECONDS, FORWARDS, BACKWARDS, MEMORY, WEIGHT)
+NUMBERS = (DELTA_METRICS, DELTA_TASKS, SPREAD, PRICE, SELECTED, SECONDS, RELATIVE, FORWARDS, BACKWARDS, MEMORY, WEIGHT)
 
 
 def per_run(section: Section) -> tuple[pd.DataFrame, list[str]]:
@@ -32,8 +34,10 @@ def per_run(section: Section) -> tuple[pd.DataFrame, list[str]]:
     """
     judged = [info for info in section.primary if info.task is not None]
     stl, warnings = baselines(section, judged)
+    uniform = uniform_runs(section)
     rows = []
     for method in section.methods:
+        relative = ratios(section.finished(method), uniform)
         for run in section.finished(method):
             test = run.record.metrics["test"]
             row: dict[str, object] = {"method": method, "seed": run.seed, "run": run.record.key}
@@ -43,6 +47,7 @@ def per_run(section: Section) -> tuple[pd.DataFrame, list[str]]:
             row |= {f"change:{info.key}": change for info, change in zip(judged, changes, strict=True)}
             row[DELTA_METRICS] = float(statistics.delta_m_over_metrics(changes))
             row[DELTA_TASKS] = float(statistics.delta_m_over_tasks(changes, [str(info.task) for info in judged]))
+            row[RELATIVE] = relative.get(run.seed, math.nan)
             rows.append(row | _convergence(run) | _cost(run))
     changes_names = [f"change:{info.key}" for info in judged]
     columns = ["method", "seed", "run", *[info.key for info in section.metrics], *changes_names, *NUMBERS]
@@ -90,11 +95,9 @@ def _convergence(run: Run) -> dict[str, float]:
 
 def _cost(run: Run) -> dict[str, float]:
     costs = run.record.costs
-    if costs is None:
-        return dict.fromkeys((SECONDS, FORWARDS, BACKWARDS, MEMORY), math.nan)
     return {
-        SECONDS: costs.seconds_per_step,
-        FORWARDS: costs.extra_forwards,
-        BACKWARDS: costs.extra_backwards,
-        MEMORY: math.nan if costs.peak_memory_mb is None else costs.peak_memory_mb,
+        SECONDS: seconds_per_step(run),
+        FORWARDS: math.nan if costs is None else costs.extra_forwards,
+        BACKWARDS: math.nan if costs is None else costs.extra_backwards,
+        MEMORY: math.nan if costs is None or costs.peak_memory_mb is None else costs.peak_memory_mb,
     }

@@ -73,6 +73,12 @@ class Section:
         return tuple(info for info in self.metrics if info.primary)
 
 
+def uniform_runs(section: Section) -> list[Run]:
+    """The finished runs of uniform weights, in the order of the seeds; none where there is no such method."""
+    labels = [label for label in section.methods if label.partition("[")[0] == UNIFORM]
+    return section.finished(labels[0]) if labels else []
+
+
 def sections(runs: Sequence[Run]) -> tuple[list[Section], list[str]]:
     """The sections in the order of their names, and warnings about clashes and excluded runs."""
     warnings: list[str] = []

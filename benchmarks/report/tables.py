@@ -15,7 +15,7 @@ from benchmarks.report import statistics
 from benchmarks.report.controls import frozen_table, tuned_table
 from benchmarks.report.equal_time import equal_time_table
 from benchmarks.report.front import front_table
-from benchmarks.report.sections import STL, UNIFORM, Section
+from benchmarks.report.sections import STL, Section, uniform_runs
 from benchmarks.report.settings import settings_table
 from benchmarks.report.table import ERROR, Column, Table
 from benchmarks.report.verdicts import verdict_tables
@@ -51,7 +51,7 @@ SPREAD = Column(columns.SPREAD, "convergence spread", "lower", "spread")
 PRICE = Column(columns.PRICE, "price of one checkpoint", "lower", "price")
 SELECTED = Column(columns.SELECTED, "selected step")
 SECONDS = Column(columns.SECONDS, "s/step", "lower")
-RELATIVE = Column("relative_seconds", "s/step relative to uniform", "lower", "s/step, uniform=1", decimals=2)
+RELATIVE = Column(columns.RELATIVE, "s/step relative to uniform", "lower", "s/step, uniform=1", decimals=2)
 COSTS = (
     Column(columns.FORWARDS, "extra forwards per step", decimals=2),
     Column(columns.BACKWARDS, "extra backwards per step", decimals=2),
@@ -87,15 +87,6 @@ def section_tables(section: Section) -> SectionTables:
     return SectionTables(_overview_table(section, summary), verdicts, front, tuple(tables), settings, runs, tuple(warnings))
 
 
-def has_uniform(section: Section) -> str | None:
-    """The label of the uniform method, if any of its runs finished."""
-    for method in section.methods:
-        finished = section.finished(method)
-        if finished and finished[0].record.run.weighter.name == UNIFORM:
-            return method
-    return None
-
-
 def seeds_note() -> str:
     """What the n of a table counts."""
     return "mean ± standard error over seeds; n: finished runs of seeds planned"
@@ -103,7 +94,6 @@ def seeds_note() -> str:
 
 def _summary(section: Section, runs: pd.DataFrame) -> pd.DataFrame:
     """One row per method, finished or not: for every number of ``per_run`` its mean and its standard error."""
-    uniform = has_uniform(section)
     rows: list[dict[str, object]] = []
     for method in section.methods:
         own = runs[runs["method"] == method]
@@ -111,15 +101,13 @@ def _summary(section: Section, runs: pd.DataFrame) -> pd.DataFrame:
         for key in runs.columns.drop(["method", "seed", "run"]):
             row[key], row[key + ERROR] = statistics.mean_and_error(own[key].to_numpy(np.float64))
         # Timings have outliers to one side only, and one of them moves a mean of three.
-        row[columns.SECONDS] = _median(own[columns.SECONDS])
-        for key in (columns.SECONDS, columns.FORWARDS, columns.BACKWARDS, columns.MEMORY):
+        for key in (columns.SECONDS, columns.RELATIVE):
+            row[key] = _median(own[key])
+        for key in (columns.SECONDS, columns.RELATIVE, columns.FORWARDS, columns.BACKWARDS, columns.MEMORY):
             del row[key + ERROR]
-        if uniform is not None:
-            base = _median(runs.loc[runs["method"] == uniform, columns.SECONDS])
-            row[RELATIVE.key] = _median(own[columns.SECONDS]) / base if base else math.nan
         rows.append(row)
     frame = pd.DataFrame(rows)
-    return _ranked(section, _with_columns(frame, ("method", "finished", RANK.key, RELATIVE.key)))
+    return _ranked(section, _with_columns(frame, ("method", "finished", RANK.key)))
 
 
 def _ranked(section: Section, frame: pd.DataFrame) -> pd.DataFrame:
@@ -188,11 +176,12 @@ def _convergence_table(section: Section, summary: pd.DataFrame) -> Table:
 
 
 def _cost_table(section: Section, summary: pd.DataFrame) -> Table:
-    relative = () if has_uniform(section) is None else (RELATIVE,)
+    relative = (RELATIVE,) if uniform_runs(section) else ()
     caption = (
-        "Seconds per step: median over the steps of a run, then over seeds; evaluation and logging are not counted. Extra "
-        "forwards and backwards: beyond those of the weighted total. Sum of weights / K: mean over the steps; it acts as "
-        f"a factor on the learning rate. {_sentence(seeds_note())}"
+        "Seconds per step: median over the steps of a run, then over seeds; evaluation and logging are not counted, nor are "
+        "runs that had to wait for a processor. Relative: to the uniform run of the same seed, median over seeds. Extra "
+        "forwards and backwards: beyond those of the weighted total. Sum of weights / K: mean over the steps; it acts as a "
+        f"factor on the learning rate. {_sentence(seeds_note())}"
     )
     notes = [] if relative else ["No uniform run to compare the seconds with."]
     return _table(section, "cost", "Cost", caption, (METHOD, FINISHED, SECONDS, *relative, *COSTS), summary, notes)
@@ -240,7 +229,7 @@ def _failure(run: Run, method: str) -> dict[str, object]:
 
 
 def _overview_table(section: Section, summary: pd.DataFrame) -> Table:
-    speed = SECONDS if has_uniform(section) is None else RELATIVE
+    speed = RELATIVE if uniform_runs(section) else SECONDS
     # Numbers of the whole model belong here too, unless they are one of a series, like ``gap[start 1]``.
     wanted = [info for info in section.metrics if info.primary or (info.task is None and "[" not in info.name)]
     shown = (METHOD, FINISHED, *map(metric_column, wanted), *DELTAS, RANK, SPREAD, PRICE, speed)

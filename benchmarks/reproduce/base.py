@@ -68,13 +68,13 @@ def label_of(section: Section, weighter: str) -> str:
 
 
 def means(section: Section, frame: pd.DataFrame, weighters: Sequence[str], columns: Sequence[str]) -> tuple[Ours, ...]:
-    """Mean, standard error and number of runs of each weighter and column. frame: one row per run, see ``per_run``."""
+    """Mean, standard error and number of runs with the number, for each weighter and column. frame: see ``per_run``."""
     found = []
     for weighter in weighters:
         own = frame[frame["method"] == label_of(section, weighter)]
         for column in columns:
-            mean, error = statistics.mean_and_error(own[column].to_numpy(np.float64))
-            found.append(Ours(weighter, column, mean, error, len(own)))
+            known = own[column].dropna().to_numpy(np.float64)
+            found.append(Ours(weighter, column, *statistics.mean_and_error(known), len(known)))
     return tuple(found)
 
 

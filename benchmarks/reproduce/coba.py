@@ -5,14 +5,10 @@ Source    Gong et al., CoBa, EMNLP 2024, arXiv:2410.06741, abstract. The paper's
 
 from __future__ import annotations
 
-import numpy as np
-import pandas as pd
-
-from benchmarks.report.per_run import PRICE, SECONDS, SPREAD, per_run
+from benchmarks.report.per_run import PRICE, RELATIVE, SPREAD, per_run
 from benchmarks.report.sections import Section
-from benchmarks.reproduce.base import Experiment, Measured, below, label_of, means
+from benchmarks.reproduce.base import Experiment, Measured, below, means
 
-RELATIVE = "relative_seconds"
 RIVALS = ("uniform", "gradnorm", "lbtw", "famo")
 """The paper's that the suite has."""
 ADAPTIVE = RIVALS[1:]
@@ -22,7 +18,6 @@ ADAPTIVE = RIVALS[1:]
 def measure(section: Section) -> Measured:
     """Spread, price and cost of all, and CoBa's against the others'."""
     frame, _ = per_run(section)
-    frame = frame.assign(**{RELATIVE: _relative_seconds(section, frame)})
     return Measured(
         means(section, frame, (*RIVALS, "coba"), [SPREAD, PRICE, RELATIVE]),
         (
@@ -31,13 +26,6 @@ def measure(section: Section) -> Measured:
             *below(section, frame, RELATIVE, "coba", ADAPTIVE, "A step of CoBa costs less than one of {rival}."),
         ),
     )
-
-
-def _relative_seconds(section: Section, frame: pd.DataFrame) -> pd.Series:
-    """Seconds per step of each run over those of equal weights on the same seed; NaN where there are none."""
-    uniform = frame[frame["method"] == label_of(section, "uniform")].set_index("seed")[SECONDS]
-    base = frame["seed"].map(uniform)
-    return pd.Series(frame[SECONDS].to_numpy(np.float64) / base.to_numpy(np.float64), index=frame.index)
 
 
 EXPERIMENT = Experiment(
