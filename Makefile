@@ -23,18 +23,18 @@ MODULES := $(subst /,.,$(basename $(filter-out %/__init__.py,$(wildcard weightin
 docs: $(VENV)/.installed-test
 	$(BIN)/pdoc weighting $(MODULES) --template-directory docs/template --output-directory docs/api
 
-# Makes the committed reference again: every number and picture of the README and of results/reference.
-reference: $(VENV)/.installed
+# Makes the committed reference again: every number and picture of the README and of results/reference. About two hours.
+reference: $(VENV)/.installed-test
 	rm -rf results/reference plots/reference
-	$(BIN)/python run_bench.py quick --out results/reference --plots plots/reference
-	$(BIN)/python run_bench.py full --out results/reference --plots plots/reference
-	$(BIN)/python run_bench.py coba_ablation --out results/reference --plots plots/reference
-	$(BIN)/python run_bench.py val_feedback --out results/reference --plots plots/reference
-	$(BIN)/python run_bench.py fair --out results/reference --plots plots/reference
-	$(BIN)/python run_bench.py aa --out results/reference --plots plots/reference
+	set -e; for suite in quick full coba_ablation val_feedback fair aa; do \
+		$(BIN)/python run_bench.py $$suite --out results/reference --plots plots/reference; done
+	set -e; for paper in famo gradnorm coba; do \
+		$(BIN)/python run_bench.py reproduce $$paper --out results/reference; done
 	$(BIN)/python run_bench.py calibrate aa --out results/reference
 	$(BIN)/python run_bench.py cost --out results/reference
 	$(BIN)/python run_bench.py check --record --against results/reference
+	$(BIN)/python run_bench.py check --repetitions 20 --against results/reference
+	PYTHONPATH=. $(BIN)/python tests/planted_regressions.py
 
 # torch goes in the same command as what depends on it, so that nothing else can choose its version.
 $(VENV)/.installed: requirements.txt
