@@ -16,6 +16,7 @@ from typing import Any
 import pandas as pd
 import psutil
 import pytest
+import torch
 import yaml
 
 from benchmarks.harness import loop, pool
@@ -251,6 +252,7 @@ def test_a_record_says_what_was_run(tmp_path: Path) -> None:
     assert record.costs.peak_memory_mb is not None
     assert {"python", "torch"} <= set(record.versions)
     assert record.machine["device"] == "cpu"
+    assert record.machine["instructions"] == torch.backends.cpu.get_cpu_capability()
     assert (record.resumed, record.reason, record.failed_step) == (0, None, None)
 
 

@@ -96,9 +96,9 @@ def _what(run: RunSpec) -> tuple[object, ...]:
     return (run.problem.name, run.problem.tasks, run.role, run.weighter.name, variant, run.seed, run.training.steps)
 
 
-def readme_rows(header: str) -> list[list[str]]:
-    """The cells of the README's table with this header."""
-    lines = README.split(header)[1].splitlines()[2:]
+def table_rows(page: str, header: str) -> list[list[str]]:
+    """The cells of a page's table with this header."""
+    lines = page.split(header)[1].splitlines()[2:]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in itertools.takewhile(str.strip, lines)]
 
 
@@ -123,10 +123,19 @@ def test_the_numbers_of_the_fair_comparison_are_those_of_the_reference() -> None
         ]
         for method, row in tuned.items()
     ]
-    assert readme_rows("| method | default | tuned | tuned against tuned uniform | verdict |") == expected
+    assert table_rows(README, "| method | default | tuned | tuned against tuned uniform | verdict |") == expected
     uniform = expected[0]
     assert uniform[0] == "uniform"
     assert f"uniform weights from {uniform[1].split()[0]} to {uniform[2].split()[0]};" in README
+
+
+def test_the_claims_are_those_of_the_reproductions() -> None:
+    expected = []
+    for paper in ("famo", "gradnorm", "coba"):
+        page = (ROOT / "results" / "reference" / f"reproduce_{paper}" / "reproduce.md").read_text(encoding="utf-8")
+        rows = table_rows(page, "| claim | verdict | numbers | criterion |")
+        expected += [[paper, claim, verdict] for claim, verdict, *_ in rows]
+    assert table_rows(README, "| paper | claim | here |") == expected
 
 
 def test_the_error_rates_are_those_of_the_reference() -> None:
@@ -135,4 +144,4 @@ def test_the_error_rates_are_those_of_the_reference() -> None:
         [row["pairs"], *(f"{float(row[key]):.{digits}f}" if row[key] else "\N{EN DASH}" for key, digits in keys.items())]
         for row in reference("aa/tables/multidigits_calibration.csv")
     ]
-    assert readme_rows("| pairs | false positives % | 95 % interval covers 0, % | power % at 1 sd |") == expected
+    assert table_rows(README, "| pairs | false positives % | 95 % interval covers 0, % | power % at 1 sd |") == expected

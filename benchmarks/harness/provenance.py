@@ -49,6 +49,8 @@ def machine(device: torch.device) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "system": f"{platform.system()} {platform.machine()}",
         "processor": _processor(),
+        # Another width of vectors sums in another order: the last digits differ, and with them the run.
+        "instructions": torch.backends.cpu.get_cpu_capability(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "device": device.type,
