@@ -253,7 +253,7 @@ class Loop:
         return result
 
     def _open_row(self) -> None:
-        self.trajectory.open_row(self.step, self.problem.probe(self.model))
+        self.trajectory.open_row(self.step, lambda: self.problem.probe(self.model))
 
     @property
     def bad_step(self) -> int | None:

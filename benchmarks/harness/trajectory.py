@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -29,14 +29,14 @@ class Trajectory:
         self.columns: dict[Column, Rows] = {column: [] for column in COLUMNS}
         self.probes: dict[str, Rows] = {}
 
-    def open_row(self, step: int, probes: Mapping[str, Tensor]) -> None:
-        """Make the row of a step, unless it is there. probes: name -> ``(replicas,)``."""
+    def open_row(self, step: int, probe: Callable[[], Mapping[str, Tensor]]) -> None:
+        """Make the row of a step, unless it is there. probe: gives name -> ``(replicas,)``."""
         if self.steps and self.steps[-1] == step:
             return
         self.steps.append(step)
         for rows in self.columns.values():
             rows.append([math.nan] * (self.replicas * len(self.tasks)))
-        for name, values in probes.items():
+        for name, values in probe().items():
             self.probes.setdefault(name, []).append(values.detach().flatten().tolist())
 
     def fill(self, column: Column, values: Tensor) -> None:

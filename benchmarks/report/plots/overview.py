@@ -65,7 +65,7 @@ def panel(axis: Axes, frame: pd.DataFrame, styles: Mapping[str, Style]) -> Axes:
         axis.text(
             0.98,
             0.03,
-            "no Δm: " + ",\n".join(absent),
+            "not shown: " + ",\n".join(absent),
             transform=axis.transAxes,
             ha="right",
             va="bottom",
