@@ -13,7 +13,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from weighting.base import Observation, Weighter, check
+from weighting import Observation, Weighter
+from weighting.checks import check
 
 
 class LagWeighting(Weighter):

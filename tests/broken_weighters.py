@@ -180,8 +180,8 @@ class ForgetsTheCount(Broken, CoBa):
     def __init__(self, num_tasks: int) -> None:
         super().__init__(num_tasks, warmup=3, window=6)
 
-    def _divergence_factor(self, largest: Tensor) -> Tensor:
-        return super()._divergence_factor(largest) / len(self.largest_slopes)
+    def _divergence_factor(self, slopes: Tensor, updates: int) -> Tensor:
+        return super()._divergence_factor(slopes, updates) / max(1, self._slopes_after(updates))
 
 
 BROKEN: tuple[type[Broken], ...] = (

@@ -130,7 +130,7 @@ def uniform_until_warmup_ends(make_one: Maker, shown: Script, seed: int) -> None
     weighter = make_one()
     weights = run(weighter, shown)
     uniform = torch.full_like(weights, 1 / weights.shape[-1])
-    warmup = vars(weighter)["warmup"]
+    warmup = vars(getattr(weighter, "inner", weighter))["warmup"]
     assert torch.equal(weights[:warmup], uniform[:warmup])
     assert weights.shape[-1] == 1 or not torch.equal(weights[-1], uniform[-1])
 

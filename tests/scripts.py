@@ -134,7 +134,7 @@ def script(
     }
     values = {name: value.to(dtype) for name, value in values.items()}
     if absent:
-        for name in ("present", "val_present"):
+        for name in ("counts", "val_counts"):
             values[name] = torch.rand((steps + 1, *shape), generator=draw) < 0.7
     values["val_losses_before"] = values["val_losses"] * torch.exp(roughness * normal(steps + 1, *shape) + 0.01).to(dtype)
     rows = [Observation(**{name: value[t] for name, value in values.items()}) for t in range(steps + 1)]
@@ -145,15 +145,15 @@ def at_start(weighter: Weighter, first: Observation) -> Observation:
     """What of the first observation the method is shown: losses, and validation losses if it needs them."""
     if Needs.VAL_LOSSES in weighter.needs:
         return Observation(
-            losses=first.losses, val_losses=first.val_losses, present=first.present, val_present=first.val_present
+            losses=first.losses, val_losses=first.val_losses, counts=first.counts, val_counts=first.val_counts
         )
-    return Observation(losses=first.losses, present=first.present)
+    return Observation(losses=first.losses, counts=first.counts)
 
 
 def before_step(weighter: Weighter, step: Observation) -> Observation:
     """What of a step the method is shown when it answers with weights."""
     gramian = step.gramian if Needs.GRAMIAN in weighter.wants() else None
-    return Observation(losses=step.losses, present=step.present, gramian=gramian)
+    return Observation(losses=step.losses, counts=step.counts, gramian=gramian)
 
 
 def after_step(weighter: Weighter, step: Observation) -> Observation:
@@ -161,9 +161,9 @@ def after_step(weighter: Weighter, step: Observation) -> Observation:
     wanted = weighter.wants()
     seen = before_step(weighter, step)
     if Needs.VAL_LOSSES in wanted:
-        seen = seen.with_(val_losses=step.val_losses, val_present=step.val_present)
+        seen = seen.with_(val_losses=step.val_losses, val_counts=step.val_counts)
     if Needs.VAL_LOSSES_BEFORE_STEP in wanted:
-        seen = seen.with_(val_losses_before=step.val_losses_before, val_present=step.val_present)
+        seen = seen.with_(val_losses_before=step.val_losses_before, val_counts=step.val_counts)
     if Needs.LOSSES_AFTER_STEP in wanted:
         seen = seen.with_(losses_after=step.losses_after)
     if Needs.GRAD_NORMS in wanted:

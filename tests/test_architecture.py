@@ -37,7 +37,7 @@ FORBIDDEN = {
     "benchmarks/cost": ("benchmarks.commands", "run_bench"),
 }
 
-ALLOWED = {"weighting.base"}
+ALLOWED = {"weighting.checks"}
 """The contract may be known where the methods may not."""
 
 

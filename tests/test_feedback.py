@@ -74,16 +74,16 @@ def test_coba_fed_on_training_reads_no_validation_batch() -> None:
 
 def test_a_task_without_validation_loss_waits() -> None:
     weighter = weighting.create("scale_invariant", 2, feedback="validation")
-    weighter.start(Observation(losses=LOSSES, val_losses=VALIDATION, val_present=torch.tensor([True, False])))
+    weighter.start(Observation(losses=LOSSES, val_losses=VALIDATION, val_counts=torch.tensor([True, False])))
     assert torch.equal(weighter.weights(Observation(losses=LOSSES)), vector(1 / 2, 0.0))
-    weighter.update(Observation(losses=LOSSES, val_losses=vector(9.0, 4.0), val_present=torch.tensor([False, True])))
+    weighter.update(Observation(losses=LOSSES, val_losses=vector(9.0, 4.0), val_counts=torch.tensor([False, True])))
     assert torch.equal(weighter.weights(Observation(losses=LOSSES)), vector(1 / 2, 1 / 4))
 
 
 def test_own_feedback_is_the_plain_class() -> None:
     assert type(weighting.create("dwa", 2, feedback="training")) is weighting.METHODS["dwa"]
     assert type(weighting.create("coba", 2, feedback="validation")) is weighting.METHODS["coba"]
-    assert isinstance(weighting.create("dwa", 2, feedback="validation"), weighting.METHODS["dwa"])
+    assert weighting.create("dwa", 2, feedback="validation").name == "dwa"
 
 
 def test_a_typo_is_one_line() -> None:

@@ -25,8 +25,8 @@ from weighting.uncertainty import UncertaintyWeighting
 class SlopeFlipped(CoBa):
     """The sign of the slopes."""
 
-    def _scores(self, slopes: Tensor, largest: Tensor, present: Tensor | None) -> Any:
-        return super()._scores(-slopes, -largest, present)
+    def _scores(self, slopes: Tensor, live: Tensor, updates: int) -> Any:
+        return super()._scores(-slopes, live, updates)
 
 
 class WindowOffByOne(CoBa):

@@ -82,11 +82,11 @@ def coba_official(trace: Trace, inputs: str = "val_ratios") -> list[Tensor]:
     weights = []
     for step in range(len(trace["weights"])):
         here = None if present is None else torch.tensor(present[step], dtype=torch.bool)
-        now = Observation(losses=initial, present=here)
+        now = Observation(losses=initial, counts=here)
         weights.append(weighter.weights(now))
         if step in by_step:
             missing = (by_step[step] == 0) | by_step[step].isnan()
-            now = now.with_(val_losses=by_step[step], val_present=~missing if bool(missing.any()) else None)
+            now = now.with_(val_losses=by_step[step], val_counts=~missing if bool(missing.any()) else None)
         weighter.update(now)
     return weights
 

@@ -121,7 +121,7 @@ def test_shape_and_dtype_follow_the_losses(
     shown = script(3, 12, batch_shape=batch_shape, dtype=dtype)
     weights = run(make(name, batch_shape=batch_shape, **more), shown)
     assert weights.shape == (12, *batch_shape, 3)
-    assert weights.dtype == dtype
+    assert weights.dtype == torch.promote_types(dtype, torch.float32)
     assert weights.isfinite().all()
     assert not weights.requires_grad
 
@@ -264,7 +264,7 @@ def filled_in(shown: Script, garbage: float) -> Script:
     def fill(seen: Observation) -> Observation:
         def change(field: str, value: Tensor) -> Tensor:
             present = seen.val_present if field.startswith("val_losses") else seen.present
-            if present is None or field in ("present", "val_present"):
+            if present is None or field in ("counts", "val_counts"):
                 return value
             there = present.unsqueeze(-1) & present.unsqueeze(-2) if field == "gramian" else present
             return torch.where(there, value, torch.full_like(value, garbage))
@@ -280,7 +280,7 @@ def test_absent_tasks_have_no_weight_and_leave_no_trace(
     name: str, more: dict[str, Any], batch_shape: tuple[int, ...]
 ) -> None:
     shown = script(3, 60, seed=5, batch_shape=batch_shape, absent=True)
-    present = torch.stack([step.present for step in shown.steps if step.present is not None])
+    present = torch.stack([here for step in shown.steps if (here := step.present) is not None])
     assert present.any() and not present.all()
     results, states = [], []
     for garbage in (0.0, 1e6, 0.7):
@@ -299,7 +299,7 @@ def test_all_present_is_the_same_said_or_not(name: str, more: dict[str, Any]) ->
     everywhere = torch.ones(3, dtype=torch.bool)
 
     def say(seen: Observation) -> Observation:
-        return seen.with_(present=everywhere, val_present=everywhere)
+        return seen.with_(counts=everywhere, val_counts=everywhere)
 
     said = Script(say(shown.first), [say(step) for step in shown.steps])
     torch.testing.assert_close(run(make(name, **more), said), run(make(name, **more), shown), rtol=1e-12, atol=0)
@@ -310,7 +310,7 @@ def test_a_task_absent_at_the_start_may_join_without_masks(name: str, more: dict
     """The first observation lacks a task; from then on all tasks are there, so nobody passes masks."""
     shown = script(3, 20)
     two = torch.tensor([True, False, True])
-    late = filled_in(Script(shown.first.with_(present=two, val_present=two), shown.steps), 1e6)
+    late = filled_in(Script(shown.first.with_(counts=two, val_counts=two), shown.steps), 1e6)
     assert run(make(name, **more), late).isfinite().all()
 
 
@@ -318,7 +318,7 @@ def test_a_task_absent_at_the_start_may_join_without_masks(name: str, more: dict
 def test_a_step_without_any_task_teaches_nothing_wrong(name: str, more: dict[str, Any]) -> None:
     shown = script(3, 20)
     nobody = torch.zeros(3, dtype=torch.bool)
-    shown.steps[9] = shown.steps[9].with_(present=nobody, val_present=nobody)
+    shown.steps[9] = shown.steps[9].with_(counts=nobody, val_counts=nobody)
     weights = run(make(name, **more), shown)
     assert (weights[9] == 0).all()
     assert weights.isfinite().all()
@@ -434,11 +434,17 @@ def test_missing_fields_are_named(listed: str) -> None:
 def missing_fields_are_named(name: str, more: dict[str, Any]) -> None:
     shown = script(3, 12)
     wanted = wanted_in(name, more, shown)
-    for field in ("losses", *(FIELD_OF[need] for need in wanted)):
+    weighter = make(name, **more)
+    read = [] if name in WITHOUT_LOSSES or weighter.feedback == "validation" else ["losses"]
+    for field in (*read, *(FIELD_OF[need] for need in wanted)):
         lacking = [changed_without(step, field) for step in shown.steps]
         with pytest.raises(ValueError, match=rf"^{name}: .*'{field}'") as error:
             run(make(name, **more), Script(shown.first, lacking))
         assert one_line(error)
+
+
+WITHOUT_LOSSES = ("uniform", "static", "random")
+"""Methods that answer and learn without any."""
 
 
 def changed_without(seen: Observation, field: str) -> Observation:
@@ -473,8 +479,8 @@ def test_losses_of_a_wrong_shape_are_refused(listed: str, batch_shape: tuple[int
 @every_listed
 def test_masks_of_a_wrong_shape_are_refused(listed: str) -> None:
     shown = script(3, 12)
-    wrong = [step.with_(present=torch.ones(2, dtype=torch.bool)) for step in shown.steps]
-    with pytest.raises(ValueError, match=rf"^{listed}: expected present of shape") as error:
+    wrong = [step.with_(counts=torch.ones(2, dtype=torch.bool)) for step in shown.steps]
+    with pytest.raises(ValueError, match=rf"^{listed}: expected counts of shape") as error:
         run(make(listed), Script(shown.first, wrong))
     assert one_line(error, "(3,)", "(2,)")
 

@@ -183,7 +183,7 @@ def test_dwa_averages_over_the_steps_with_the_task() -> None:
     """The second task is missing once: its first mean is 8, not 4. Ratios (1, 10 / 8)."""
     weighter = weighting.create("dwa", 2, window=2, temperature=1.0)
     weighter.update(Observation(losses=vector(3, 8)))
-    weighter.update(Observation(losses=vector(3, 0), present=torch.tensor([True, False])))
+    weighter.update(Observation(losses=vector(3, 0), counts=torch.tensor([True, False])))
     for _ in range(2):
         weighter.update(Observation(losses=vector(3, 10)))
     close(weights_at(weighter, 3, 10), [2 / (1 + math.exp(0.25)), 2 / (1 + math.exp(-0.25))])
@@ -248,7 +248,7 @@ def test_gradnorm_leaves_an_absent_task_its_weight() -> None:
     weighter = weighting.create("gradnorm", 3, alpha=1.0, optimizer="sgd", lr=0.1)
     weighter.start(Observation(losses=vector(2, 2, 9)))
     present = torch.tensor([True, True, False])
-    weighter.update(Observation(losses=vector(1, 2, 0), grad_norms=vector(1, 3, 0), present=present))
+    weighter.update(Observation(losses=vector(1, 2, 0), grad_norms=vector(1, 3, 0), counts=present))
     close(weights_at(weighter, 1, 2, 9), [11 / 9, 7 / 9, 1])
 
 
@@ -350,7 +350,7 @@ def test_famo_with_the_next_batch_waits_for_absent_tasks() -> None:
     """The second task is away for a step: when it is back, its change counts from when it was last seen."""
     weighter = weighting.create("famo", 2, lookahead="next_batch", gamma=0.0)
     weighter.update(Observation(losses=vector(1, 4)))
-    weighter.update(Observation(losses=vector(1, 0), present=torch.tensor([True, False])))
+    weighter.update(Observation(losses=vector(1, 0), counts=torch.tensor([True, False])))
     assert weighter.get_buffer("logits").tolist() == [0, 0]
     weighter.update(Observation(losses=vector(1, 2)))
     # delta = (0, log 2) and z = (1/2, 1/2): the gradients are -log(2) / 4 and log(2) / 4. It is the first task's second
@@ -373,7 +373,7 @@ def test_famo_refuses_losses_below_their_bound(batch_shape: tuple[int, ...]) -> 
         with pytest.raises(ValueError, match=r"^famo: expected every loss above .*found one 0\.5 below$"):
             ask()
     absent = torch.tensor([True, False]).expand(*batch_shape, 2)
-    close(weighter.weights(Observation(losses=low, present=absent)), vector(1, 0).expand(*batch_shape, 2))
+    close(weighter.weights(Observation(losses=low, counts=absent)), vector(1, 0).expand(*batch_shape, 2))
 
 
 # ---- coba ------------------------------------------------------------------------------------------------------------
@@ -483,7 +483,7 @@ def test_coba_fits_each_task_through_its_own_points() -> None:
     shown = torch.from_numpy(rows)
     weighter.start(Observation(losses=shown[0], val_losses=shown[0]))
     for t in range(4):
-        weighter.update(Observation(losses=shown[t], val_losses=shown[t + 1], val_present=present[t + 1]))
+        weighter.update(Observation(losses=shown[t], val_losses=shown[t + 1], val_counts=present[t + 1]))
     ratios = rows / rows[0]
     slopes = np.array([np.polyfit(range(5), ratios[:, 0], 1)[0], np.polyfit([0, 1, 4], ratios[[0, 1, 4], 1], 1)[0]])
     # The first recorded slopes: DF = 1, so w = RCS.
@@ -493,7 +493,7 @@ def test_coba_fits_each_task_through_its_own_points() -> None:
 
 def test_coba_rescales_to_the_tasks_in_the_batch() -> None:
     """Uniform thirds, one task absent: halves."""
-    now = Observation(losses=vector(1, 1, 1), present=torch.tensor([True, False, True]))
+    now = Observation(losses=vector(1, 1, 1), counts=torch.tensor([True, False, True]))
     close(weighting.create("coba", 3).weights(now), [0.5, 0, 0.5])
 
 
@@ -533,7 +533,7 @@ def test_same_steps_as_torch(kind: Any, momentum: float, weight_decay: float) ->
         gradient = 10.0 * torch.randn(2, 5, generator=draw, dtype=torch.float64)
         theirs.grad = gradient.clone()
         optimizer.step()
-        own.step(ours, gradient, None)
+        own.step(ours, gradient, torch.ones(2, 5, dtype=torch.bool))
         torch.testing.assert_close(ours, theirs.detach(), rtol=1e-12, atol=1e-12)
 
 
@@ -552,5 +552,5 @@ def test_absent_elements_sleep(kind: Any, momentum: float) -> None:
     for place, start in enumerate((1.0, -1.0, 0.5)):
         alone, value = ElementOptimizer("test", (1,), **settings), vector(start)
         for gradient in gradients[present[:, place], place]:
-            alone.step(value, gradient.reshape(1), None)
+            alone.step(value, gradient.reshape(1), torch.tensor([True]))
         close(value, values[place : place + 1])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from typing import Any
 
-from weighting.base import Needs, Observation, RunFacts, Weighter
+from weighting.base import Weighter
 from weighting.coba import CoBa
 from weighting.dwa import DynamicWeightAverage
 from weighting.factory import build
@@ -18,13 +18,27 @@ from weighting.gls import GeometricLoss
 from weighting.gradnorm import GradNorm
 from weighting.imtl_l import ImpartialLoss
 from weighting.lbtw import LossBalanced
+from weighting.losses import TaskLosses, total
+from weighting.observation import Needs, Observation, RunFacts
 from weighting.random import RandomLossWeighting
 from weighting.scale_invariant import ScaleInvariant
 from weighting.static import Static
 from weighting.uncertainty import UncertaintyWeighting
 from weighting.uniform import Uniform
 
-__all__ = ["METHODS", "Needs", "Observation", "RunFacts", "Weighter", "__version__", "create", "method", "names"]
+__all__ = [
+    "METHODS",
+    "Needs",
+    "Observation",
+    "RunFacts",
+    "TaskLosses",
+    "Weighter",
+    "__version__",
+    "create",
+    "method",
+    "names",
+    "total",
+]
 
 __version__ = "0.3.0"
 
@@ -62,7 +76,8 @@ def method(name: str) -> type[Weighter]:
 def create(name: str, num_tasks: int, **hyperparameters: Any) -> Weighter:
     """A new method by name, with the paper's defaults where no hyperparameter is given.
 
-    Every method accepts ``batch_shape`` and ``feedback="training" | "validation"``, whose losses it learns from. Raises
-    ValueError on an unknown name or hyperparameter, or a value outside its range.
+    Every method accepts ``batch_shape``; ``feedback="training" | "validation"``, whose losses it learns from; and ``prior``,
+    K constants (or one) that multiply its weights. Raises ValueError on an unknown name or hyperparameter, or a value out of
+    range.
     """
     return build(method(name), num_tasks, **hyperparameters)

@@ -12,8 +12,9 @@ Symbols   r_i(t) = L_val_i(t) / L_val_i(0) after t steps; alpha_i(t) least-squar
 Departs   The paper's text leaves open how DF is normalised and which slopes enter it. Taken here: absolute values in
           DF's denominator; slopes count from step max(W, 1) on (``history="from_start"``: from step 1 on, with equal
           weights up to and including W); the initial ratio 1 is a point of the regression. With
-          ``update_every`` = U the ratios are recorded every U steps, and the window holds the N / U of N steps. Where
-          all slopes are zero the scores are equal. ``components`` takes parts out: DF = 1 leaves RCS alone, DF = 0 ACS
+          ``update_every`` = U the ratios are recorded every U steps, and the window holds the N / U of N steps. A task
+          whose slopes in the window are all zero has no score: it gets 1 / K, and the others are weighed as if it were not
+          there. ``components`` takes parts out: DF = 1 leaves RCS alone, DF = 0 ACS
           alone, DF = ``mix`` mixes both without looking at the past.
           Variant "mftcoder" does as that code does: slope of the maximum ratio instead of the maximum slope, no bound
           on DF, a softmax of K (DF RCS + (1 - DF) ACS) and a least weight of 1 / (10 K) at the end, nothing recorded
@@ -28,8 +29,10 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from weighting.base import Needs, Observation, RunFacts, Weighter, check, check_choice
+from weighting.base import Weighter
+from weighting.checks import check, check_choice
 from weighting.history import Series, TrendSinceStart, TrendWindow, Window, divide
+from weighting.observation import Needs, Observation, RunFacts
 
 LEAST_WARMUP = 20
 """Steps. The paper's rule, as many steps as there are validation batches, leaves nothing to fit when these are few."""
@@ -38,11 +41,15 @@ LEAST_WATCHFUL_TAU = 1.0
 """From here on the divergence factor falls fast enough for a task that turns to end with the least weight."""
 
 
-class _Scores(NamedTuple):
+class Scores(NamedTuple):
+    """What CoBa's weights are made of."""
+
     relative: Tensor
+    """RCS ``(*batch_shape, K)``: high for tasks that converge slowly."""
     absolute: Tensor
+    """ACS ``(*batch_shape, K)``: low for tasks that have begun to diverge."""
     divergence_factor: Tensor
-    """``(*batch_shape, 1)``, not yet bounded."""
+    """DF ``(*batch_shape, 1)``: the share of RCS in the weights; it falls when a task diverges."""
 
 
 class CoBa(Weighter):
@@ -63,6 +70,7 @@ class CoBa(Weighter):
     name = "coba"
     needs = Needs.VAL_LOSSES
     feedback = "validation"
+    answers_from = "state"
     claims = frozenset(
         {
             "nonnegative",
@@ -80,6 +88,7 @@ class CoBa(Weighter):
     search = {"tau": (2, 5, 10, 20)}
     guards = {
         "zero_slopes": "all slopes were 0: the scores were taken as equal",
+        "zero_slopes_of_a_task": "a task without any slope in the window got 1 / K; the others were weighed by themselves",
         "least_weight": "a weight under 1 / (10 K) was found and all were raised towards it (variant mftcoder)",
         "zero_initial_loss": "an initial validation loss of exactly 0 was replaced by the rounding unit",
     }
@@ -99,33 +108,30 @@ class CoBa(Weighter):
         mix: float = 0.5,
     ) -> None:
         super().__init__(num_tasks, batch_shape=batch_shape)
-        check(self.name, "warmup", warmup, integer=True, least=0)
-        check(self.name, "window", window, integer=True, least=2)
-        check(self.name, "tau", tau, above=0)
-        check(self.name, "update_every", update_every, integer=True, least=1)
+        self.warmup: int = check(self.name, "warmup", warmup, integer=True, least=0)
+        window = check(self.name, "window", window, integer=True, least=2)
+        self.tau: float = check(self.name, "tau", tau, above=0)
+        self.update_every: int = check(self.name, "update_every", update_every, integer=True, least=1)
         check_choice(self.name, "variant", variant, ("paper", "mftcoder"))
         check_choice(
             self.name, "history", history, ("from_warmup", "from_start") if variant == "paper" else ("from_warmup",)
         )
         check_choice(self.name, "components", components, ("full", "relative", "absolute", "fixed_mix"))
-        check(self.name, "mix", mix, least=0)
-        check(self.name, "1 - mix", 1 - mix, least=0)
-        self.history, self.components, self.mix = history, components, mix
-        self.warmup, self.tau, self.update_every, self.variant = warmup, tau, update_every, variant
-        self.add_state("current", 1 / num_tasks)
+        self.mix: float = check(self.name, "mix", mix, least=0)
+        check(self.name, "1 - mix", 1 - self.mix, least=0)
+        self.history, self.components, self.variant = history, components, variant
+        self.add_state("current", 1 / self.num_tasks)
         self.add_state("initial_losses", float("nan"))
-        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         self.current: Tensor
         self.initial_losses: Tensor
-        self.steps: Tensor
         if components == "full":
             self.largest_slopes = Series(self.batch_shape)
         if variant == "paper":
-            records = max(2, window // update_every)
+            records = max(2, window // self.update_every)
             self.ratios: TrendWindow | TrendSinceStart = TrendWindow(self.shape, records)
             self.slope_sizes = Window(self.shape, records)
         else:
-            self._prepare_mftcoder(warmup, window)
+            self._prepare_mftcoder(self.warmup, window)
 
     def _prepare_mftcoder(self, warmup: int, window: int) -> None:
         every = self.update_every
@@ -165,10 +171,23 @@ class CoBa(Weighter):
 
     def start(self, first: Observation) -> None:
         """Remember the initial validation losses."""
-        losses, present = self.read(first, "val_losses"), self._val_present(first)
+        losses, present = self.read(first, "val_losses"), self.present(first, "val_present")
         self._remember(losses, present)
         if self.variant == "paper":
             self.ratios.add_point(losses / self.initial_losses, 0.0, present)
+
+    def scores(self) -> Scores:
+        """RCS, ACS and DF, of which the present weights are made; equal scores and a DF of 1 while there are no slopes."""
+        slopes = self.ratios.slopes()
+        live = self._live(slopes) if self.variant == "paper" else torch.ones_like(slopes, dtype=torch.bool)
+        found = self._scores(slopes, live, self.num_updates)
+        bounded = found.divergence_factor.clamp(max=1) if self.variant == "paper" else found.divergence_factor
+        return Scores(self._with_shares(found.relative, live), self._with_shares(found.absolute, live), bounded)
+
+    def probes(self) -> dict[str, Tensor]:
+        """The three scores, as ``scores`` gives them."""
+        scores = self.scores()
+        return {"RCS": scores.relative, "ACS": scores.absolute, "DF": scores.divergence_factor.squeeze(-1)}
 
     def wants(self) -> Needs:
         """A validation batch at every ``update_every``-th step."""
@@ -176,19 +195,19 @@ class CoBa(Weighter):
 
     def weights(self, now: Observation) -> Tensor:
         """Nonnegative, sum 1 over the present tasks, ``(*batch_shape, K)``."""
-        if now.present is None:
-            return self.reply(self.current, now)
-        weights = torch.where(self.present(now), self.current, torch.zeros_like(self.current))
-        return self.reply(weights / weights.sum(-1, keepdim=True), now)
+        present = self.present(now)
+        weights = torch.where(present, self.current, 0.0)
+        shared = divide(weights, weights.sum(-1, keepdim=True))
+        # With all tasks there the weights have their sum already, and dividing by it would change last digits.
+        return self.reply(torch.where(present.all(-1, keepdim=True), self.current, shared), now)
 
     def update(self, after: Observation) -> None:
         """Record the validation losses, if it is time, and weigh anew."""
         records = self._records_next()
-        present = self._val_present(after)
+        present = self.present(after, "val_present")
         if records:
             self._record(self.read(after, "val_losses"), present)
-        self.steps.add_(1)
-        done = int(self.steps)
+        done = self.num_updates + 1
         if self.variant == "paper":
             if records and (self.history == "from_start" or done >= max(self.warmup, 1)):
                 weights = self._paper_weights(present)
@@ -197,45 +216,50 @@ class CoBa(Weighter):
         elif done >= self.warmup and done % self.update_every == 0:
             self.current.copy_(self._mftcoder_weights())
 
-    def _val_present(self, seen: Observation) -> Tensor | None:
-        return None if seen.val_present is None else self.present(seen, "val_present")
-
     def _records_next(self) -> bool:
-        done = int(self.steps)
+        done = self.num_updates
         if self.variant == "paper":
             return (done + 1) % self.update_every == 0
         return done > 0 and done % self.update_every == 0
 
-    def _remember(self, losses: Tensor, present: Tensor | None) -> None:
-        new = self.initial_losses.isnan() if present is None else self.initial_losses.isnan() & present
+    def _remember(self, losses: Tensor, present: Tensor) -> None:
+        new = self.initial_losses.isnan() & present
         # A task without loss keeps the ratio 0, and so the slope 0, instead of 0 / 0.
         zero = losses == 0
         self.took("zero_initial_loss", (new & zero).any(-1))
         divisor = torch.where(zero, torch.finfo(losses.dtype).eps, losses)
         self.initial_losses.copy_(torch.where(new, divisor, self.initial_losses))
 
-    def _record(self, losses: Tensor, present: Tensor | None) -> None:
+    def _record(self, losses: Tensor, present: Tensor) -> None:
         self._remember(losses, present)
         ratios = losses / self.initial_losses
         if self.variant == "paper":
             self.ratios.add_point(ratios, float(self.update_every), present)
             return
         # That code numbers each task's own records, without the gaps that an absent task leaves.
-        self.ratios.add_point(ratios, 1.0 if present is None else present.to(ratios), present)
-        if present is None:
-            self.largest_ratio.add_point(ratios.amax(-1, keepdim=True), 1.0, None)
-        else:
-            largest = ratios.masked_fill(~present, float("-inf")).amax(-1, keepdim=True)
-            self.largest_ratio.add_point(largest, 1.0, present.any(-1, keepdim=True))
+        self.ratios.add_point(ratios, present.to(ratios), present)
+        largest = ratios.masked_fill(~present, float("-inf")).amax(-1, keepdim=True)
+        self.largest_ratio.add_point(largest, 1.0, present.any(-1, keepdim=True))
 
-    def _paper_weights(self, present: Tensor | None) -> Tensor:
+    def _paper_weights(self, present: Tensor) -> Tensor:
         slopes = self.ratios.slopes()
-        scores = self._scores(slopes, slopes.amax(-1), present)
-        return torch.lerp(scores.absolute, scores.relative, scores.divergence_factor.clamp(max=1))
+        self.slope_sizes.add(slopes.abs().unsqueeze(-1), present)
+        live = self._live(slopes)
+        self.took("zero_slopes", ~live.any(-1))
+        self.took("zero_slopes_of_a_task", (~live).any(-1) & live.any(-1))
+        largest = slopes.masked_fill(~live, float("-inf")).amax(-1)
+        self._record_largest(torch.where(live.any(-1), largest, 0.0))
+        scores = self._scores(slopes, live, self.num_updates + 1)
+        weights = torch.lerp(scores.absolute, scores.relative, scores.divergence_factor.clamp(max=1))
+        return self._with_shares(weights, live)
 
     def _mftcoder_weights(self) -> Tensor:
         slopes = self.ratios.slopes()
-        scores = self._scores(slopes, self.largest_ratio.slopes().squeeze(-1), None)
+        everyone = torch.ones_like(slopes, dtype=torch.bool)
+        self.slope_sizes.add(slopes.abs().unsqueeze(-1), everyone)
+        self.took("zero_slopes", (slopes == 0).all(-1))
+        self._record_largest(self.largest_ratio.slopes().squeeze(-1))
+        scores = self._scores(slopes, everyone, self.num_updates + 1)
         mixed = torch.lerp(scores.absolute, scores.relative, scores.divergence_factor)
         weights = (self.num_tasks * mixed).softmax(-1)
         least = 1 / (10 * self.num_tasks)
@@ -244,23 +268,42 @@ class CoBa(Weighter):
         raised = weights * (1 - least * self.num_tasks) + least
         return torch.where(below, raised, weights)
 
-    def _scores(self, slopes: Tensor, largest: Tensor, present: Tensor | None) -> _Scores:
-        """Record the slopes ``(*batch_shape, K)`` and the largest ``(*batch_shape)``, and score them."""
-        sizes = slopes.abs()
-        self.slope_sizes.add(sizes.unsqueeze(-1), present)
-        total = sizes.sum(-1, keepdim=True)
-        self.took("zero_slopes", (total == 0).squeeze(-1))
-        relative = divide(self.num_tasks * slopes, total).softmax(-1)
-        absolute = divide(-self.slope_sizes.filled() * slopes, self.slope_sizes.sum()).softmax(-1)
-        return _Scores(relative, absolute, self._divergence_factor(largest))
+    def _live(self, slopes: Tensor) -> Tensor:
+        """Tasks with a slope, now or in the window, bool ``(*batch_shape, K)``: only they are weighed against each other."""
+        return (slopes != 0) | (self.slope_sizes.sum() > 0)
 
-    def _divergence_factor(self, largest: Tensor) -> Tensor:
+    def _with_shares(self, weights: Tensor, live: Tensor) -> Tensor:
+        """1 / K for every task that is not live; what is left is shared by the others as ``weights``, with sum 1, says."""
+        return torch.where(live, live.to(weights).mean(-1, keepdim=True) * weights, 1 / self.num_tasks)
+
+    def _scores(self, slopes: Tensor, live: Tensor, updates: int) -> Scores:
+        """The scores of the live tasks after so many updates; DF is not yet bounded."""
+        number = live.sum(-1, keepdim=True)
+        relative = divide(number * slopes, slopes.abs().sum(-1, keepdim=True))
+        absolute = divide(-self.slope_sizes.filled() * slopes, self.slope_sizes.sum())
+        return Scores(_softmax(relative, live), _softmax(absolute, live), self._divergence_factor(slopes, updates))
+
+    def _record_largest(self, largest: Tensor) -> None:
+        """Keep the largest slope of this update, ``(*batch_shape)``, if DF is made of them."""
+        if self.components == "full":
+            self.largest_slopes.add(largest, self._slopes_after(self.num_updates))
+
+    def _slopes_after(self, updates: int) -> int:
+        """How often slopes were recorded in so many updates."""
+        first = 1 if self.history == "from_start" else max(self.warmup, 1)
+        return max(0, updates // self.update_every - (first - 1) // self.update_every)
+
+    def _divergence_factor(self, slopes: Tensor, updates: int) -> Tensor:
         """DF before it is bounded, ``(*batch_shape, 1)``: one pass over one number per recorded step."""
-        if self.components != "full":
-            share = {"relative": 1.0, "absolute": 0.0, "fixed_mix": self.mix}[self.components]
-            return largest.new_full((*self.batch_shape, 1), share)
-        self.largest_slopes.add(largest)
-        slopes = self.largest_slopes.all()
-        count = len(self.largest_slopes)
-        logits = divide(-self.tau * count * slopes, slopes.abs().sum(-1, keepdim=True))
+        count = self._slopes_after(updates)
+        if self.components != "full" or count == 0:
+            share = {"full": 1.0, "relative": 1.0, "absolute": 0.0, "fixed_mix": self.mix}[self.components]
+            return slopes.new_full((*self.batch_shape, 1), share)
+        largest = self.largest_slopes.first(count)
+        logits = divide(-self.tau * count * largest, largest.abs().sum(-1, keepdim=True))
         return count * logits.softmax(-1)[..., -1:]
+
+
+def _softmax(scores: Tensor, live: Tensor) -> Tensor:
+    """Over the live tasks; 0 for the others, and for all where there is none."""
+    return scores.masked_fill(~live, float("-inf")).softmax(-1).nan_to_num(nan=0.0)

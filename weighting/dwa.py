@@ -20,7 +20,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from weighting.base import Observation, RunFacts, Weighter, check, check_choice
+from weighting.base import Weighter
+from weighting.checks import check, check_choice
+from weighting.observation import Observation, RunFacts
 
 
 class DynamicWeightAverage(Weighter):
@@ -56,14 +58,12 @@ class DynamicWeightAverage(Weighter):
         variant: Literal["paper", "nash_mtl"] = "paper",
     ) -> None:
         super().__init__(num_tasks, batch_shape=batch_shape)
-        check(self.name, "temperature", temperature, above=0)
-        check(self.name, "window", window, integer=True, least=1)
         check_choice(self.name, "variant", variant, ("paper", "nash_mtl"))
-        self.temperature, self.window, self.variant = temperature, window, variant
-        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
-        self.steps: Tensor
+        self.temperature: float = check(self.name, "temperature", temperature, above=0)
+        self.window: int = check(self.name, "window", window, integer=True, least=1)
+        self.variant = variant
         if variant == "nash_mtl":
-            self.add_state("past", torch.ones(*self.shape, 2 * window, dtype=torch.float64))
+            self.add_state("past", torch.ones(*self.shape, 2 * self.window, dtype=torch.float64))
             self.add_state("count", 0.0)
             self.past: Tensor
             self.count: Tensor
@@ -99,16 +99,10 @@ class DynamicWeightAverage(Weighter):
             self.past.copy_(self._with(after))
             self.count.add_(self.present(after))
             return
-        losses = self.read(after, "losses")
-        if after.present is None:
-            self.total.add_(losses)
-            self.count.add_(1)
-        else:
-            present = self.present(after)
-            self.total.add_(torch.where(present, losses, torch.zeros_like(losses)))
-            self.count.add_(present)
-        self.steps.add_(1)
-        if int(self.steps) % self.window == 0:
+        losses, present = self.read(after, "losses"), self.present(after)
+        self.total.add_(torch.where(present, losses, 0.0))
+        self.count.add_(present)
+        if (self.num_updates + 1) % self.window == 0:
             self._end_window()
 
     def _end_window(self) -> None:
@@ -130,7 +124,7 @@ class DynamicWeightAverage(Weighter):
     def _with(self, seen: Observation) -> Tensor:
         """The last losses of each task, oldest first, with those of this step: ``(*batch_shape, K, 2 window)``."""
         moved = torch.cat([self.past[..., 1:], self.read(seen, "losses").unsqueeze(-1)], dim=-1)
-        return moved if seen.present is None else torch.where(self.present(seen).unsqueeze(-1), moved, self.past)
+        return torch.where(self.present(seen).unsqueeze(-1), moved, self.past)
 
     def _shares(self, newer: Tensor, older: Tensor) -> Tensor:
         """Softmax of the ratios over the temperature; the ratio is 1 where it is not known."""

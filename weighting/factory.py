@@ -6,7 +6,8 @@ import difflib
 import inspect
 from typing import Any
 
-from weighting.base import Weighter, check_choice
+from weighting.base import Weighter
+from weighting.checks import check_choice
 from weighting.feedback import fed_on
 
 GENERAL = ("batch_shape",)
@@ -14,14 +15,14 @@ GENERAL = ("batch_shape",)
 
 
 def hyperparameters_of(kind: type[Weighter]) -> dict[str, object]:
-    """Name -> default of every hyperparameter, ``feedback`` last (``num_tasks`` and ``batch_shape`` are none)."""
+    """Name -> default of every hyperparameter, the general ones last (``num_tasks`` and ``batch_shape`` are none)."""
     parameters = inspect.signature(kind.__init__).parameters
     own = {
         name: parameter.default
         for name, parameter in parameters.items()
         if name not in ("self", "num_tasks", *GENERAL) and parameter.kind is not parameter.VAR_KEYWORD
     }
-    return {**own, "feedback": kind.feedback}
+    return {**own, "feedback": kind.feedback, "prior": None}
 
 
 def build(kind: type[Weighter], num_tasks: int, **hyperparameters: Any) -> Weighter:
@@ -32,6 +33,9 @@ def build(kind: type[Weighter], num_tasks: int, **hyperparameters: Any) -> Weigh
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {near[0]!r}? " if near else ""
             raise ValueError(f"{kind.name}: unknown hyperparameter {name!r}; {hint}known: {', '.join(known)}")
-    feedback = hyperparameters.pop("feedback", kind.feedback)
+    feedback, prior = hyperparameters.pop("feedback", kind.feedback), hyperparameters.pop("prior", None)
     check_choice(kind.name, "feedback", feedback, ("training", "validation"))
-    return fed_on(kind, feedback)(num_tasks, **hyperparameters)
+    weighter = fed_on(kind(num_tasks, **hyperparameters), feedback)
+    if prior is not None:
+        weighter.set_prior(prior)
+    return weighter

@@ -19,7 +19,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from weighting.base import Needs, Observation, Weighter, check, check_choice, task_vector
+from weighting.base import REFUSED_LOSS, Weighter
+from weighting.checks import check, check_choice, task_vector
+from weighting.observation import Needs, Observation
 from weighting.optimizers import ElementOptimizer
 
 EPSILON = 1e-8
@@ -49,6 +51,10 @@ class Famo(Weighter):
         }
     )
     search = {"gamma": (1e-4, 1e-3, 1e-2)}
+    guards = {
+        "at_lower_bound": "a loss at its lower bound, whose distance has no logarithm, was left out of that step",
+        **REFUSED_LOSS,
+    }
 
     def __init__(
         self,
@@ -61,7 +67,7 @@ class Famo(Weighter):
         lookahead: Literal["same_batch", "next_batch"] = "same_batch",
     ) -> None:
         super().__init__(num_tasks, batch_shape=batch_shape)
-        check(self.name, "gamma", gamma, least=0)
+        gamma = check(self.name, "gamma", gamma, least=0)
         check_choice(self.name, "lookahead", lookahead, ("same_batch", "next_batch"))
         self.lookahead = lookahead
         self.add_state("logits", 0.0)
@@ -79,48 +85,52 @@ class Famo(Weighter):
 
     def weights(self, now: Observation) -> Tensor:
         """Nonnegative, sum 1 over the present tasks, ``(*batch_shape, K)``."""
-        shares = self._softmax(now) / self._distance(self.read(now, "losses"), now)
-        return self.reply(shares / shares.sum(-1, keepdim=True), now)
+        losses, present = self.read(now, "losses"), self._counted(now)
+        shares = torch.where(present, self._softmax(present) / self._distance(losses, present), 0.0)
+        total = shares.sum(-1, keepdim=True)
+        return self.reply(shares / torch.where(total > 0, total, 1.0), now)
 
     def update(self, after: Observation) -> None:
         """One Adam step on the logits."""
-        log_before = self._distance(self.read(after, "losses"), after).log()
+        losses, present = self.read(after, "losses"), self._counted(after)
+        self.took("at_lower_bound", (self.present(after) & ~present).any(-1))
+        log_before = self._distance(losses, present).log()
         if self.lookahead == "same_batch":
-            log_after = self._distance(self.read(after, "losses_after"), after).log()
-            self._learn(log_before - log_after, after, self.present(after) if after.present is not None else None)
+            log_after = self._distance(self.read(after, "losses_after"), present).log()
+            self._learn(log_before - log_after, present, present)
             return
-        change = self.last_log_distance - log_before
-        if after.present is None:
-            self.last_log_distance.copy_(log_before)
-        else:
-            self.last_log_distance.copy_(torch.where(self.present(after), log_before, self.last_log_distance))
-        unknown = change.isnan()
-        if after.present is None and not bool(unknown.any()):
-            self._learn(change, after, None)
-            return
-        known = self.present(after) & ~unknown
-        if bool(known.any()):
-            self._learn(change.masked_fill(~known, 0.0), after, known)
+        known = present & ~self.last_log_distance.isnan()
+        change = torch.where(known, self.last_log_distance - log_before, 0.0)
+        self.last_log_distance.copy_(torch.where(present, log_before, self.last_log_distance))
+        self._learn(change, present, known)
 
-    def _learn(self, delta: Tensor, seen: Observation, present: Tensor | None) -> None:
-        z = self._softmax(seen)
+    def allowed(self, losses: Tensor) -> Tensor:
+        """Those above their lower bounds."""
+        return losses - self.min_losses + EPSILON > 0
+
+    def refusal(self, losses: Tensor) -> str:
+        """With the bounds."""
+        below = float((self.min_losses - losses).max())
+        return (
+            f"expected every loss above its lower bound min_losses = {self.min_losses.tolist()}, found one {below:.3g} below"
+        )
+
+    def _learn(self, delta: Tensor, present: Tensor, known: Tensor) -> None:
+        """Move the logits of tasks whose ``delta`` is known; it is 0 for the others."""
+        z = self._softmax(present)
         gradient = z * (delta - (z * delta).sum(-1, keepdim=True))
-        self.optimizer.step(self.logits, gradient, present)
+        self.optimizer.step(self.logits, gradient, known)
 
-    def _softmax(self, seen: Observation) -> Tensor:
-        """z over the present tasks; 0 for the others."""
-        if seen.present is None:
-            return self.logits.softmax(-1)
-        return self.logits.masked_fill(~self.present(seen), float("-inf")).softmax(-1)
+    def _counted(self, seen: Observation) -> Tensor:
+        """The present tasks above their lower bounds, or all present ones where none is: bool ``(*batch_shape, K)``."""
+        present = self.present(seen)
+        above = present & (self.read(seen, "losses") != self.min_losses)
+        return torch.where(above.any(-1, keepdim=True), above, present)
 
-    def _distance(self, losses: Tensor, seen: Observation) -> Tensor:
-        """D, with 1 for absent tasks, whose losses mean nothing."""
-        distance = losses - self.min_losses + EPSILON
-        if seen.present is not None:
-            distance = torch.where(self.present(seen), distance, torch.ones_like(distance))
-        if bool((distance <= 0).any()):
-            raise ValueError(
-                f"famo: expected every loss above its lower bound min_losses = {self.min_losses.tolist()}, "
-                f"found one {EPSILON - float(distance.min()):.3g} below"
-            )
-        return distance
+    def _softmax(self, present: Tensor) -> Tensor:
+        """z over the present tasks; 0 for the others, and for all where there is none."""
+        return torch.where(present, self.logits, float("-inf")).softmax(-1).nan_to_num(nan=0.0)
+
+    def _distance(self, losses: Tensor, present: Tensor) -> Tensor:
+        """D, with 1 for tasks that do not count."""
+        return torch.where(present, losses - self.min_losses + EPSILON, 1.0)

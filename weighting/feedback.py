@@ -11,44 +11,64 @@ Absent    The weight of a task without any validation loss so far is 0; a task l
 
 from __future__ import annotations
 
-import functools
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from weighting.base import Feedback, Needs, Observation, Weighter
+from weighting.base import Feedback, Weighter
+from weighting.observation import Needs, Observation
 
 
-@functools.cache
-def fed_on(kind: type[Weighter], feedback: Feedback) -> type[Weighter]:
-    """The method's class, made to read the losses of the given split; the class itself where it does."""
-    if feedback == kind.feedback:
-        return kind
-    if feedback == "validation":
-        needs = _from_validation(kind.needs)
-        return type(f"{kind.__name__}OnValidation", (_FedOnValidation, kind), {"needs": needs, "feedback": feedback})
-    return type(
-        f"{kind.__name__}OnTraining", (_FedOnTraining, kind), {"needs": kind.needs & ~Needs.VAL_LOSSES, "feedback": feedback}
-    )
+def fed_on(inner: Weighter, feedback: Feedback) -> Weighter:
+    """The method made to read the losses of the given split; the method itself where it does."""
+    if feedback == inner.feedback:
+        return inner
+    return _OnValidation(inner) if feedback == "validation" else _OnTraining(inner)
 
 
-def _from_validation(needs: Needs) -> Needs:
-    """What has to be measured where a method that needs ``needs`` is fed on validation losses."""
-    if Needs.LOSSES_AFTER_STEP in needs:
-        needs = needs & ~Needs.LOSSES_AFTER_STEP | Needs.VAL_LOSSES_BEFORE_STEP
-    return needs | Needs.VAL_LOSSES
+class _OnOtherSplit(Weighter):
+    """A method that is shown other losses than those it was made for. Its face is that of the method inside."""
+
+    name = "on_other_split"
+    inner: Weighter
+
+    def __init__(self, inner: Weighter) -> None:
+        # What is asked of a class is answered for the method inside; set before the base class asks for it.
+        face = ("name", "version", "adaptive", "guards", "search", "answers_from")
+        self.__dict__.update({field: getattr(inner, field) for field in face})
+        super().__init__(inner.num_tasks, batch_shape=inner.batch_shape)
+        self.inner = inner
+
+    def claimed(self) -> frozenset[str]:
+        """Those of the method inside."""
+        return self.inner.claimed()
+
+    def probes(self) -> dict[str, Tensor]:
+        """Those of the method inside."""
+        return self.inner.probes()
+
+    def guards_taken(self) -> dict[str, int]:
+        """Those of the method inside, and what was left out before it saw it."""
+        own, inner = super().guards_taken(), self.inner.guards_taken()
+        return {name: own.get(name, 0) + inner.get(name, 0) for name in {**inner, **own}}
+
+    def reset(self) -> None:
+        """Start anew, with the method inside."""
+        self.inner.reset()
+        super().reset()
 
 
-class _FedOnValidation(Weighter):
-    """Goes before a method in the order of its bases, and changes what the method is shown."""
+class _OnValidation(_OnOtherSplit):
+    """A method made for training losses, shown validation losses."""
 
-    def __init__(self, num_tasks: int, **hyperparameters: Any) -> None:
-        super().__init__(num_tasks, **hyperparameters)
-        self.add_state("newest_val_losses", float("nan"))
-        self.register_buffer("newest_present", torch.zeros(self.shape, dtype=torch.bool))
-        self.newest_val_losses: Tensor
-        self.newest_present: Tensor
+    name = "on_validation"
+    newest_losses: Tensor
+    newest_counts: Tensor
+
+    def __init__(self, inner: Weighter) -> None:
+        super().__init__(inner)
+        self.__dict__.update(needs=_from_validation(inner.needs), feedback="validation", answers_from="state")
+        self.add_state("newest_losses", float("nan"))
+        self.add_state("newest_counts", 0.0)
 
     def claimed(self) -> frozenset[str]:
         """What is balanced are the validation losses, not those that the weights multiply."""
@@ -57,61 +77,81 @@ class _FedOnValidation(Weighter):
     def start(self, first: Observation) -> None:
         """Show the initial validation losses."""
         self._take(first)
-        super().start(Observation(losses=self._newest(), present=self._mask(self.newest_present)))
+        self.inner.start(Observation(losses=self._newest(), counts=self.newest_counts))
 
     def wants(self) -> Needs:
         """A validation batch after every step, and before it where the method compares the two."""
-        return _from_validation(super().wants())
+        return _from_validation(self.inner.wants())
 
     def weights(self, now: Observation) -> Tensor:
         """The method's answer to the newest validation losses, ``(*batch_shape, K)``."""
-        losses = self.read(now, "losses")
-        here = self._mask(self.present(now) & ~self.newest_val_losses.isnan())
-        # Abstract in Weighter, but the method's own class comes between the two.
-        weights = super().weights(now.with_(losses=self._newest(), present=here))  # type: ignore[safe-super]
-        return weights.to(losses if now.losses is None else now.losses)
+        here = self.present(now) & ~self.newest_losses.isnan()
+        shown = Observation(losses=self._newest(), counts=here, gramian=now.gramian)
+        return self.reply(self.inner.weights(shown), now)
 
     def update(self, after: Observation) -> None:
         """Show the step, then keep its validation losses for the next."""
-        if Needs.LOSSES_AFTER_STEP in super().wants():
-            shown = after.with_(
-                losses=self.read(after, "val_losses_before"),
-                losses_after=self.read(after, "val_losses"),
-                present=after.val_present,
-            )
+        shown = Observation(grad_norms=after.grad_norms, gramian=after.gramian)
+        if Needs.LOSSES_AFTER_STEP in self.inner.wants():
+            before, now = self.read(after, "val_losses_before"), self.read(after, "val_losses")
+            shown = shown.with_(losses=before, losses_after=now, counts=after.val_counts)
         else:
-            seen = self.newest_present & self.present(after) if Needs.GRAD_NORMS in self.needs else self.newest_present
-            shown = after.with_(losses=self._newest(), present=self._mask(seen))
-        super().update(shown)
+            reads_training = Needs.GRAD_NORMS in self.needs
+            counts = self.newest_counts * self.present(after) if reads_training else self.newest_counts
+            shown = shown.with_(losses=self._newest(), counts=counts)
+        self.inner.update(shown)
         self._take(after)
 
     def _take(self, seen: Observation) -> None:
         losses, present = self.read(seen, "val_losses"), self.present(seen, "val_present")
-        self.newest_val_losses.copy_(torch.where(present, losses, self.newest_val_losses))
-        self.newest_present.copy_(present)
+        self.newest_losses.copy_(torch.where(present, losses, self.newest_losses))
+        self.newest_counts.copy_(present if seen.val_counts is None else seen.val_counts)
 
     def _newest(self) -> Tensor:
         """The newest validation losses, with 1 for tasks without any."""
-        return self.newest_val_losses.nan_to_num(nan=1.0)
-
-    def _mask(self, present: Tensor) -> Tensor | None:
-        return None if bool(present.all()) else present
+        return self.newest_losses.nan_to_num(nan=1.0)
 
 
-class _FedOnTraining(Weighter):
-    """As ``_FedOnValidation``, for methods made for validation losses."""
+class _OnTraining(_OnOtherSplit):
+    """A method made for validation losses, shown training losses."""
+
+    name = "on_training"
+
+    def __init__(self, inner: Weighter) -> None:
+        super().__init__(inner)
+        self.__dict__.update(needs=inner.needs & ~Needs.VAL_LOSSES, feedback="training")
 
     def start(self, first: Observation) -> None:
         """Show the first training losses."""
-        super().start(self._shown(first))
+        self.read(first, "losses")
+        self.inner.start(self._shown(first))
 
     def wants(self) -> Needs:
         """No validation batch."""
-        return super().wants() & ~Needs.VAL_LOSSES
+        return self.inner.wants() & ~Needs.VAL_LOSSES
+
+    def weights(self, now: Observation) -> Tensor:
+        """The method's own answer, ``(*batch_shape, K)``."""
+        return self.reply(self.inner.weights(self._shown(now)), now)
 
     def update(self, after: Observation) -> None:
         """Show the losses of the training batch."""
-        super().update(self._shown(after))
+        self.read(after, "losses")
+        self.inner.update(self._shown(after))
 
     def _shown(self, seen: Observation) -> Observation:
-        return seen.with_(val_losses=seen.losses, val_present=seen.present)
+        return Observation(
+            losses=seen.losses,
+            counts=seen.counts,
+            val_losses=seen.losses,
+            val_counts=seen.counts,
+            grad_norms=seen.grad_norms,
+            gramian=seen.gramian,
+        )
+
+
+def _from_validation(needs: Needs) -> Needs:
+    """What has to be measured where a method that needs ``needs`` is fed on validation losses."""
+    if Needs.LOSSES_AFTER_STEP in needs:
+        needs = needs & ~Needs.LOSSES_AFTER_STEP | Needs.VAL_LOSSES_BEFORE_STEP
+    return needs | Needs.VAL_LOSSES

@@ -14,7 +14,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from weighting.base import Observation, Weighter
+from weighting.base import REFUSED_LOSS, Weighter
+from weighting.observation import Observation
 
 
 class GeometricLoss(Weighter):
@@ -34,11 +35,11 @@ class GeometricLoss(Weighter):
             "balances_losses",
         }
     )
-    guards = {"zero_loss": "a loss of exactly 0 was left out of the mean, with weight 0"}
+    guards = {"zero_loss": "a loss of exactly 0 was left out of the mean, with weight 0", **REFUSED_LOSS}
 
     def weights(self, now: Observation) -> Tensor:
         """Nonnegative, sum at least 1, ``(*batch_shape, K)``."""
-        losses, present = self.read_nonnegative(now)
+        losses, present = self.read(now, "losses"), self.present(now)
         counted = present & (losses > 0)
         number = counted.sum(-1, keepdim=True).clamp(min=1)
         logs = torch.where(counted, losses, torch.ones_like(losses)).log()
@@ -47,5 +48,8 @@ class GeometricLoss(Weighter):
 
     def update(self, after: Observation) -> None:
         """Count losses of zero."""
-        losses, _ = self.read_nonnegative(after)
-        self.took("zero_loss", (losses == 0).any(-1))
+        self.took("zero_loss", (self.read(after, "losses") == 0).any(-1))
+
+    def allowed(self, losses: Tensor) -> Tensor:
+        """Those with a logarithm, and 0."""
+        return losses >= 0

@@ -22,7 +22,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from weighting.base import Needs, Observation, Weighter, check, check_choice
+from weighting.base import Weighter
+from weighting.checks import check, check_choice
+from weighting.observation import Needs, Observation
 from weighting.optimizers import ElementOptimizer, OptimizerName
 
 
@@ -37,8 +39,10 @@ class GradNorm(Weighter):
 
     name = "gradnorm"
     needs = Needs.GRAD_NORMS
+    answers_from = "state"
     claims = frozenset({"sums_to_num_tasks", "permutation_equivariant", "finite_on_extreme_losses", "favours_the_slowest"})
     search = {"alpha": (0.12, 0.5, 1.0, 1.5, 2.0)}
+    guards = {"zero_initial_loss": "a loss of exactly 0 could not be L(0): its task counted as if it had not moved yet"}
 
     def __init__(
         self,
@@ -53,19 +57,17 @@ class GradNorm(Weighter):
         initial_steps: int = 0,
     ) -> None:
         super().__init__(num_tasks, batch_shape=batch_shape)
-        check(self.name, "alpha", alpha, least=0)
         check_choice(self.name, "variant", variant, ("paper", "libmtl"))
-        check(self.name, "initial_steps", initial_steps, integer=True, least=0)
-        self.alpha, self.variant, self.initial_steps = alpha, variant, initial_steps
+        self.variant = variant
+        self.alpha: float = check(self.name, "alpha", alpha, least=0)
+        self.initial_steps: int = check(self.name, "initial_steps", initial_steps, integer=True, least=0)
         self.add_state("current", 1.0)
         """w in variant "paper", s in variant "libmtl"."""
         self.add_state("initial_losses", float("nan"))
         self.add_state("initial_counts", 0.0)
-        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         self.current: Tensor
         self.initial_losses: Tensor
         self.initial_counts: Tensor
-        self.steps: Tensor
         self.optimizer = ElementOptimizer(self.name, self.shape, optimizer=optimizer, lr=lr, weight_decay=weight_decay)
 
     def claimed(self) -> frozenset[str]:
@@ -74,7 +76,7 @@ class GradNorm(Weighter):
 
     def wants(self) -> Needs:
         """No gradient norms while L_i(0) is averaged."""
-        return Needs.NOTHING if int(self.steps) < self.initial_steps else Needs.GRAD_NORMS
+        return Needs.NOTHING if self.num_updates < self.initial_steps else Needs.GRAD_NORMS
 
     def start(self, first: Observation) -> None:
         """Remember the initial losses, unless they are averaged."""
@@ -88,8 +90,7 @@ class GradNorm(Weighter):
     def update(self, after: Observation) -> None:
         """One gradient step on the weights, then (variant "paper") the renormalisation."""
         losses, present = self.read(after, "losses"), self.present(after)
-        self.steps.add_(1)
-        if int(self.steps) <= self.initial_steps:
+        if self.num_updates < self.initial_steps:
             self._average(losses, present)
             return
         self._remember(losses, present)
@@ -108,8 +109,9 @@ class GradNorm(Weighter):
     def _gradient(self, losses: Tensor, norms: Tensor, present: Tensor) -> Tensor:
         """Of the objective with respect to w, 0 for absent tasks."""
         weighted = self._weights() * norms
-        rate = losses / self.initial_losses
-        relative_rate = rate / _mean(rate, present)
+        rate = torch.where(self._lacks_initial(), 1.0, losses / self.initial_losses)
+        mean = _mean(rate, present)
+        relative_rate = torch.where(mean == 0, 1.0, rate / mean)
         target = _mean(weighted, present) * relative_rate**self.alpha
         gradient = torch.sign(weighted - target) * norms
         return torch.where(present, gradient, torch.zeros_like(gradient))
@@ -122,8 +124,13 @@ class GradNorm(Weighter):
         self.initial_losses.copy_(torch.where(present, mean, self.initial_losses))
 
     def _remember(self, losses: Tensor, present: Tensor) -> None:
-        new = self.initial_losses.isnan() & present
+        new = self._lacks_initial() & present
+        self.took("zero_initial_loss", (new & (losses == 0)).any(-1))
         self.initial_losses.copy_(torch.where(new, losses, self.initial_losses))
+
+    def _lacks_initial(self) -> Tensor:
+        """Tasks without a first loss other than 0."""
+        return self.initial_losses.isnan() | (self.initial_losses == 0)
 
     def _renormalise(self, present: Tensor) -> None:
         """Rescale the present tasks so that all K weights sum to K; absent ones keep theirs."""

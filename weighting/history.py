@@ -9,10 +9,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from weighting.state import State
 
 
-class Window(nn.Module):
+class Window(State):
     """The last ``length`` records of ``width`` numbers of each item, in no particular order; empty places are zeros.
 
     shape   of the items, e.g. ``(*batch_shape, K)``
@@ -27,18 +29,13 @@ class Window(nn.Module):
         self.kept: Tensor
         self.counts: Tensor
 
-    def add(self, record: Tensor, present: Tensor | None) -> None:
-        """Keep a record ``(*shape, width)`` for each present item (None: all); the oldest goes when the window is full."""
+    def add(self, record: Tensor, present: Tensor) -> None:
+        """Keep a record ``(*shape, width)`` for each present item; the oldest goes when the window is full."""
         kept, counts = self.kept, self.counts
         place = (counts % self.length).expand(*kept.shape[:-1], 1)
-        record = record.unsqueeze(-1)
-        if present is None:
-            counts.add_(1)
-        else:
-            here = present[..., None, None]
-            record = torch.where(here, record, kept.gather(-1, place))
-            counts.add_(here)
-        kept.scatter_(-1, place, record)
+        here = present[..., None, None]
+        kept.scatter_(-1, place, torch.where(here, record.unsqueeze(-1), kept.gather(-1, place)))
+        counts.add_(here)
 
     def filled(self) -> Tensor:
         """How many records each item has, ``(*shape)``."""
@@ -58,7 +55,7 @@ class TrendWindow(Window):
     def __init__(self, shape: tuple[int, ...], length: int) -> None:
         super().__init__(shape, length, width=3)
 
-    def add_point(self, value: Tensor, elapsed: Tensor | float, present: Tensor | None) -> None:
+    def add_point(self, value: Tensor, elapsed: Tensor | float, present: Tensor) -> None:
         """Let ``elapsed`` (a number, or one per item) pass, then keep y = ``value`` ``(*shape)`` for each present item."""
         ones, times, _ = self.kept.unbind(-2)
         times.sub_(ones * (elapsed.unsqueeze(-1) if isinstance(elapsed, Tensor) else elapsed))
@@ -70,7 +67,7 @@ class TrendWindow(Window):
         return divide(number * xy - x * y, number * xx - x * x)
 
 
-class TrendSinceStart(nn.Module):
+class TrendSinceStart(State):
     """All points (x, y) of each item since the start, in the few numbers that their regression line needs.
 
     Welford's update of means and co-moments, which stays exact where sums of squares would cancel.
@@ -87,9 +84,9 @@ class TrendSinceStart(nn.Module):
         self.spread: Tensor
         self.comoment: Tensor
 
-    def add_point(self, value: Tensor, elapsed: Tensor | float, present: Tensor | None) -> None:
+    def add_point(self, value: Tensor, elapsed: Tensor | float, present: Tensor) -> None:
         """As ``TrendWindow.add_point``."""
-        here = torch.ones_like(self.counts) if present is None else present.to(self.counts)
+        here = present.to(self.counts)
         self.time.add_(elapsed)
         self.counts.add_(here)
         share = here / self.counts.clamp(min=1)
@@ -105,30 +102,23 @@ class TrendSinceStart(nn.Module):
         return divide(self.comoment, self.spread)
 
 
-class Series(nn.Module):
+class Series(State):
     """One number per replica and record, kept for ever; room grows by doubling, so a record costs O(1)."""
 
     def __init__(self, batch_shape: tuple[int, ...]) -> None:
         super().__init__()
         self.register_buffer("room", torch.zeros(*batch_shape, 64, dtype=torch.float64))
-        self.register_buffer("count", torch.zeros((), dtype=torch.int64))
         self.room: Tensor
-        self.count: Tensor
 
-    def __len__(self) -> int:
-        return int(self.count)
-
-    def add(self, value: Tensor) -> None:
-        """Append one number per replica, ``(*batch_shape)``."""
-        number = len(self)
+    def add(self, value: Tensor, number: int) -> None:
+        """Append one number per replica, ``(*batch_shape)``, to the ``number`` that there are."""
         if number == self.room.shape[-1]:
             self.room = torch.cat([self.room, torch.zeros_like(self.room)], dim=-1)
         self.room[..., number] = value
-        self.count.add_(1)
 
-    def all(self) -> Tensor:
-        """Everything recorded, ``(*batch_shape, count)``."""
-        return self.room[..., : len(self)]
+    def first(self, number: int) -> Tensor:
+        """The first so many, ``(*batch_shape, number)``."""
+        return self.room[..., :number]
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         saved = state_dict.get(prefix + "room")

@@ -15,7 +15,9 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from weighting.base import Observation, Weighter, task_vector
+from weighting.base import Weighter
+from weighting.checks import task_vector
+from weighting.observation import Observation
 from weighting.optimizers import ElementOptimizer, OptimizerName
 
 
@@ -27,6 +29,7 @@ class ImpartialLoss(Weighter):
     """
 
     name = "imtl_l"
+    answers_from = "state"
     claims = frozenset({"nonnegative", "permutation_equivariant", "finite_on_extreme_losses"})
     search = {"lr": (1e-4, 1e-3, 1e-2)}
 
@@ -56,4 +59,4 @@ class ImpartialLoss(Weighter):
     def update(self, after: Observation) -> None:
         """One gradient step on the log-scales."""
         gradient = self.log_scale.exp() * self.read(after, "losses") - 1
-        self.optimizer.step(self.log_scale, gradient, self.present(after) if after.present is not None else None)
+        self.optimizer.step(self.log_scale, gradient, self.present(after))

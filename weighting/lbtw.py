@@ -18,7 +18,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from weighting.base import Observation, Weighter, check, check_choice
+from weighting.base import REFUSED_LOSS, Weighter
+from weighting.checks import check, check_choice
+from weighting.observation import Observation
 
 
 class LossBalanced(Weighter):
@@ -46,6 +48,7 @@ class LossBalanced(Weighter):
     guards = {
         "zero_initial_loss": "a loss of exactly 0 could not be L(0)",
         "zero_losses": "all losses were 0: equal weights were taken (variant official)",
+        **REFUSED_LOSS,
     }
 
     def __init__(
@@ -58,14 +61,12 @@ class LossBalanced(Weighter):
         variant: Literal["paper", "official"] = "paper",
     ) -> None:
         super().__init__(num_tasks, batch_shape=batch_shape)
-        check(self.name, "alpha", alpha, least=0)
-        check(self.name, "restart_every", restart_every, integer=True, least=0)
         check_choice(self.name, "variant", variant, ("paper", "official"))
-        self.alpha, self.restart_every, self.variant = alpha, restart_every, variant
+        self.alpha: float = check(self.name, "alpha", alpha, least=0)
+        self.restart_every: int = check(self.name, "restart_every", restart_every, integer=True, least=0)
+        self.variant = variant
         self.add_state("initial_losses", float("nan"))
-        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         self.initial_losses: Tensor
-        self.steps: Tensor
 
     def claimed(self) -> frozenset[str]:
         """The rescaled weights have a sum."""
@@ -77,9 +78,9 @@ class LossBalanced(Weighter):
 
     def weights(self, now: Observation) -> Tensor:
         """Nonnegative, 1 for a task without initial loss, ``(*batch_shape, K)``."""
-        losses, present = self.read_nonnegative(now)
+        losses, present = self.read(now, "losses"), self.present(now)
         unknown = self.initial_losses.isnan()
-        if self.restart_every and int(self.steps) % self.restart_every == 0:
+        if self._restarts():
             unknown = torch.ones_like(unknown)
         ratio = torch.where(unknown, torch.ones_like(losses), losses / self.initial_losses)
         weights = ratio**self.alpha
@@ -91,16 +92,22 @@ class LossBalanced(Weighter):
 
     def update(self, after: Observation) -> None:
         """Remember the losses of tasks that had none."""
-        if self.restart_every and int(self.steps) % self.restart_every == 0:
+        if self._restarts():
             self.initial_losses.fill_(float("nan"))
         self._remember(after)
         if self.variant == "official":
-            losses, present = self.read_nonnegative(after)
+            losses, present = self.read(after, "losses"), self.present(after)
             self.took("zero_losses", (~present | (losses == 0)).all(-1) & present.any(-1))
-        self.steps.add_(1)
+
+    def allowed(self, losses: Tensor) -> Tensor:
+        """Those of which a share can be left."""
+        return losses >= 0
+
+    def _restarts(self) -> bool:
+        return bool(self.restart_every) and self.num_updates % self.restart_every == 0
 
     def _remember(self, seen: Observation) -> None:
-        losses, present = self.read_nonnegative(seen)
+        losses, present = self.read(seen, "losses"), self.present(seen)
         new = self.initial_losses.isnan() & present
         self.took("zero_initial_loss", (new & (losses == 0)).any(-1))
         self.initial_losses.copy_(torch.where(new & (losses > 0), losses, self.initial_losses))

@@ -9,16 +9,17 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from weighting.base import check, check_choice
+from weighting.checks import check, check_choice
+from weighting.state import State
 
 OptimizerName = Literal["adam", "sgd"]
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 
 
-class ElementOptimizer(nn.Module):
+class ElementOptimizer(State):
     """Kingma and Ba's Adam (ICLR 2015, Algorithm 1) or SGD with momentum, on a tensor of independent elements.
 
     owner         name of the method, for error messages
@@ -40,10 +41,10 @@ class ElementOptimizer(nn.Module):
     ) -> None:
         super().__init__()
         check_choice(owner, "optimizer", optimizer, ("adam", "sgd"))
-        check(owner, "lr", lr, above=0)
-        check(owner, "momentum", momentum, least=0, below=1)
-        check(owner, "weight_decay", weight_decay, least=0)
-        self.optimizer, self.lr, self.momentum, self.weight_decay = optimizer, lr, momentum, weight_decay
+        self.optimizer = optimizer
+        self.lr: float = check(owner, "lr", lr, above=0)
+        self.momentum: float = check(owner, "momentum", momentum, least=0, below=1)
+        self.weight_decay: float = check(owner, "weight_decay", weight_decay, least=0)
         self.register_buffer("first_moment", torch.zeros(shape, dtype=torch.float64))
         self.first_moment: Tensor
         if optimizer == "adam":
@@ -55,7 +56,7 @@ class ElementOptimizer(nn.Module):
             self.decay1: Tensor
             self.decay2: Tensor
 
-    def step(self, values: Tensor, gradient: Tensor, present: Tensor | None) -> None:
+    def step(self, values: Tensor, gradient: Tensor, present: Tensor) -> None:
         """Move ``values`` in place, against ``gradient``; elements that are not ``present`` stay as they are.
 
         All of the shape given at creation.
@@ -65,25 +66,19 @@ class ElementOptimizer(nn.Module):
         change = self._adam(gradient, present) if self.optimizer == "adam" else self._sgd(gradient, present)
         _assign(values, torch.sub(values, change, alpha=self.lr), present)
 
-    def _sgd(self, gradient: Tensor, present: Tensor | None) -> Tensor:
+    def _sgd(self, gradient: Tensor, present: Tensor) -> Tensor:
         _assign(self.first_moment, torch.add(gradient, self.first_moment, alpha=self.momentum), present)
         return self.first_moment
 
-    def _adam(self, gradient: Tensor, present: Tensor | None) -> Tensor:
+    def _adam(self, gradient: Tensor, present: Tensor) -> Tensor:
         first, second, decay1, decay2 = self.first_moment, self.second_moment, self.decay1, self.decay2
-        if present is None:
-            decay1.mul_(BETA1)
-            decay2.mul_(BETA2)
-            first.lerp_(gradient, 1 - BETA1)
-            second.mul_(BETA2).addcmul_(gradient, gradient, value=1 - BETA2)
-            return (first / (1 - decay1)).div_((second / (1 - decay2)).sqrt_().add_(EPSILON))
         _assign(decay1, decay1 * BETA1, present)
         _assign(decay2, decay2 * BETA2, present)
         _assign(first, torch.lerp(first, gradient, 1 - BETA1), present)
-        _assign(second, BETA2 * second + (1 - BETA2) * gradient * gradient, present)
+        _assign(second, torch.addcmul(second * BETA2, gradient, gradient, value=1 - BETA2), present)
         # Elements that were never present divide 0 by 0 here; their values are not assigned.
-        return (first / (1 - decay1)) / ((second / (1 - decay2)).sqrt() + EPSILON)
+        return (first / (1 - decay1)).div_((second / (1 - decay2)).sqrt_().add_(EPSILON))
 
 
-def _assign(target: Tensor, value: Tensor, present: Tensor | None) -> None:
-    target.copy_(value if present is None else torch.where(present, value, target))
+def _assign(target: Tensor, value: Tensor, present: Tensor) -> None:
+    target.copy_(torch.where(present, value, target))

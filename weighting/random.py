@@ -16,7 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from weighting.base import Observation, RunFacts, Weighter, check
+from weighting.base import Weighter
+from weighting.checks import check
+from weighting.observation import Observation, RunFacts
 
 
 class RandomLossWeighting(Weighter):
@@ -26,14 +28,12 @@ class RandomLossWeighting(Weighter):
     """
 
     name = "random"
+    answers_from = "state"
     claims = frozenset({"nonnegative", "sums_to_one", "scale_free", "task_scale_free", "finite_on_extreme_losses"})
 
     def __init__(self, num_tasks: int, *, batch_shape: Sequence[int] = (), seed: int = 0) -> None:
         super().__init__(num_tasks, batch_shape=batch_shape)
-        check(self.name, "seed", seed, integer=True, least=0)
-        self.seed = seed
-        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
-        self.steps: Tensor
+        self.seed: int = check(self.name, "seed", seed, integer=True, least=0)
 
     @classmethod
     def defaults_for(cls, run: RunFacts) -> dict[str, Any]:
@@ -42,11 +42,7 @@ class RandomLossWeighting(Weighter):
 
     def weights(self, now: Observation) -> Tensor:
         """Positive, sum 1 over all K tasks, ``(*batch_shape, K)``."""
-        digest = hashlib.sha256(f"{self.seed}/{int(self.steps)}".encode()).digest()
+        digest = hashlib.sha256(f"{self.seed}/{self.num_updates}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-        normals = torch.randn(self.num_tasks, generator=generator, dtype=torch.float64)
-        return self.reply(normals.softmax(-1), now)
-
-    def update(self, after: Observation) -> None:
-        """Go on to the next draw."""
-        self.steps.add_(1)
+        normals = torch.randn(self.num_tasks, generator=generator, dtype=torch.float64, device="cpu")
+        return self.reply(normals.to(self.present(now).device).softmax(-1), now)

@@ -12,7 +12,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from weighting.base import Observation, Weighter
+from weighting.base import REFUSED_LOSS, Weighter
+from weighting.observation import Observation
 
 
 class ScaleInvariant(Weighter):
@@ -25,14 +26,17 @@ class ScaleInvariant(Weighter):
     claims = frozenset(
         {"nonnegative", "permutation_equivariant", "finite_on_extreme_losses", "undoes_task_scales", "balances_losses"}
     )
-    guards = {"zero_loss": "a loss of exactly 0 got weight 0"}
+    guards = {"zero_loss": "a loss of exactly 0 got weight 0", **REFUSED_LOSS}
 
     def weights(self, now: Observation) -> Tensor:
         """Nonnegative, ``(*batch_shape, K)``."""
-        losses, _ = self.read_nonnegative(now)
-        return self.reply(torch.where(losses > 0, 1 / losses, torch.zeros_like(losses)), now)
+        losses = self.read(now, "losses")
+        return self.reply(torch.where(losses > 0, 1 / losses, 0.0), now)
 
     def update(self, after: Observation) -> None:
         """Count losses of zero."""
-        losses, _ = self.read_nonnegative(after)
-        self.took("zero_loss", (losses == 0).any(-1))
+        self.took("zero_loss", (self.read(after, "losses") == 0).any(-1))
+
+    def allowed(self, losses: Tensor) -> Tensor:
+        """Those with a logarithm, and 0."""
+        return losses >= 0

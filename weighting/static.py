@@ -12,7 +12,9 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from weighting.base import Observation, Weighter, check, task_vector
+from weighting.base import Weighter
+from weighting.checks import check, task_vector
+from weighting.observation import Observation
 
 
 class Static(Weighter):
@@ -23,6 +25,7 @@ class Static(Weighter):
 
     name = "static"
     adaptive = False
+    answers_from = "state"
     claims = frozenset({"nonnegative", "scale_free", "task_scale_free", "finite_on_extreme_losses"})
 
     def __init__(self, num_tasks: int, *, batch_shape: Sequence[int] = (), weights: Sequence[float] | None = None) -> None:

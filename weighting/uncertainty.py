@@ -16,7 +16,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from weighting.base import Observation, Weighter, task_vector
+from weighting.base import Weighter
+from weighting.checks import task_vector
+from weighting.observation import Observation
 from weighting.optimizers import ElementOptimizer, OptimizerName
 
 
@@ -28,6 +30,7 @@ class UncertaintyWeighting(Weighter):
     """
 
     name = "uncertainty"
+    answers_from = "state"
     claims = frozenset({"nonnegative", "permutation_equivariant", "finite_on_extreme_losses"})
     search = {"lr": (1e-4, 1e-3, 1e-2, 2.5e-2)}
 
@@ -57,4 +60,4 @@ class UncertaintyWeighting(Weighter):
     def update(self, after: Observation) -> None:
         """One gradient step on the log-variances."""
         gradient = (1 - self.read(after, "losses") * torch.exp(-self.log_variance)) / 2
-        self.optimizer.step(self.log_variance, gradient, self.present(after) if after.present is not None else None)
+        self.optimizer.step(self.log_variance, gradient, self.present(after))

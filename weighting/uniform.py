@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from weighting.base import Observation, Weighter
+from weighting.base import Weighter
+from weighting.observation import Observation
 
 
 class Uniform(Weighter):
@@ -18,6 +19,7 @@ class Uniform(Weighter):
 
     name = "uniform"
     adaptive = False
+    answers_from = "state"
     claims = frozenset(
         {
             "nonnegative",
@@ -31,4 +33,4 @@ class Uniform(Weighter):
 
     def weights(self, now: Observation) -> Tensor:
         """All ones, ``(*batch_shape, K)``."""
-        return self.reply(self.read(now, "losses").new_ones(()), now)
+        return self.reply(self.present(now).double(), now)

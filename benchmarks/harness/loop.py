@@ -163,7 +163,7 @@ class Loop:
         if asks_norms and self.norms is not None:
             self.norms.arm()
         losses = self.problem.losses(self.model, batch)
-        seen = Observation(losses=losses, present=self.problem.present(batch))
+        seen = Observation(losses=losses, counts=self.problem.present(batch))
         if Needs.GRAMIAN in wanted:
             parameters = [p for p in self.model.parameters() if p.requires_grad]
             seen = seen.with_(gramian=gramian(losses, parameters, len(self.problem.batch_shape)))
@@ -201,7 +201,7 @@ class Loop:
                 self.extra_forwards += 1
             if Needs.VAL_LOSSES in wanted:
                 losses, present = self._validation_losses()
-                seen = seen.with_(val_losses=losses, val_present=present)
+                seen = seen.with_(val_losses=losses, val_counts=present)
         return seen
 
     @torch.no_grad()
@@ -228,7 +228,7 @@ class Loop:
         """Show the weighter the losses of the first batch and, if it needs them, of the whole validation split."""
         batch = to_device(self.data.train_batch(0), self.device)
         with torch.no_grad():
-            first = Observation(losses=self.problem.losses(self.model, batch), present=self.problem.present(batch))
+            first = Observation(losses=self.problem.losses(self.model, batch), counts=self.problem.present(batch))
         if Needs.VAL_LOSSES in self.weighter.needs and self.initial_val_losses is not None:
             first = first.with_(val_losses=self.initial_val_losses.to(self.device))
         self.weighter.start(first)

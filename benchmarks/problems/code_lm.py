@@ -72,7 +72,7 @@ from benchmarks.problems.text.corpus import Corpus, Sequences, built_in, from_us
 from benchmarks.problems.text.documents import SPLITS
 from benchmarks.problems.text.tokenizer import Encoder, Pretrained, TrainedBPE, versions
 from benchmarks.seeds import generator
-from weighting.base import check
+from weighting.checks import check
 
 TRAIN_BYTES: dict[str, int] = {
     "python": 3_000_000,

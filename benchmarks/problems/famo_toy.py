@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.base import Batch, Data, Evaluation, Metric, Problem, Split, Training
-from weighting.base import check
+from weighting.checks import check
 
 STARTS = ((-8.5, 7.5), (0.0, 0.0), (9.0, 9.0), (-7.5, -0.5), (9.0, -1.0))
 SCALES = (0.1, 1.0)

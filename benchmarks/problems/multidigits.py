@@ -25,7 +25,7 @@ from torch.nn import functional
 from benchmarks.base import Batch, Data, Evaluation, Metric, Problem, Split, Training
 from benchmarks.problems.in_memory import InMemory, count, mean_over_rows
 from benchmarks.seeds import derive, generator
-from weighting.base import check
+from weighting.checks import check
 
 SIDE, CANVAS = 8, 12
 """Pixels along a digit and along the canvas: the digits share a square of 4 x 4."""

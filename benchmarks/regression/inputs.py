@@ -59,8 +59,8 @@ def observations(log: Log) -> list[Observation]:
 
     Raises KeyError, TypeError or ValueError on a log of another shape.
     """
-    dtypes = {"present": torch.bool, "val_present": torch.bool}
-    tensors = {name: torch.tensor(rows, dtype=dtypes.get(name, torch.float64)) for name, rows in log.items()}
+    fields = {"present": "counts", "val_present": "val_counts"}
+    tensors = {fields.get(name, name): torch.tensor(rows, dtype=torch.float64) for name, rows in log.items()}
     count = len(tensors["losses"])
     return [Observation(**{name: tensor[row] for name, tensor in tensors.items()}) for row in range(count)]
 
@@ -69,11 +69,11 @@ def replay(weighter: Weighter, log: Log) -> list[list[float]]:
     """Show a log to a method as the harness would. Returns the weights of each step, steps by tasks."""
     first, *steps = observations(log)
     validation = Needs.VAL_LOSSES in weighter.needs
-    weighter.start(_only(first, ("losses", "present", *(("val_losses", "val_present") if validation else ()))))
+    weighter.start(_only(first, ("losses", "counts", *(("val_losses", "val_counts") if validation else ()))))
     weights = []
     for step in steps:
         wanted = weighter.wants()
-        before = ["losses", "present", *(["gramian"] if Needs.GRAMIAN in wanted else [])]
+        before = ["losses", "counts", *(["gramian"] if Needs.GRAMIAN in wanted else [])]
         weights.append(weighter.weights(_only(step, before)).tolist())
         weighter.update(_only(step, [*before, *_after(wanted)]))
     return weights
@@ -82,8 +82,8 @@ def replay(weighter: Weighter, log: Log) -> list[list[float]]:
 def _after(wanted: Needs) -> list[str]:
     """The fields that a method is shown after a step."""
     fields = {
-        Needs.VAL_LOSSES: ("val_losses", "val_present"),
-        Needs.VAL_LOSSES_BEFORE_STEP: ("val_losses_before", "val_present"),
+        Needs.VAL_LOSSES: ("val_losses", "val_counts"),
+        Needs.VAL_LOSSES_BEFORE_STEP: ("val_losses_before", "val_counts"),
         Needs.LOSSES_AFTER_STEP: ("losses_after",),
         Needs.GRAD_NORMS: ("grad_norms",),
     }
