@@ -70,11 +70,11 @@ def _starting(start: _Function) -> _Function:
             start(self, first)
             return
         seen, left_out = self._clean("start", first)
-        if not self._started:
+        if not self._host.started:
             start(self, seen)
             self._count(left_out)
             self.clock.add_(CLOCK_STARTED)
-            self._started = True
+            self._host.started = True
 
     return cast(_Function, started)
 
@@ -92,7 +92,7 @@ def _answering(weights: _Function) -> _Function:
             found = found * self.prior
         if now.losses is None:
             return found
-        return found.to(device=now.losses.device, dtype=torch.promote_types(now.losses.dtype, torch.float32))
+        return found.to(now.losses.new_empty(0, dtype=torch.promote_types(now.losses.dtype, torch.float32)))
 
     return cast(_Function, answered)
 
@@ -108,8 +108,7 @@ def _learning(update: _Function) -> _Function:
         seen, left_out = self._clean("update", after)
         update(self, seen)
         self._count(left_out)
-        self.clock.add_(1)
-        self._updates += 1
+        self._tick()
 
     return cast(_Function, updated)
 
@@ -120,6 +119,18 @@ _WRAPPED: Mapping[str, Callable[[Any], Any]] = {
     "weights": _answering,
     "update": _learning,
 }
+
+
+class _HostClock:
+    """What a method's clock says, known to the host: a step need not wait for a device to ask it."""
+
+    def __init__(self, read_from: Tensor) -> None:
+        self.read_from: Tensor | None = read_from
+        """The clock that was read last; None: nobody has read it since it was loaded."""
+        self.started = False
+        self.updates = 0
+        self.asked = False
+        """Whether the method decides anything by the number of updates."""
 
 
 REFUSED_LOSS = {"refused_loss": "a loss that the method is not made for: its task counted as absent in that step"}
@@ -183,9 +194,7 @@ class Weighter(State, ABC):
         self.register_buffer("clock", torch.tensor(CLOCK_MARK))
         self.register_buffer("guard_counts", torch.zeros(*self.batch_shape, len(self.guards), dtype=torch.int64))
         self.register_buffer("prior", None)
-        # What the clock says, known to the host: a step need not wait for a device to ask it.
-        self._started, self._updates = False, 0
-        self._clock_read: tuple[Tensor, ...] = (self.clock,)
+        self._host = _HostClock(self.clock)
 
     @classmethod
     def defaults_for(cls, run: RunFacts) -> dict[str, Any]:
@@ -250,7 +259,7 @@ class Weighter(State, ABC):
         for value in values.tolist():
             check(self.name, "every number of prior", value, least=0)
         check(self.name, "the sum of prior", float(values.sum()), above=0)
-        self.prior = values.to(device=self.clock.device, dtype=self._state_dtype)
+        self.prior = values.to(self.clock.new_empty(0, dtype=self._state_dtype))
 
     # ---- help for subclasses -------------------------------------------------------------------------------------
 
@@ -262,8 +271,9 @@ class Weighter(State, ABC):
     @property
     def num_updates(self) -> int:
         """Updates made so far, the present one not included; known without waiting for a device."""
+        self._host.asked = True
         self._read_clock()
-        return self._updates
+        return self._host.updates
 
     def add_state(self, name: str, value: Tensor | float) -> None:
         """Register state that is saved and moved with the method; a number fills ``(*batch_shape, K)``."""
@@ -279,7 +289,7 @@ class Weighter(State, ABC):
 
     def took(self, guard: str, where: Tensor) -> None:
         """Count a guard for the replicas in which it was taken: bool ``(*batch_shape)``."""
-        self.guard_counts[..., list(self.guards).index(guard)].add_(where)
+        self.guard_counts.select(-1, list(self.guards).index(guard)).add_(where)
 
     def present(self, seen: Observation, field: Literal["present", "val_present"] = "present") -> Tensor:
         """Which tasks are there: bool ``(*batch_shape, K)``, on the device of the state."""
@@ -299,7 +309,8 @@ class Weighter(State, ABC):
                 f"{self.name}.{call}: expected an Observation, found {type(seen).__name__}; "
                 f"pass Observation(losses=...) from `weighting`"
             )
-        self._read_clock()
+        if not torch.compiler.is_compiling():
+            self._read_clock()
         self._follow(seen)
         found, not_finite = clean(self.name, seen, self.shape, self._state_dtype, self.clock.device)
         left_out = {} if not_finite is None else {"not_finite": not_finite}
@@ -313,7 +324,7 @@ class Weighter(State, ABC):
         losses: Tensor | None = getattr(seen, field)
         if losses is None:
             return seen
-        refused = self.present(seen) & ~self.allowed(losses)
+        refused = self.present(seen) & self.allowed(losses).logical_not()
         numbers = visible(refused)
         if numbers is None:
             left_out["refused_loss"] = left_out.get("refused_loss", False) | refused
@@ -337,10 +348,18 @@ class Weighter(State, ABC):
         own = self._buffers.values()
         return next((buffer.dtype for buffer in own if buffer is not None and buffer.is_floating_point()), torch.float64)
 
+    def _tick(self) -> None:
+        self.clock.add_(1)
+        if torch.compiler.is_compiling() and not self._host.asked:
+            # A number that changes at every step would make every step a graph of its own.
+            self._host.read_from = None
+        else:
+            self._host.updates += 1
+
     def _read_clock(self) -> None:
         """Let the host know the clock, once after somebody else has set it. Raises RuntimeError if nobody has."""
-        clock = self.clock
-        if torch.compiler.is_compiling() or (self._clock_read and self._clock_read[0] is clock):
+        clock, host = self.clock, self._host
+        if clock is host.read_from:
             return
         try:
             number = int(clock)
@@ -352,9 +371,9 @@ class Weighter(State, ABC):
                 f"{self.name}: expected a state that was created or loaded, found memory that nobody filled, as after "
                 "loading a model whose checkpoint lacks this method's state; call reset(), or load its state"
             )
-        self._clock_read = (clock,)
-        self._started, self._updates = bool(number & CLOCK_STARTED), number & (CLOCK_STARTED - 1)
+        host.read_from = clock
+        host.started, host.updates = bool(number & CLOCK_STARTED), number & (CLOCK_STARTED - 1)
 
     def _load_from_state_dict(self, *arguments: Any, **options: Any) -> None:
         super()._load_from_state_dict(*arguments, **options)
-        self._clock_read = ()
+        self._host.read_from = None

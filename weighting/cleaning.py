@@ -31,12 +31,12 @@ def clean(
     Raises ValueError on another shape.
     """
     found: dict[str, Tensor] = {}
+    everyone = torch.ones(shape, dtype=dtype, device=device)
     for name in (*TRAINING_FIELDS, *VALIDATION_FIELDS, *COUNTS):
         value = getattr(seen, name)
         if value is not None:
             expected = (*shape, shape[-1]) if name == "gramian" else shape
-            found[name] = _shaped(owner, name, value, expected).to(device=device, dtype=dtype)
-    everyone = torch.ones(shape, dtype=dtype, device=device)
+            found[name] = _shaped(owner, name, value, expected).to(everyone)
     training = _fill(found, TRAINING_FIELDS, "counts", everyone)
     validation = _fill(found, VALIDATION_FIELDS, "val_counts", everyone)
     not_finite = [mask for mask in (training, validation) if mask is not None]
@@ -62,9 +62,9 @@ def _fill(found: dict[str, Tensor], fields: Sequence[Field], counts: str, everyo
         number = found[name].diagonal(dim1=-2, dim2=-1) if name == "gramian" else found[name]
         # Only of a finite number is nothing left when it is taken from itself.
         finite = finite & (number - number == 0)
-    absent = ~finite | ~(claimed > 0)
+    absent = (finite & (claimed > 0)).logical_not()
     _leave_out(found, given, counts, absent)
-    return ~finite & (claimed > 0)
+    return finite.logical_not() & (claimed > 0)
 
 
 def without(seen: Clean, absent: Tensor) -> Clean:
@@ -74,7 +74,7 @@ def without(seen: Clean, absent: Tensor) -> Clean:
         if (value := getattr(seen, name)) is not None:
             found[name] = value
     given = list(found)
-    found["counts"] = seen.counts if seen.counts is not None else (~absent).double()
+    found["counts"] = seen.counts if seen.counts is not None else absent.logical_not().double()
     _leave_out(found, given, "counts", absent)
     return replace(seen, **found)
 

@@ -238,16 +238,16 @@ class CoBa(Weighter):
             return
         # That code numbers each task's own records, without the gaps that an absent task leaves.
         self.ratios.add_point(ratios, present.to(ratios), present)
-        largest = ratios.masked_fill(~present, float("-inf")).amax(-1, keepdim=True)
+        largest = torch.where(present, ratios, float("-inf")).amax(-1, keepdim=True)
         self.largest_ratio.add_point(largest, 1.0, present.any(-1, keepdim=True))
 
     def _paper_weights(self, present: Tensor) -> Tensor:
         slopes = self.ratios.slopes()
         self.slope_sizes.add(slopes.abs().unsqueeze(-1), present)
         live = self._live(slopes)
-        self.took("zero_slopes", ~live.any(-1))
-        self.took("zero_slopes_of_a_task", (~live).any(-1) & live.any(-1))
-        largest = slopes.masked_fill(~live, float("-inf")).amax(-1)
+        self.took("zero_slopes", live.any(-1).logical_not())
+        self.took("zero_slopes_of_a_task", live.logical_not().any(-1) & live.any(-1))
+        largest = torch.where(live, slopes, float("-inf")).amax(-1)
         self._record_largest(torch.where(live.any(-1), largest, 0.0))
         scores = self._scores(slopes, live, self.num_updates + 1)
         weights = torch.lerp(scores.absolute, scores.relative, scores.divergence_factor.clamp(max=1))
@@ -301,9 +301,9 @@ class CoBa(Weighter):
             return slopes.new_full((*self.batch_shape, 1), share)
         largest = self.largest_slopes.first(count)
         logits = divide(-self.tau * count * largest, largest.abs().sum(-1, keepdim=True))
-        return count * logits.softmax(-1)[..., -1:]
+        return count * logits.softmax(-1).narrow(-1, count - 1, 1)
 
 
 def _softmax(scores: Tensor, live: Tensor) -> Tensor:
     """Over the live tasks; 0 for the others, and for all where there is none."""
-    return scores.masked_fill(~live, float("-inf")).softmax(-1).nan_to_num(nan=0.0)
+    return torch.where(live, scores, float("-inf")).softmax(-1).nan_to_num(nan=0.0)

@@ -34,6 +34,7 @@ class DynamicWeightAverage(Weighter):
     """
 
     name = "dwa"
+    answers_from = "state"
     claims = frozenset(
         {
             "nonnegative",
@@ -63,6 +64,7 @@ class DynamicWeightAverage(Weighter):
         self.window: int = check(self.name, "window", window, integer=True, least=1)
         self.variant = variant
         if variant == "nash_mtl":
+            self.__dict__["answers_from"] = "losses"
             self.add_state("past", torch.ones(*self.shape, 2 * self.window, dtype=torch.float64))
             self.add_state("count", 0.0)
             self.past: Tensor
@@ -116,14 +118,14 @@ class DynamicWeightAverage(Weighter):
 
     def _sliding_weights(self, now: Observation) -> Tensor:
         past = self._with(now)
-        older, newer = past[..., : self.window].mean(-1), past[..., self.window :].mean(-1)
+        older, newer = past.narrow(-1, 0, self.window).mean(-1), past.narrow(-1, self.window, self.window).mean(-1)
         # A task moves from its loss number window + 2 on, as that code does.
         older = torch.where(self.count > self.window, older, torch.full_like(older, float("nan")))
         return self._shares(newer, older)
 
     def _with(self, seen: Observation) -> Tensor:
         """The last losses of each task, oldest first, with those of this step: ``(*batch_shape, K, 2 window)``."""
-        moved = torch.cat([self.past[..., 1:], self.read(seen, "losses").unsqueeze(-1)], dim=-1)
+        moved = torch.cat([self.past.narrow(-1, 1, 2 * self.window - 1), self.read(seen, "losses").unsqueeze(-1)], dim=-1)
         return torch.where(self.present(seen).unsqueeze(-1), moved, self.past)
 
     def _shares(self, newer: Tensor, older: Tensor) -> Tensor:

@@ -93,13 +93,13 @@ class Famo(Weighter):
     def update(self, after: Observation) -> None:
         """One Adam step on the logits."""
         losses, present = self.read(after, "losses"), self._counted(after)
-        self.took("at_lower_bound", (self.present(after) & ~present).any(-1))
+        self.took("at_lower_bound", (self.present(after) & present.logical_not()).any(-1))
         log_before = self._distance(losses, present).log()
         if self.lookahead == "same_batch":
             log_after = self._distance(self.read(after, "losses_after"), present).log()
             self._learn(log_before - log_after, present, present)
             return
-        known = present & ~self.last_log_distance.isnan()
+        known = present & self.last_log_distance.isnan().logical_not()
         change = torch.where(known, self.last_log_distance - log_before, 0.0)
         self.last_log_distance.copy_(torch.where(present, log_before, self.last_log_distance))
         self._learn(change, present, known)

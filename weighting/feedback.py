@@ -85,7 +85,7 @@ class _OnValidation(_OnOtherSplit):
 
     def weights(self, now: Observation) -> Tensor:
         """The method's answer to the newest validation losses, ``(*batch_shape, K)``."""
-        here = self.present(now) & ~self.newest_losses.isnan()
+        here = self.present(now) & self.newest_losses.isnan().logical_not()
         shown = Observation(losses=self._newest(), counts=here, gramian=now.gramian)
         return self.reply(self.inner.weights(shown), now)
 

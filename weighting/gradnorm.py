@@ -76,7 +76,7 @@ class GradNorm(Weighter):
 
     def wants(self) -> Needs:
         """No gradient norms while L_i(0) is averaged."""
-        return Needs.NOTHING if self.num_updates < self.initial_steps else Needs.GRAD_NORMS
+        return Needs.NOTHING if self._averages() else Needs.GRAD_NORMS
 
     def start(self, first: Observation) -> None:
         """Remember the initial losses, unless they are averaged."""
@@ -90,7 +90,7 @@ class GradNorm(Weighter):
     def update(self, after: Observation) -> None:
         """One gradient step on the weights, then (variant "paper") the renormalisation."""
         losses, present = self.read(after, "losses"), self.present(after)
-        if self.num_updates < self.initial_steps:
+        if self._averages():
             self._average(losses, present)
             return
         self._remember(losses, present)
@@ -102,6 +102,10 @@ class GradNorm(Weighter):
         weights = self._weights()
         common = (weights * gradient).sum(-1, keepdim=True) / self.num_tasks
         self.optimizer.step(self.current, weights * (gradient - common), present)
+
+    def _averages(self) -> bool:
+        """Whether this step's losses still go into L_i(0)."""
+        return self.initial_steps > 0 and self.num_updates < self.initial_steps
 
     def _weights(self) -> Tensor:
         return self.current if self.variant == "paper" else self.num_tasks * self.current.softmax(-1)

@@ -33,13 +33,13 @@ class Window(State):
         """Keep a record ``(*shape, width)`` for each present item; the oldest goes when the window is full."""
         kept, counts = self.kept, self.counts
         place = (counts % self.length).expand(*kept.shape[:-1], 1)
-        here = present[..., None, None]
+        here = present.unsqueeze(-1).unsqueeze(-1)
         kept.scatter_(-1, place, torch.where(here, record.unsqueeze(-1), kept.gather(-1, place)))
         counts.add_(here)
 
     def filled(self) -> Tensor:
         """How many records each item has, ``(*shape)``."""
-        return self.counts[..., 0, 0].clamp(max=self.length)
+        return self.counts.squeeze(-1).squeeze(-1).clamp(max=self.length)
 
     def sum(self) -> Tensor:
         """Sum over the window of records of one number, ``(*shape)``."""
@@ -114,11 +114,11 @@ class Series(State):
         """Append one number per replica, ``(*batch_shape)``, to the ``number`` that there are."""
         if number == self.room.shape[-1]:
             self.room = torch.cat([self.room, torch.zeros_like(self.room)], dim=-1)
-        self.room[..., number] = value
+        self.room.select(-1, number).copy_(value)
 
     def first(self, number: int) -> Tensor:
         """The first so many, ``(*batch_shape, number)``."""
-        return self.room[..., :number]
+        return self.room.narrow(-1, 0, number)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         saved = state_dict.get(prefix + "room")

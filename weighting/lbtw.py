@@ -97,7 +97,7 @@ class LossBalanced(Weighter):
         self._remember(after)
         if self.variant == "official":
             losses, present = self.read(after, "losses"), self.present(after)
-            self.took("zero_losses", (~present | (losses == 0)).all(-1) & present.any(-1))
+            self.took("zero_losses", (present.logical_not() | (losses == 0)).all(-1) & present.any(-1))
 
     def allowed(self, losses: Tensor) -> Tensor:
         """Those of which a share can be left."""

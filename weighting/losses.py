@@ -29,7 +29,7 @@ def total(weights: Numbers, losses: Tensor | Sequence[Tensor], counts: Numbers |
     present = None if counts is None else as_tensor("counts", counts).detach()
     if not isinstance(losses, Tensor):
         losses = _stack(losses, present)
-    factors = factors.to(losses.device)
+    factors = factors.to(losses.new_empty(0, dtype=factors.dtype))
     for name, value in (("weights", factors), ("counts", present)):
         if value is not None and value.shape != losses.shape:
             found = f"{tuple(value.shape)} for losses of shape {tuple(losses.shape)}"
@@ -41,7 +41,7 @@ def total(weights: Numbers, losses: Tensor | Sequence[Tensor], counts: Numbers |
     seen = losses.detach()
     counted = (factors != 0) & (seen - seen == 0)
     if present is not None:
-        counted = counted & (present.to(losses.device) > 0)
+        counted = counted & (present.to(factors.new_empty(0, dtype=present.dtype)) > 0)
     return torch.where(counted, terms, 0.0).sum()
 
 

@@ -45,4 +45,4 @@ class RandomLossWeighting(Weighter):
         digest = hashlib.sha256(f"{self.seed}/{self.num_updates}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
         normals = torch.randn(self.num_tasks, generator=generator, dtype=torch.float64, device="cpu")
-        return self.reply(normals.to(self.present(now).device).softmax(-1), now)
+        return self.reply(normals.to(self.clock.new_empty(0, dtype=normals.dtype)).softmax(-1), now)

@@ -1,0 +1,341 @@
+"""What is not finite, not there or not a tensor: it never enters a state, a weight or the total."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scripts import SETTING_IDS, SETTINGS, Script, after_step, at_start, before_step, changed, make, run, script
+from torch import Tensor, nn
+
+import weighting
+from weighting import Observation, TaskLosses, Weighter, total
+from weighting.coba import CoBa
+
+every_setting = pytest.mark.parametrize(("name", "more"), SETTINGS, ids=SETTING_IDS)
+
+NOT_FINITE = (float("nan"), float("inf"), float("-inf"))
+TRAINING = ("losses", "losses_after", "grad_norms", "gramian")
+VALIDATION = ("val_losses", "val_losses_before")
+
+
+def with_value(seen: Observation, fields: tuple[str, ...], task: int, value: float) -> Observation:
+    """The observation with ``value`` for one task in the given fields."""
+
+    def change(field: str, values: Tensor) -> Tensor:
+        if field not in fields:
+            return values
+        spoilt = values.clone()
+        spoilt[..., task] = value
+        if field == "gramian":
+            spoilt[..., task, :] = value
+        return spoilt
+
+    return changed(seen, change)
+
+
+def without(seen: Observation, counts: str, task: int) -> Observation:
+    """The observation with the task absent."""
+    there = torch.ones_like(seen.losses if seen.losses is not None else torch.ones(3))
+    there[..., task] = 0
+    return seen.with_(**{counts: there})
+
+
+def numbers_in(weighter: Weighter) -> list[Tensor]:
+    own = {name for name, _ in weighter.named_buffers() if name.endswith("guard_counts")}
+    return [value for name, value in weighter.named_buffers() if name not in own]
+
+
+@pytest.mark.parametrize("batch_shape", [(), (2,)], ids=str)
+@pytest.mark.parametrize("bad", NOT_FINITE, ids=str)
+@pytest.mark.parametrize(("fields", "counts"), [(TRAINING, "counts"), (VALIDATION, "val_counts")], ids=["train", "val"])
+@every_setting
+def test_what_is_not_finite_is_that_tasks_absence(
+    name: str, more: dict[str, Any], fields: tuple[str, ...], counts: str, bad: float, batch_shape: tuple[int, ...]
+) -> None:
+    """At the start and in steps before, in and after what a method remembers: the same bits as for an absent task."""
+    shown = script(3, 40, batch_shape=batch_shape)
+    weighter, twin = (make(name, batch_shape=batch_shape, **more) for _ in range(2))
+    where = {-1, 4, 12, 25}
+    for step, seen in enumerate([shown.first, *shown.steps], start=-1):
+        bad_one = with_value(seen, fields, 1, bad) if step in where else seen
+        absent = without(seen, counts, 1) if step in where else seen
+        if step < 0:
+            weighter.start(at_start(weighter, bad_one))
+            twin.start(at_start(twin, absent))
+            continue
+        found = weighter.weights(before_step(weighter, bad_one))
+        assert found.isfinite().all()
+        assert torch.equal(found, twin.weights(before_step(twin, absent)))
+        weighter.update(after_step(weighter, bad_one))
+        twin.update(after_step(twin, absent))
+    for own, other in zip(numbers_in(weighter), numbers_in(twin), strict=True):
+        assert torch.equal(own.isnan(), other.isnan()) and torch.equal(own.nan_to_num(), other.nan_to_num())
+    shown_to_it = (at_start(weighter, shown.first), after_step(weighter, shown.steps[0]))
+    reads = any(getattr(seen, field) is not None for field in fields for seen in shown_to_it)
+    counted = weighter.guards_taken().get("not_finite", 0)
+    assert counted > 0 if reads else counted == 0
+    assert "not_finite" not in twin.guards_taken()
+
+
+@every_setting
+def test_all_tasks_not_finite_in_one_step(name: str, more: dict[str, Any]) -> None:
+    shown = script(3, 40)
+    spoilt = Script(shown.first, list(shown.steps))
+    spoilt.steps[20] = changed(shown.steps[20], lambda field, values: torch.full_like(values, float("nan")))
+    weights = run(make(name, **more), spoilt)
+    assert weights.isfinite().all()
+    assert (weights[20] == 0).all()
+
+
+# ---- the total -------------------------------------------------------------------------------------------------------
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """0 / 0 where the mask is empty, as people write it."""
+    return (values * mask).sum() / mask.sum()
+
+
+@pytest.mark.parametrize("form", [torch.stack, list], ids=["tensor", "sequence"])
+@every_setting
+def test_an_absent_loss_never_reaches_the_total(name: str, more: dict[str, Any], form: Callable[..., Any]) -> None:
+    """One batch lacks a task whose mean is 0 / 0; parameters stay finite for every method."""
+    torch.manual_seed(0)
+    model = nn.Linear(4, 3).double()
+    weighter = make(name, **more)
+    inputs, targets = torch.randn(8, 4, dtype=torch.float64), torch.randn(8, 3, dtype=torch.float64)
+    shown = script(3, 1)
+    for step in range(12):
+        rows = torch.ones(8, 3, dtype=torch.bool)
+        if step == 5:
+            rows[:, 1] = False
+        errors = (model(inputs) - targets).square()
+        losses = [errors[rows[:, task], task].sum() / rows[:, task].sum() for task in range(3)]
+        counts = rows.sum(0)
+        now = Observation(losses=torch.stack(losses), counts=counts)
+        if step == 0:
+            weighter.start(at_start(weighter, now.with_(val_losses=now.losses, val_counts=counts)))
+        weights = weighter.weights(now)
+        result = total(weights, form(losses), counts)
+        assert result.isfinite()
+        model.zero_grad()
+        result.backward()  # type: ignore[no-untyped-call]
+        with torch.no_grad():
+            for parameter in model.parameters():
+                assert parameter.grad is not None and parameter.grad.isfinite().all()
+                parameter.sub_(0.01 * parameter.grad)
+        rest = shown.steps[0].with_(losses=now.losses, counts=counts, val_counts=counts)
+        weighter.update(after_step(weighter, rest))
+
+
+def test_a_sequence_keeps_even_the_gradient_of_a_masked_mean_out() -> None:
+    weight = torch.ones(2, requires_grad=True)
+    values, mask = weight * torch.tensor([1.0, 2.0]), torch.zeros(2)
+    losses = [(weight * 3).sum(), masked_mean(values, mask)]
+    total([1.0, 1.0], losses, [2, 0]).backward()  # type: ignore[no-untyped-call]
+    assert weight.grad is not None and torch.equal(weight.grad, torch.tensor([3.0, 3.0]))
+
+
+@pytest.mark.parametrize(
+    ("weights", "losses", "counts", "expected"),
+    [
+        ([1.0, 2.0], [3.0, 4.0], None, 11.0),
+        ([1.0, 0.0], [3.0, float("nan")], None, 3.0),
+        ([1.0, 2.0], [3.0, float("inf")], None, 3.0),
+        ([1.0, 2.0], [3.0, 4.0], [5, 0], 3.0),
+        ([1.0, 2.0], [3.0, float("nan")], [True, False], 3.0),
+        ([[1.0, 2.0], [1.0, 1.0]], [[1.0, 1.0], [float("nan"), 5.0]], [[1, 1], [0, 3]], 8.0),
+    ],
+)
+def test_the_total_by_hand(weights: Any, losses: Any, counts: Any, expected: float) -> None:
+    result = total(torch.tensor(weights), torch.tensor(losses), None if counts is None else torch.tensor(counts))
+    assert float(result) == expected
+
+
+def test_the_total_of_ordinary_losses_is_the_plain_sum_to_the_last_bit() -> None:
+    draw = torch.Generator().manual_seed(0)
+    for _ in range(20):
+        weights, losses = torch.rand(7, generator=draw), torch.rand(7, generator=draw)
+        assert torch.equal(total(weights, losses), (weights * losses).sum())
+        assert torch.equal(total(weights, losses, torch.ones(7)), (weights * losses).sum())
+
+
+def test_the_total_refuses_other_shapes() -> None:
+    with pytest.raises(ValueError, match=r"total: expected weights of the shape of the losses, found \(3,\)"):
+        total(torch.ones(3), torch.ones(2))
+
+
+# ---- sums and counts -------------------------------------------------------------------------------------------------
+
+
+def test_micro_batches_add_up_to_the_batch() -> None:
+    step = TaskLosses(3)
+    step.add([6.0, 1.0, float("nan")], [3, 1, 0])
+    step.add(torch.tensor([4.0, 3.0, 0.0]), torch.tensor([1, 1, 0]))
+    now = step.observation()
+    assert now.losses is not None and now.counts is not None and now.present is not None
+    assert now.losses.tolist() == [2.5, 2.0, 0.0]
+    assert now.counts.tolist() == [4, 2, 0]
+    assert now.present.tolist() == [True, True, False]
+    step.clear()
+    with pytest.raises(ValueError, match="expected a micro-batch before the observation, found none"):
+        step.observation()
+    with pytest.raises(ValueError, match="expected sums of 3 tasks, found shape"):
+        step.add([1.0], [1])
+
+
+def test_observations_take_what_people_pass() -> None:
+    plain = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
+    same: list[Any] = [
+        [1, 2, 3],
+        (1.0, 2.0, 3.0),
+        np.array([1.0, 2.0, 3.0]),
+        np.array([1, 2, 3]),
+        torch.tensor([1, 2, 3]),
+        [torch.tensor(1.0), torch.tensor(2.0), 3.0],
+        [np.float64(1), np.int64(2), 3],
+    ]
+    for name in weighting.names():
+        expected = make(name).weights(Observation(losses=plain))
+        for losses in same:
+            assert torch.allclose(make(name).weights(Observation(losses=losses)).double(), expected, rtol=1e-6)
+    alone: list[Any] = [2.0, np.float32(2), torch.tensor(2.0), torch.tensor([2])]
+    for losses in alone:
+        assert weighting.create("scale_invariant", 1).weights(Observation(losses=losses)).tolist() == [0.5]
+    for kind in (torch.bool, torch.int64):
+        answer = weighting.create("uniform", 3).weights(Observation(losses=torch.ones(3, dtype=kind)))
+        assert answer.dtype == torch.float32 and answer.tolist() == [1, 1, 1]
+
+
+NO_NUMBERS: list[Any] = ["abc", ["a", "b"], [None, 1, 2], object(), {"a": 1.0}, torch.ones(3) * 1j, [[1, 2], [3]]]
+
+
+@pytest.mark.parametrize("losses", NO_NUMBERS, ids=range(len(NO_NUMBERS)))
+def test_what_holds_no_numbers_is_one_line(losses: Any) -> None:
+    with pytest.raises(TypeError, match=r"^expected losses as .*found") as error:
+        Observation(losses=losses)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("call", ["start", "weights", "update"])
+def test_a_tensor_for_an_observation_is_one_line(call: str) -> None:
+    for name in weighting.names():
+        with pytest.raises(TypeError, match=rf"^{name}\.{call}: expected an Observation, found Tensor; pass Observation"):
+            getattr(make(name), call)(torch.ones(3))
+
+
+def test_hyperparameters_may_be_tensors_and_numpy() -> None:
+    kinds: list[tuple[str, Any, dict[str, Any]]] = [
+        ("static", np.int64(3), {"weights": torch.tensor([1.0, 2.0, 3.0])}),
+        ("static", torch.tensor(3), {"weights": np.array([1, 2, 3])}),
+        ("dwa", 3, {"temperature": torch.tensor(2.0), "window": np.int32(4)}),
+        ("famo", 3, {"min_losses": torch.zeros(3), "lr": np.float32(0.5), "gamma": torch.tensor(0)}),
+        ("uncertainty", 3, {"initial_log_variance": np.float64(1.0)}),
+        ("coba", 3, {"warmup": torch.tensor(2), "tau": np.float64(5)}),
+        ("gradnorm", 3, {"alpha": torch.tensor(1.5, dtype=torch.float64)}),
+    ]
+    for name, num_tasks, more in kinds:
+        weights = weighting.create(name, num_tasks, **more).weights(Observation(losses=[1.0, 2.0, 3.0]))
+        assert weights.shape == (3,) and weights.isfinite().all()
+    assert weighting.create("static", 3, weights=torch.tensor([1.0, 2.0, 3.0])).weights(
+        Observation(losses=[1.0, 1.0, 1.0])
+    ).tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "words"),
+    [
+        ("dwa", {"temperature": torch.tensor([1.0, 2.0])}, "dwa: expected temperature to be a finite number above 0, found"),
+        ("dwa", {"window": 2.5}, "dwa: expected window to be an integer at least 1, found 2.5"),
+        ("dwa", {"window": True}, "dwa: expected window to be an integer at least 1, found True"),
+        ("coba", {"tau": np.array([1.0, 2.0])}, "coba: expected tau to be a finite number above 0, found"),
+        ("famo", {"min_losses": torch.zeros(2)}, "famo: expected min_losses with 3 numbers"),
+        ("uniform", {"prior": [1.0, 2.0]}, "uniform: expected prior with 3 numbers"),
+        ("uniform", {"prior": [1.0, -2.0, 1.0]}, "uniform: expected every number of prior to be a finite number at least 0"),
+        ("uniform", {"prior": [0, 0, 0]}, "uniform: expected the sum of prior to be a finite number above 0"),
+    ],
+)
+def test_hyperparameters_of_another_kind_are_one_line(name: str, more: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError) as error:
+        weighting.create(name, 3, **more)
+    assert str(error.value).startswith(words) and "\n" not in str(error.value)
+
+
+@every_setting
+def test_a_prior_multiplies_the_weights_of_any_method(name: str, more: dict[str, Any]) -> None:
+    shown = script(3, 30, absent=True)
+    prior = torch.tensor([20.0, 1.0, 0.5], dtype=torch.float64)
+    assert torch.equal(run(make(name, prior=prior, **more), shown), prior * run(make(name, **more), shown))
+
+
+def test_a_task_without_slopes_does_not_disturb_cobas_others() -> None:
+    """With one dead task of four, the others get what they get among three, and it gets its equal share."""
+    shown = script(4, 60)
+
+    def die(field: str, values: Tensor) -> Tensor:
+        return values.index_fill(-1, torch.tensor([3]), 2.0) if field == "val_losses" else values
+
+    def leave_out(field: str, values: Tensor) -> Tensor:
+        return values[..., :3, :3] if field == "gramian" else values[..., :3]
+
+    dead, three = shown.changed(die), shown.changed(leave_out)
+    settings: list[dict[str, Any]] = [{}, {"components": "relative"}, {"components": "absolute"}, {"history": "from_start"}]
+    for more in settings:
+        found = run(weighting.create("coba", 4, warmup=5, window=20, **more), dead)
+        alone = run(weighting.create("coba", 3, warmup=5, window=20, **more), three)
+        torch.testing.assert_close(found[:, 3], torch.full((60,), 0.25, dtype=torch.float64))
+        torch.testing.assert_close(found[:, :3] / 0.75, alone, rtol=1e-9, atol=1e-12)
+        assert not torch.allclose(alone[-1], alone[0])
+
+
+def test_cobas_scores_make_its_weights() -> None:
+    weighter = CoBa(3, warmup=5, window=20)
+    run(weighter, script(3, 40))
+    relative, absolute, factor = weighter.scores()
+    for scores in (relative, absolute):
+        torch.testing.assert_close(scores.sum(-1), torch.tensor(1.0, dtype=torch.float64))
+    assert 0 <= float(factor) <= 1
+    torch.testing.assert_close(
+        factor * relative + (1 - factor) * absolute, weighter.weights(Observation(losses=[1.0, 1.0, 1.0]))
+    )
+
+
+@pytest.mark.parametrize("variant", ["paper", "libmtl"])
+def test_gradnorm_does_not_divide_by_a_first_loss_of_zero(variant: str) -> None:
+    """Three equal tasks, the first loss of one is 0: they stay equal from then on."""
+    weighter = weighting.create("gradnorm", 3, variant=variant)
+    first = Observation(losses=[1.0, 0.0, 1.0])
+    weighter.start(first)
+    for _ in range(200):
+        weighter.update(Observation(losses=[0.9, 0.9, 0.9], grad_norms=[1.0, 1.0, 1.0]))
+    weights = weighter.weights(Observation(losses=[0.9, 0.9, 0.9]))
+    assert weights.isfinite().all()
+    assert (weights - 1).abs().max() < 0.6
+    assert weighter.guards_taken()["zero_initial_loss"] == 1
+
+
+def test_gradnorm_with_nothing_but_zeros_stays_equal() -> None:
+    weighter = weighting.create("gradnorm", 3)
+    zeros = Observation(losses=[0.0, 0.0, 0.0], grad_norms=[0.0, 0.0, 0.0])
+    weighter.start(zeros)
+    for _ in range(5):
+        weighter.update(zeros)
+    assert weighter.weights(zeros).tolist() == [1, 1, 1]
+
+
+def test_famo_leaves_out_a_loss_at_its_lower_bound() -> None:
+    weighter = weighting.create("famo", 3)
+    weighter.start(Observation(losses=[1.0, 0.0, 1.0]))
+    weights = weighter.weights(Observation(losses=[1.0, 0.0, 1.0]))
+    assert weights.tolist() == [0.5, 0, 0.5]
+    weighter.update(Observation(losses=[1.0, 0.0, 1.0], losses_after=[0.9, 0.5, 0.9]))
+    assert weighter.guards_taken() == {"at_lower_bound": 1}
+    twin = weighting.create("famo", 3)
+    absent = Observation(losses=[1.0, 5.0, 1.0], counts=[1, 0, 1], losses_after=[0.9, 0.5, 0.9])
+    twin.update(absent)
+    assert torch.equal(
+        weighter.weights(Observation(losses=[1.0, 1.0, 1.0])), twin.weights(Observation(losses=[1.0, 1.0, 1.0]))
+    )
