@@ -175,6 +175,9 @@ class Record(_Model):
     metrics: dict[Literal["validation", "test"], dict[str, float]] = {}
     """Split -> metric key -> value, at the selected step."""
     costs: Costs | None = None
+    mean_weights: dict[str, float] | None = None
+    """Task -> mean of its weight over all steps in which it was present, and over replicas; a task that never was is not in
+    it. None in records that are older than this field."""
     flags: tuple[Flag, ...] = ()
     facts: dict[str, Any] = {}
     """Origin of the data: corpus hashes, versions of what it came from."""
@@ -182,7 +185,9 @@ class Record(_Model):
     commit: str | None
     machine: dict[str, Any]
     started: str
-    """ISO 8601, UTC."""
+    """When its process started, the last one where it was resumed: ISO 8601, UTC."""
+    ended: str | None = None
+    """When it was recorded: ISO 8601, UTC. None in records that are older than this field."""
     resumed: int = 0
     """How many times the run went on from a checkpoint."""
 

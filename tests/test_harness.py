@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import resource
 import signal
 import subprocess
@@ -253,6 +254,8 @@ def test_a_record_says_what_was_run(tmp_path: Path) -> None:
     assert {"python", "torch"} <= set(record.versions)
     assert record.machine["device"] == "cpu"
     assert record.machine["instructions"] == torch.backends.cpu.get_cpu_capability()
+    assert record.machine["host"] and platform.node() not in str(record.machine)
+    assert record.ended is not None and record.started <= record.ended
     assert (record.resumed, record.reason, record.failed_step) == (0, None, None)
 
 

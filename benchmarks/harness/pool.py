@@ -11,7 +11,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, SpawnContext
@@ -25,6 +24,7 @@ from tqdm import tqdm
 
 from benchmarks.catalog import problem_class
 from benchmarks.errors import StorageError
+from benchmarks.harness import provenance
 from benchmarks.harness.worker import Job, Message, lock_of, make_record, remove_leftovers, run_folder, work
 from benchmarks.record import COLUMNS, DamagedRecordError, RunSpec, State, read_run, set_aside, write_run
 
@@ -233,8 +233,7 @@ class _Pool:
         if code is not None and code < 0:
             name = signal.Signals(-code).name
             reason = f"its process was ended by {name}" + (", perhaps for lack of memory" if name == "SIGKILL" else "")
-        started = datetime.now(UTC).isoformat(timespec="seconds")
-        record = make_record(worker.job, "crashed", started, None, reason=reason)
+        record = make_record(worker.job, "crashed", provenance.now(), None, reason=reason)
         try:
             with lock_of(worker.job.folder, worker.job.spec.key):
                 write_run(worker.job.folder / "runs", record, pd.DataFrame(columns=list(COLUMNS)))

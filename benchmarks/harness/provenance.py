@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import os
 import platform
 import subprocess
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -44,9 +46,15 @@ def commit() -> str | None:
     return head.stdout.strip()[:12] + ("+changes" if changes.stdout.strip() else "")
 
 
+def now() -> str:
+    """The time as records keep it: ISO 8601, UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
 def machine(device: torch.device) -> dict[str, Any]:
     """What the run was trained on. No names of hosts or users."""
     facts: dict[str, Any] = {
+        "host": _host(),
         "system": f"{platform.system()} {platform.machine()}",
         "processor": _processor(),
         # Another width of vectors sums in another order: the last digits differ, and with them the run.
@@ -58,6 +66,11 @@ def machine(device: torch.device) -> dict[str, Any]:
     if device.type == "cuda":
         facts["gpu"] = torch.cuda.get_device_name(device)
     return facts
+
+
+def _host() -> str:
+    """8 hexadecimal digits that tell this machine from others of its kind without giving its name away."""
+    return hashlib.sha256(f"benchmarks host {platform.node()}".encode()).hexdigest()[:8]
 
 
 @functools.cache

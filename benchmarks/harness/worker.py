@@ -11,7 +11,6 @@ import signal
 import sys
 import warnings
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Literal
@@ -117,7 +116,7 @@ class _StopSwitch:
 
 
 def _train_and_record(job: Job, tell: Connection, should_stop: _StopSwitch) -> Message:
-    started = datetime.now(UTC).isoformat(timespec="seconds")
+    started = provenance.now()
     memory = _PeakMemory()
     checkpoint = Checkpoint(job.folder / "unfinished", job.spec.key)
     problem: Problem | None = None
@@ -193,6 +192,7 @@ def make_record(job: Job, state: State, started: str, problem: Problem | None, *
         commit=provenance.commit(),
         machine=provenance.machine(torch.device(job.device)),
         started=started,
+        ended=provenance.now(),
         **{"resolved": {}, **fields},
     )
 
