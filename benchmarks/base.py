@@ -35,6 +35,8 @@ class Training(BaseModel):
     """``cosine`` falls from ``lr`` to a tenth of it over the run."""
     grad_clip: float | None = Field(default=None, gt=0)
     """Largest norm of the total gradient; none: no clipping."""
+    threads: int = Field(default=1, ge=1)
+    """Threads of torch. They decide in which order numbers are added, and so their last digits."""
     normalize: Literal["none", "sum_to_one", "sum_to_num_tasks"] = "none"
     """What every method's weights are rescaled to before they are used; the same for all methods of a suite."""
     log_every: int = Field(default=10, ge=1)

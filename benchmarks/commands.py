@@ -14,9 +14,9 @@ import torch
 
 from benchmarks.errors import StorageError, UserError
 from benchmarks.harness.plan import Filters, Plan, make_plan
-from benchmarks.harness.pool import Outcome, Recorded, carry_out, take_stock
+from benchmarks.harness.pool import Outcome, Recorded, carry_out, runs_at_once, take_stock
 from benchmarks.harness.suite import read_suite
-from benchmarks.harness.worker import cores, run_folder
+from benchmarks.harness.worker import run_folder
 from benchmarks.protocol import follow_up
 from benchmarks.record import RunSpec
 from benchmarks.tracking import check_tracker, track
@@ -46,24 +46,23 @@ def run(options: argparse.Namespace) -> int:
 
 def _train(plan: Plan, options: argparse.Namespace) -> tuple[Plan, Outcome] | None:
     """Train what the plan still lacks. Returns the plan with what followed from its runs; None after a dry run."""
-    jobs = options.jobs or cores()
-    threads = max(1, cores() // jobs)
+    jobs = options.jobs or runs_at_once(plan.runs)
     folder: Path = options.out / plan.suite
     to_do = take_stock(folder, plan.runs).to_do
-    _print_plan(plan, len(plan.runs) - len(to_do), jobs, threads, options.device)
+    _print_plan(plan, len(plan.runs) - len(to_do), jobs, options.device)
     if options.dry_run:
         for spec in plan.runs:
             print(_run_line(spec, "to train" if spec.key in to_do else "recorded"))
         return None
     _check_folder(folder)
-    outcome = carry_out(folder, plan.suite, plan.runs, jobs=jobs, threads=threads, device=options.device)
+    outcome = carry_out(folder, plan.suite, plan.runs, jobs=jobs, device=options.device)
     if not outcome.interrupted:
         further = follow_up(plan, folder)
         if further:
             print(f"{len(further)} runs follow from these: tuned and frozen settings", flush=True)
             plan = replace(plan, runs=plan.runs + further)
             # Once more with all runs: those that are recorded count and are not trained again.
-            outcome = carry_out(folder, plan.suite, plan.runs, jobs=jobs, threads=threads, device=options.device)
+            outcome = carry_out(folder, plan.suite, plan.runs, jobs=jobs, device=options.device)
     for warning in outcome.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     if outcome.interrupted:
@@ -262,7 +261,7 @@ def _say_failures(outcome: Outcome) -> int:
     return FAILED
 
 
-def _print_plan(plan: Plan, recorded: int, jobs: int, threads: int, device: str) -> None:
+def _print_plan(plan: Plan, recorded: int, jobs: int, device: str) -> None:
     if plan.question:
         print(f"suite {plan.suite}: {plan.question}\n")
     for name, runs in _by_problem(plan):
@@ -280,7 +279,9 @@ def _print_plan(plan: Plan, recorded: int, jobs: int, threads: int, device: str)
                 print(f"    {role:11}  {number} runs")
     to_do = len(plan.runs) - recorded
     count = f"{len(plan.runs)} runs: {recorded} recorded, {to_do} to train"
-    print(f"\n{count}, {jobs} at a time on {device}, {threads} thread{'s' * (threads > 1)} each", flush=True)
+    threads = sorted({run.training.threads for run in plan.runs})
+    each = f"{' or '.join(map(str, threads))} thread{'s' * (threads != [1])} each"
+    print(f"\n{count}, {jobs} at a time on {device}, {each}", flush=True)
 
 
 def _by_problem(plan: Plan) -> list[tuple[str, list[RunSpec]]]:

@@ -23,7 +23,7 @@ RUN_COLUMNS = {
     "started": "datetime64[us, UTC]", "folder": "str", "training.steps": "int64", "training.batch_size": "int64",
     "training.optimizer": "str", "training.lr": "float64", "training.weight_decay": "float64",
     "training.momentum": "float64", "training.lr_schedule": "str", "training.grad_clip": "float64",
-    "training.normalize": "str", "training.log_every": "int64", "training.evaluate_every": "int64",
+    "training.threads": "int64", "training.normalize": "str", "training.log_every": "int64", "training.evaluate_every": "int64",
     "training.selection": "str",
 }  # fmt: skip
 """Columns that every frame of runs has, in this order, with their types; the others depend on the runs."""

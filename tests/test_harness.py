@@ -163,7 +163,7 @@ def _keep_signals() -> Iterator[None]:
 
 def jobs_of(suite: Path, *weighters: str, replaces: str | None = None) -> list[Job]:
     folder = suite.parent / "out" / "mine"
-    return [Job(spec, "mine", folder, "cpu", 1, replaces) for spec in planned(suite, *weighters)]
+    return [Job(spec, "mine", folder, "cpu", replaces) for spec in planned(suite, *weighters)]
 
 
 def in_process(job: Job) -> Any:

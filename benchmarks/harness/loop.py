@@ -301,7 +301,6 @@ class Loop:
             {
                 "step": self.step,
                 "resumed": self.resumed,
-                "threads": torch.get_num_threads(),
                 "model": self.model.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "weighter": self.weighter.state_dict(),
@@ -318,8 +317,6 @@ class Loop:
         state = self.checkpoint.load(self.device) if self.checkpoint is not None else None
         if state is None:
             return False
-        # The order of sums depends on the number of threads: the same number, the same bits.
-        torch.set_num_threads(state["threads"])
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.weighter.load_state_dict(state["weighter"])

@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
@@ -25,7 +25,7 @@ from tqdm import tqdm
 from benchmarks.catalog import problem_class
 from benchmarks.errors import StorageError
 from benchmarks.harness import provenance
-from benchmarks.harness.worker import Job, Message, lock_of, make_record, remove_leftovers, run_folder, work
+from benchmarks.harness.worker import Job, Message, cores, lock_of, make_record, remove_leftovers, run_folder, work
 from benchmarks.record import COLUMNS, DamagedRecordError, RunSpec, State, read_run, set_aside, write_run
 
 BUSY_SECONDS = 1.0
@@ -95,7 +95,12 @@ def take_stock(folder: Path, runs: list[RunSpec]) -> Stock:
     return stock
 
 
-def carry_out(folder: Path, suite: str, runs: list[RunSpec], *, jobs: int, threads: int, device: str) -> Outcome:
+def runs_at_once(runs: Sequence[RunSpec]) -> int:
+    """As many as have a core for each of their threads, one at least."""
+    return max(1, cores() // max((run.training.threads for run in runs), default=1))
+
+
+def carry_out(folder: Path, suite: str, runs: list[RunSpec], *, jobs: int, device: str) -> Outcome:
     """Train every run that has no record yet. Raises StorageError where results cannot be written."""
     remove_leftovers(folder)
     stock = take_stock(folder, runs)
@@ -105,7 +110,7 @@ def carry_out(folder: Path, suite: str, runs: list[RunSpec], *, jobs: int, threa
             outcome.warnings += _set_damaged_aside(folder, key)
     except OSError as error:
         raise StorageError.of(error, folder) from error
-    work_list = [Job(spec, suite, folder, device, threads, stock.replaced.get(key)) for key, spec in stock.to_do.items()]
+    work_list = [Job(spec, suite, folder, device, stock.replaced.get(key)) for key, spec in stock.to_do.items()]
     if work_list:
         _Pool(work_list, jobs, outcome, total=len(runs)).run()
     return outcome

@@ -42,7 +42,6 @@ class Job:
     folder: Path
     """The suite's folder under ``results``."""
     device: str
-    threads: int
     replaces: str | None = None
     """When the record that this run is to replace was started; None: there is none."""
 
@@ -75,7 +74,7 @@ def work(job: Job, tell: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     asked_to_stop = _StopSwitch()
     signal.signal(signal.SIGTERM, asked_to_stop.switch)
-    torch.set_num_threads(job.threads)
+    torch.set_num_threads(job.spec.training.threads)
     warnings.simplefilter("ignore", FutureWarning)
     key = job.spec.key
     try:

@@ -94,8 +94,8 @@ def _calibrate(options: argparse.Namespace) -> int:
 
 
 def _carry_out(options: argparse.Namespace, folder: Path, suite: str, runs: list[RunSpec]) -> Outcome:
-    jobs = options.jobs or cores()
-    outcome = carry_out(folder, suite, runs, jobs=jobs, threads=max(1, cores() // jobs), device=options.device)
+    jobs = options.jobs or runs_at_once(runs)
+    outcome = carry_out(folder, suite, runs, jobs=jobs, device=options.device)
     for warning in outcome.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     return outcome
