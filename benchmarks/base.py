@@ -26,6 +26,9 @@ class Training(BaseModel):
     steps: int = Field(ge=1)
     batch_size: int = Field(default=1, ge=1)
     """Examples in a training batch; for problems with a batch per task, examples of each task."""
+    accumulate: int = Field(default=1, ge=1)
+    """Micro-batches into which the batch of a step is split, to save memory. Losses, weights and parameters are those of the
+    whole batch, up to rounding and unless the model works on statistics of the batch it is shown."""
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     lr: float = Field(default=1e-3, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
@@ -35,6 +38,8 @@ class Training(BaseModel):
     """``cosine`` falls from ``lr`` to a tenth of it over the run."""
     grad_clip: float | None = Field(default=None, gt=0)
     """Largest norm of the total gradient; none: no clipping."""
+    shared_layer: tuple[str, ...] | None = None
+    """Names of the modules at which gradient norms are measured, as in ``model.named_modules()``; none: the problem's."""
     threads: int = Field(default=1, ge=1)
     """Threads of torch. They decide in which order numbers are added, and so their last digits."""
     normalize: Literal["none", "sum_to_one", "sum_to_num_tasks"] = "none"
@@ -194,16 +199,30 @@ class Problem(ABC):
         """Mean losses and all metrics over the batches. Called without gradients, in evaluation mode."""
 
     @abstractmethod
-    def shared_layer(self, model: nn.Module) -> nn.Module:
-        """The last module whose own parameters all tasks share: gradient norms are measured there.
+    def shared_layer(self, model: nn.Module) -> nn.Module | Sequence[nn.Module]:
+        """The last module, or modules, whose parameters all tasks share: gradient norms are measured there.
 
-        With ``batch_shape`` its parameters carry the replicas as leading dimensions. With ``rows_belong_to_tasks`` it is
-        a linear layer (``nn.Linear`` or GPT-2's ``Conv1D``).
+        All trained parameters below them count. With ``batch_shape`` they carry the replicas as leading dimensions.
         """
 
-    def present(self, batch: Batch) -> Tensor | None:
-        """Which tasks a batch contains, bool ``(*batch_shape, K)``; None: all. The loss of an absent task must be finite."""
+    def counts(self, batch: Batch) -> Tensor | None:
+        """Over how many units (tokens, pixels, examples) each task's mean loss is taken, ``(*batch_shape, K)``.
+
+        0: the batch lacks the task, and its loss means nothing. A bool mask will do. None: over all rows of the batch.
+        """
         return None
+
+    def micro_batches(self, batch: Batch, number: int) -> Sequence[Batch]:
+        """The batch in so many parts, as equal as can be: cut along the leading dimension of every tensor.
+
+        A problem whose leading dimension is something else than examples cuts otherwise. Raises ValueError where there are
+        fewer rows than parts.
+        """
+        rows = min((len(tensor) for tensor in batch.values()), default=number)
+        if rows < number:
+            raise ValueError(f"{self.name}: expected at least {number} rows to make {number} micro-batches, found {rows}")
+        parts = {name: tensor.tensor_split(number) for name, tensor in batch.items()}
+        return [{name: split[place] for name, split in parts.items()} for place in range(number)]
 
     def probe(self, model: nn.Module) -> dict[str, Tensor]:
         """Further numbers worth a curve, logged with the losses: name -> ``(*batch_shape,)``."""

@@ -11,6 +11,8 @@ task           string   task name
 train_loss     float64  raw loss on the batch of this step, before the step; NaN in the last row
 val_loss       float64  raw loss on the whole validation split; NaN where it was not measured
 weight         float64  coefficient of the raw loss in this step; NaN in the last row
+count          float64  units over which the training loss was meaned, as the problem counts them; 0: the batch lacked the
+                        task, and its loss and weight are NaN; NaN: the problem does not count, and the task was there
 probe.<name>   float64  further numbers of the problem (``Problem.probe``), where it has any
 =============  =======  ==========================================================================================
 """
@@ -19,6 +21,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -35,7 +38,7 @@ from benchmarks.base import Training
 SCHEMA = 1
 RUN_FILE = "run.json"
 TRAJECTORY_FILE = "trajectory.parquet"
-COLUMNS = ("step", "replica", "task", "train_loss", "val_loss", "weight")
+COLUMNS = ("step", "replica", "task", "train_loss", "val_loss", "weight", "count")
 
 Role = Literal["method", "single_task", "simplex", "trial", "tuned", "frozen"]
 """What a run is for.
@@ -235,6 +238,9 @@ def read_run(folder: Path) -> Run:
     except (OSError, ValueError, AttributeError) as error:
         line = (str(error).splitlines() or [type(error).__name__])[0]
         raise DamagedRecordError(f"{folder}: cannot be read: {line}") from error
+    if "count" not in trajectory.columns:
+        # Records from before batches could lack tasks.
+        trajectory["count"] = math.nan
     missing = [column for column in COLUMNS if column not in trajectory.columns]
     if missing:
         raise DamagedRecordError(

@@ -23,13 +23,14 @@ RUN_COLUMNS = {
     "started": "datetime64[us, UTC]", "folder": "str", "training.steps": "int64", "training.batch_size": "int64",
     "training.optimizer": "str", "training.lr": "float64", "training.weight_decay": "float64",
     "training.momentum": "float64", "training.lr_schedule": "str", "training.grad_clip": "float64",
-    "training.threads": "int64", "training.normalize": "str", "training.log_every": "int64", "training.evaluate_every": "int64",
-    "training.selection": "str",
+    "training.threads": "int64", "training.normalize": "str", "training.log_every": "int64",
+    "training.evaluate_every": "int64", "training.selection": "str",
 }  # fmt: skip
 """Columns that every frame of runs has, in this order, with their types; the others depend on the runs."""
 TRAJECTORY_COLUMNS = {
     "key": "str", "suite": "str", "problem": "str", "method": "str", "role": "str", "seed": "int64", "step": "int64",
     "replica": "int32", "task": "str", "train_loss": "float64", "val_loss": "float64", "weight": "float64",
+    "count": "float64",
 }  # fmt: skip
 """The same for trajectories; columns ``probe.*`` follow where a problem has them."""
 OF_RUN = ("key", "suite", "problem", "method", "role", "seed")

@@ -19,7 +19,7 @@ from torch import nn
 
 import weighting
 from benchmarks.base import Problem
-from benchmarks.harness import loop
+from benchmarks.harness import step
 from benchmarks.harness.gradients import SharedLayerNorms
 from benchmarks.harness.plan import problem_from
 from benchmarks.harness.worker import weighter_of
@@ -34,12 +34,12 @@ REFERENCE = Path(__file__).resolve().parent.parent / "results" / "reference"
 class AtTheWrongLayer(SharedLayerNorms):
     """Measures at the first layer with parameters instead of the last shared one; of its kind, where rows are read off."""
 
-    def __init__(self, problem: Problem, model: nn.Module) -> None:
+    def __init__(self, problem: Problem, model: nn.Module, chosen: Sequence[str] | None = None) -> None:
         kind = type(problem.shared_layer(model)) if problem.rows_belong_to_tasks else nn.Module
         layers = [layer for layer in model.modules() if isinstance(layer, kind) and list(layer.parameters(recurse=False))]
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(problem, "shared_layer", lambda _: layers[0])
-            super().__init__(problem, model)
+            super().__init__(problem, model, chosen)
 
 
 def class_instead(kind: type[Weighter]) -> Callable[[pytest.MonkeyPatch], None]:
@@ -63,7 +63,7 @@ PLANTED = (
     Planted(
         "GradNorm measured at the wrong layer",
         "gradnorm",
-        lambda patch: patch.setattr(loop, "SharedLayerNorms", AtTheWrongLayer),
+        lambda patch: patch.setattr(step, "SharedLayerNorms", AtTheWrongLayer),
     ),
 )
 

@@ -168,7 +168,8 @@ def test_cosine_schedule() -> None:
     model, _ = by_hand(Tiny(), training, torch.ones(3), 0)
     for name, tensor in parameters(model).items():
         torch.testing.assert_close(loop.model.state_dict()[name], tensor)
-    assert loop.optimizer.param_groups[0]["lr"] == pytest.approx(0.1 * (0.1 + 0.45 * (1 + math.cos(math.pi * 19 / 20))))
+    (group,) = loop.stepper.optimizer.param_groups
+    assert group["lr"] == pytest.approx(0.1 * (0.1 + 0.45 * (1 + math.cos(math.pi * 19 / 20))))
 
 
 def test_grad_clip_bounds_the_total_gradient() -> None:
@@ -277,7 +278,9 @@ def test_gradients_are_those_of_the_unweighted_losses(kind: type[Problem]) -> No
     spy, models, data, loop = observed(problem := kind())
     for step, seen in enumerate(spy.updates):
         model, losses = models[step], problem.losses(models[step], data.train_batch(step))
-        layer = list(problem.shared_layer(model).parameters())
+        shared = problem.shared_layer(model)
+        assert isinstance(shared, nn.Module)
+        layer = list(shared.parameters())
         norms, rows = [], []
         for loss in losses:
             parts = torch.autograd.grad(loss, layer, retain_graph=True)
@@ -288,8 +291,8 @@ def test_gradients_are_those_of_the_unweighted_losses(kind: type[Problem]) -> No
         torch.testing.assert_close(seen.grad_norms, torch.stack(norms), check_dtype=False)
         jacobian = torch.stack(rows)
         torch.testing.assert_close(seen.gramian, jacobian @ jacobian.T, check_dtype=False)
-    assert loop.norms is not None
-    assert loop.norms.extra_backwards == (0 if kind is RowsTiny else 4 * 3)
+    assert loop.stepper.norms is not None
+    assert loop.stepper.norms.extra_backwards == (0 if kind is RowsTiny else 4 * 3)
 
 
 def test_norms_by_rows_survive_a_weight_of_zero() -> None:
@@ -307,8 +310,8 @@ def test_norms_by_rows_survive_a_weight_of_zero() -> None:
     loops = [loop_of(rows, training, RowsTiny()), loop_of(plain, training, Tiny())]
     for loop in loops:
         loop.run()
-        assert loop.norms is not None
-        assert loop.norms.extra_backwards == 2 * 3
+        assert loop.stepper.norms is not None
+        assert loop.stepper.norms.extra_backwards == 2 * 3
     for one, other in zip(rows.updates, plain.updates, strict=True):
         assert one.grad_norms is not None
         assert (one.grad_norms > 0).all()
@@ -384,7 +387,7 @@ def test_trajectory() -> None:
     loop = loop_of(method("static"), settings(steps=17, log_every=5, evaluate_every=7))
     loop.run()
     table = loop.trajectory.frame()
-    assert list(table.columns) == ["step", "replica", "task", "train_loss", "val_loss", "weight", "probe.bias"]
+    assert list(table.columns) == ["step", "replica", "task", "train_loss", "val_loss", "weight", "count", "probe.bias"]
     assert [str(table[name].dtype) for name in ("step", "replica")] == ["int64", "int32"]
     assert {str(table[name].dtype) for name in ("train_loss", "val_loss", "weight", "probe.bias")} == {"float64"}
     steps = [0, 5, 7, 10, 14, 15, 17]

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 from benchmarks.base import Batch, Data, Evaluation, Problem, Split, Training
 from benchmarks.catalog import problem_class
-from benchmarks.harness.gradients import SharedLayerNorms, gramian, task_gradients
+from benchmarks.harness.gradients import JacobianRows, SharedLayerNorms
 from benchmarks.problems import LISTED
+from weighting.gradients import task_gradients
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -301,9 +302,9 @@ def test_losses_have_the_right_shape_and_a_graph(name: str, built: Built) -> Non
         losses = problem.losses(model, batch)
         assert losses.shape == (*problem.batch_shape, problem.num_tasks)
         assert losses.isfinite().all()
-        present = problem.present(batch)
+        present = problem.counts(batch)
         assert present is None or present.shape == losses.shape
-    parameters = list(problem.shared_layer(model).parameters(recurse=False))
+    parameters = layer_parameters(problem, model)
     for gradients in task_gradients(losses, parameters):
         flat = torch.cat([gradient.flatten() for gradient in gradients])
         assert flat.isfinite().all()
@@ -362,6 +363,7 @@ def test_probes_have_one_number_per_replica(name: str, built: Built) -> None:
 @every_problem
 def test_shared_layer_is_part_of_the_model(name: str, built: Built) -> None:
     layer = built.problem.shared_layer(built.model)
+    assert isinstance(layer, nn.Module)
     own = list(layer.parameters(recurse=False))
     assert any(parameter.requires_grad for parameter in own)
     assert {id(parameter) for parameter in own} <= {id(parameter) for parameter in built.model.parameters()}
@@ -370,7 +372,21 @@ def test_shared_layer_is_part_of_the_model(name: str, built: Built) -> None:
     assert built.problem.shared_layer(built.model) is layer
 
 
-def norms_one_by_one(problem: Problem, losses: Tensor, parameters: list[nn.Parameter]) -> Tensor:
+def layer_parameters(problem: Problem, model: nn.Module) -> list[Tensor]:
+    layer = problem.shared_layer(model)
+    assert isinstance(layer, nn.Module)
+    return list(layer.parameters(recurse=False))
+
+
+def norms_of_step(norms: SharedLayerNorms, losses: Tensor, weights: Tensor) -> Tensor:
+    """As the training loop gets them."""
+    norms.before_backward(losses, weights, None)
+    (weights * losses).sum().backward()  # type: ignore[no-untyped-call]
+    norms.after_backward()
+    return norms.take(weights)
+
+
+def norms_one_by_one(problem: Problem, losses: Tensor, parameters: list[Tensor]) -> Tensor:
     """Norms ``(*batch_shape, K)``, each from a gradient of its own."""
     flat = losses.reshape(-1, problem.num_tasks)
     norms = torch.zeros_like(flat)
@@ -399,10 +415,7 @@ def test_norms_of_a_step_are_those_of_the_gradients(name: str, alone: bool) -> N
         losses = one.problem.losses(one.model, one.data.train_batch(step))
         expected = norms_one_by_one(one.problem, losses, norms.parameters)
         weights = uneven(losses.detach())
-        found = norms.before_backward(losses, weights)
-        (weights * losses).sum().backward()  # type: ignore[no-untyped-call]
-        if found is None:
-            found = norms.after_backward(weights)
+        found = norms_of_step(norms, losses, weights)
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7)
 
 
@@ -414,9 +427,7 @@ def test_norms_by_rows_need_no_further_pass(name: str) -> None:
     norms.arm()
     losses = one.problem.losses(one.model, one.data.train_batch(0))
     weights = uneven(losses.detach())
-    assert norms.before_backward(losses, weights) is None
-    (weights * losses).sum().backward()  # type: ignore[no-untyped-call]
-    by_rows = norms.after_backward(weights)
+    by_rows = norms_of_step(norms, losses, weights)
     assert norms.extra_backwards == 0
     losses = one.problem.losses(one.model, one.data.train_batch(0))
     rows = [torch.cat([gradient.flatten() for gradient in task]) for task in task_gradients(losses, norms.parameters)]
@@ -432,10 +443,10 @@ def test_norms_with_a_weight_of_zero_take_the_other_route(name: str) -> None:
     losses = one.problem.losses(one.model, one.data.train_batch(0))
     weights = uneven(losses.detach())
     weights[0] = 0
-    found = norms.before_backward(losses, weights)
-    assert found is not None
+    expected = norms_one_by_one(one.problem, losses, norms.parameters)
+    found = norms_of_step(norms, losses, weights)
     assert norms.extra_backwards == one.problem.num_tasks
-    torch.testing.assert_close(found, norms_one_by_one(one.problem, losses, norms.parameters), rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7)
 
 
 @every_problem_with_rows
@@ -446,16 +457,19 @@ def test_norms_do_not_see_a_forward_pass_that_nobody_announced(name: str) -> Non
     losses = one.problem.losses(one.model, one.data.train_batch(0))
     losses.sum().backward()  # type: ignore[no-untyped-call]
     with pytest.raises(RuntimeError, match="found it unused"):
-        norms.after_backward(torch.ones(one.problem.num_tasks))
+        norms.after_backward()
 
 
 @every_problem
 def test_gramian_holds_the_inner_products(name: str, built: Built) -> None:
     """Symmetric, with the squared norms on its diagonal; a sum of gradients has the sum of all products as its square."""
     problem = built.problem
-    parameters = list(problem.shared_layer(built.model).parameters(recurse=False))
+    parameters = layer_parameters(problem, built.model)
     losses = problem.losses(built.model, built.data.train_batch(0))
-    found = gramian(losses, parameters, len(problem.batch_shape))
+    jacobian = JacobianRows(parameters, len(problem.batch_shape))
+    jacobian.add(losses)
+    rows = jacobian.take()
+    found = rows @ rows.mT
     assert found.shape == (*problem.batch_shape, problem.num_tasks, problem.num_tasks)
     torch.testing.assert_close(found, found.mT, rtol=1e-4, atol=1e-6)
     norms = norms_one_by_one(problem, losses, parameters)

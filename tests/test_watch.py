@@ -16,6 +16,7 @@ import weighting
 from benchmarks.base import Training
 from benchmarks.harness.checkpoint import Checkpoint
 from benchmarks.harness.loop import Diverged, Loop, Stopped
+from benchmarks.harness.step import StepResult
 from benchmarks.harness.watch import Watch
 from benchmarks.record import Flag, Run
 from benchmarks.report import write_report
@@ -116,7 +117,7 @@ def test_weights_are_watched_as_the_method_gave_them() -> None:
 
 def test_a_loss_that_is_not_finite_is_named() -> None:
     training = Training(steps=STEPS)
-    (flag,) = Watch().flags(Scripted(moving), training, "loss of small is not finite")
+    (flag,) = Watch(["one"]).flags(Scripted(moving), training, "loss of small is not finite")
     assert flag == Flag(name="not_finite", text="loss of small is not finite")
     loop = loop_of(Scripted(lambda step: [float("nan"), 1.0, 1.0]))
     with pytest.raises(Diverged) as told:
@@ -141,15 +142,31 @@ def test_a_resumed_run_has_the_same_flags(tmp_path: Path) -> None:
 
 def test_replicas_and_absent_tasks() -> None:
     """One replica of two drifts; an absent task's zero is neither a move nor a negative weight."""
-    watch = Watch()
+    watch = Watch(["one", "two"])
     weights = [torch.tensor([[1.0, 1.0], [1.0, 1.0 + 3 * step]]) for step in range(3)]
-    watch.look(weights, [None] * 3, [], None)
+    watch.look([step_with(row) for row in weights], None)
     assert [flag.name for flag in watch.flags(weighting.create("dwa", 2), Training(steps=3), None)] == ["sum_drifted"]
-    watch = Watch()
+    watch = Watch(["one", "two"])
     absent = [torch.tensor([True, False]), torch.tensor([True, True]), torch.tensor([False, True])]
     weights = [torch.where(here, torch.tensor([0.5, 2.0]), torch.zeros(2)) for here in absent]
-    watch.look(weights, absent, [], None)
+    watch.look([step_with(row, here) for row, here in zip(weights, absent, strict=True)], None)
     assert [flag.name for flag in watch.flags(weighting.create("dwa", 2), Training(steps=3), None)] == ["never_moved"]
+    assert watch.mean_weights() == {"one": 0.5, "two": 2.0}
+
+
+def step_with(weights: Tensor, present: Tensor | None = None) -> StepResult:
+    return StepResult(torch.ones_like(weights), present, weights, weights, None)
+
+
+def test_one_task_in_a_batch_is_held_against_its_own_past() -> None:
+    """Alone, a task's weight is always the mean weight; from 0.1 to 0.9 it is not like uniform for all that."""
+    for values, flagged in (([0.1, 0.5, 0.5, 0.9], False), ([0.5, 0.501, 0.5, 0.499], True)):
+        watch = Watch(["one", "two"])
+        for step, value in enumerate(values):
+            here = torch.tensor([step % 2 == 0, step % 2 == 1])
+            watch.look([step_with(torch.where(here, value, 0.0), here)], None)
+        names = [flag.name for flag in watch.flags(weighting.create("dwa", 2), Training(steps=4), None)]
+        assert ("like_uniform" in names) == flagged
 
 
 def test_tables_show_flags_and_the_terminal_the_doubtful_ones(tmp_path: Path) -> None:

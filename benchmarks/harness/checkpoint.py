@@ -7,11 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from benchmarks.errors import StorageError
 
-FORMAT = 2
+FORMAT = 3
 """Of the state; one of another format is a start from nothing."""
+
+
+def trained_state(model: nn.Module) -> dict[str, Tensor]:
+    """The model's state without frozen parameters, which are those that it was made with."""
+    frozen = {name for name, parameter in model.named_parameters(remove_duplicate=False) if not parameter.requires_grad}
+    return {name: value for name, value in model.state_dict().items() if name not in frozen}
 
 
 class Checkpoint:

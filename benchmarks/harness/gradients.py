@@ -1,91 +1,150 @@
-"""What methods ask about gradients: their norms at the shared layer, and their inner products."""
+"""What methods ask about gradients: their norms at the shared layer, and their inner products, over all micro-batches."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from benchmarks.base import Problem
+from benchmarks.errors import unknown
+from weighting.gradients import task_gradients, trainable
 
 
-def task_gradients(losses: Tensor, parameters: list[nn.Parameter]) -> list[list[Tensor]]:
-    """For each task, the gradient of its loss (summed over replicas) by each parameter; zeros where there is none.
+def shared_layers(problem: Problem, model: nn.Module, chosen: Sequence[str] | None) -> list[nn.Module]:
+    """The modules at which gradient norms are measured: those named, else the problem's. Raises ValueError."""
+    if chosen is None:
+        found = problem.shared_layer(model)
+        return [found] if isinstance(found, nn.Module) else list(found)
+    modules = dict(model.named_modules())
+    for name in chosen:
+        if name not in modules:
+            raise ValueError(unknown("module", name, [known for known in modules if known]))
+    return [modules[name] for name in chosen]
 
-    losses ``(*batch_shape, K)`` with graph, which is kept.
-    """
-    gradients = []
-    for loss in losses.unbind(-1):
-        found = torch.autograd.grad(loss.sum(), parameters, retain_graph=True, allow_unused=True)
-        gradients.append([torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)])
-    return gradients
 
+class JacobianRows:
+    """The gradient of each task over some parameters, added up over micro-batches: ``(*batch_shape, K, parameters)``."""
 
-def gramian(losses: Tensor, parameters: list[nn.Parameter], replica_dims: int) -> Tensor:
-    """Inner products of the task gradients over the parameters, ``(*batch_shape, K, K)``."""
-    rows = [
-        torch.cat([gradient.flatten(replica_dims) for gradient in gradients], dim=-1)
-        for gradients in task_gradients(losses, parameters)
-    ]
-    jacobian = torch.stack(rows, dim=-2)
-    return jacobian @ jacobian.mT
+    def __init__(self, parameters: Sequence[Tensor], replica_dims: int) -> None:
+        self.parameters, self.replica_dims = parameters, replica_dims
+        self._rows: Tensor | None = None
+
+    def add(self, losses: Tensor) -> None:
+        """Add a micro-batch's. losses: ``(*batch_shape, K)`` with graph, which is kept; each its share of the whole mean."""
+        found = task_gradients(losses, self.parameters)
+        rows = [torch.cat([part.flatten(self.replica_dims) for part in each], dim=-1) for each in found]
+        stacked = torch.stack(rows, dim=-2)
+        self._rows = stacked if self._rows is None else self._rows + stacked
+
+    def take(self) -> Tensor:
+        """What was added since the last call. Raises RuntimeError if nothing was."""
+        rows, self._rows = self._rows, None
+        if rows is None:
+            raise RuntimeError("expected a backward pass before its gradients are asked for, found none")
+        return rows
 
 
 class SharedLayerNorms:
-    """Norms of the unweighted task gradients at a problem's shared layer.
+    """Norms of the unweighted task gradients at the shared layer.
 
-    Where the rows of the layer's input belong to one task each, the gradient that arrives at its output in the one
+    Where the rows of a linear layer's input belong to one task each, the gradient that arrives at its output in the
     backward pass of the weighted total is, row for row, w_i times that of L_i. So the norms of all tasks follow from that
     pass and one batched product, and no further backward pass is made. Elsewhere each task takes a partial pass of its own
-    from its loss to the layer.
+    from its loss to the layer: for several modules, for a module with children, for one whose weight is used elsewhere too,
+    and where a task that is there has the weight 0.
+
+    chosen  names of modules in place of the problem's shared layer
+
+    Raises ValueError if none of the parameters is trained.
     """
 
-    def __init__(self, problem: Problem, model: nn.Module) -> None:
-        self.num_tasks, self.replica_dims = problem.num_tasks, len(problem.batch_shape)
-        self.layer = problem.shared_layer(model)
-        self.parameters = [p for p in self.layer.parameters(recurse=False) if p.requires_grad]
-        if not self.parameters:
-            raise ValueError(f"{problem.name}: expected trainable parameters in the shared layer, found none")
-        self.by_rows = problem.rows_belong_to_tasks
+    def __init__(self, problem: Problem, model: nn.Module, chosen: Sequence[str] | None = None) -> None:
+        self.num_tasks = problem.num_tasks
+        layers = shared_layers(problem, model, chosen)
+        try:
+            self.parameters = trainable(parameter for layer in layers for parameter in layer.parameters())
+        except ValueError as error:
+            raise ValueError(f"{problem.name}: expected trained parameters in the shared layer, found none") from error
+        self.rows = JacobianRows(self.parameters, len(problem.batch_shape))
+        self.by_rows = problem.rows_belong_to_tasks and len(layers) == 1 and _is_alone(layers[0], model)
         self.extra_backwards = 0
-        self._input: Tensor | None = None
+        self._armed = self._passes = False
+        self._inputs: list[Tensor] = []
         self._output_gradient: Tensor | None = None
-        self._armed = False
+        self._weight: Tensor | None = None
+        self._bias: Tensor | None = None
         if self.by_rows:
-            self.layer.register_forward_hook(self._remember)
+            layers[0].register_forward_hook(self._remember)
 
     def arm(self) -> None:
         """Watch the coming forward pass."""
-        self._armed = self.by_rows
+        self._armed, self._inputs = self.by_rows, []
 
-    def before_backward(self, losses: Tensor, weights: Tensor) -> Tensor | None:
-        """The norms ``(*batch_shape, K)``, where they take passes of their own; None: ``after_backward`` has them."""
+    def before_backward(self, losses: Tensor, weights: Tensor, present: Tensor | None) -> None:
+        """Take the passes of their own, where they are needed.
+
+        losses   ``(*batch_shape, K)`` with graph, each its share of the batch's mean
+        weights  ``(*batch_shape, K)``
+        present  bool, as weights; None: all
+        """
         self._armed = False
-        if self.by_rows and not bool((weights == 0).any()):
-            return None
-        self.extra_backwards += self.num_tasks
-        norms = []
-        for gradients in task_gradients(losses, self.parameters):
-            flat = torch.cat([gradient.flatten(self.replica_dims) for gradient in gradients], dim=-1)
-            norms.append(flat.norm(dim=-1))
-        return torch.stack(norms, dim=-1)
+        self._passes = not self.by_rows or len(self._inputs) != 1 or _has_zero(weights, present)
+        if self._passes:
+            self.extra_backwards += self.num_tasks
+            self.rows.add(losses)
 
     @torch.no_grad()
-    def after_backward(self, weights: Tensor) -> Tensor:
-        """The norms ``(K,)`` from what the backward pass of the weighted total, with ``weights`` ``(K,)``, left behind."""
-        if self._input is None or self._output_gradient is None:
-            raise RuntimeError("expected the shared layer in the forward and backward pass, found it unused")
-        inputs = self._input.reshape(self.num_tasks, -1, self._input.shape[-1])
+    def after_backward(self) -> None:
+        """Take what the backward pass of the weighted total left behind."""
+        if self._passes:
+            return
+        if self._output_gradient is None:
+            raise RuntimeError("expected the shared layer in the backward pass, found it unused")
+        inputs = self._inputs[0].reshape(self.num_tasks, -1, self._inputs[0].shape[-1])
         outputs = self._output_gradient.reshape(self.num_tasks, -1, self._output_gradient.shape[-1])
-        self._input = self._output_gradient = None
-        squared = torch.bmm(outputs.mT, inputs).square().sum((-2, -1))
+        self._inputs, self._output_gradient = [], None
+        weight = torch.bmm(outputs.mT, inputs)
+        self._weight = weight if self._weight is None else self._weight + weight
         if len(self.parameters) > 1:
-            squared = squared + outputs.sum(-2).square().sum(-1)
+            bias = outputs.sum(-2)
+            self._bias = bias if self._bias is None else self._bias + bias
+
+    @torch.no_grad()
+    def take(self, weights: Tensor) -> Tensor:
+        """The norms ``(*batch_shape, K)`` of the step that was made with ``weights``."""
+        weight, bias = self._weight, self._bias
+        self._weight = self._bias = None
+        if weight is None:
+            return torch.stack([row.norm(dim=-1) for row in self.rows.take().unbind(-2)], dim=-1)
+        squared = weight.square().sum((-2, -1))
+        if bias is not None:
+            squared = squared + bias.square().sum(-1)
         return squared.sqrt() / weights.abs()
 
     def _remember(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         if self._armed and output.requires_grad:
-            self._input = inputs[0].detach()
+            self._inputs.append(inputs[0].detach())
             output.register_hook(self._remember_gradient)  # type: ignore[no-untyped-call]
 
     def _remember_gradient(self, gradient: Tensor) -> None:
         self._output_gradient = gradient.detach()
+
+
+def _is_alone(layer: nn.Module, model: nn.Module) -> bool:
+    """Whether it is a plain linear layer, trained as a whole, whose parameters are used nowhere else."""
+    if type(layer).__name__ not in ("Linear", "Conv1D") or next(layer.children(), None) is not None:
+        return False
+    own = {id(parameter) for parameter in layer.parameters()}
+    owners = [module for module in model.modules() if own & {id(p) for p in module.parameters(recurse=False)}]
+    return all(parameter.requires_grad for parameter in layer.parameters()) and owners == [layer]
+
+
+def _has_zero(weights: Tensor, present: Tensor | None) -> bool:
+    """Whether a present task is seen to have the weight 0. On a device, where looking would wait, none is taken to have it:
+    such a task's norm is then not finite, and the method counts it as absent."""
+    if weights.device.type != "cpu":
+        return False
+    zero = weights == 0
+    return bool((zero if present is None else zero & present).any())

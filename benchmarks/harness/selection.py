@@ -16,6 +16,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from benchmarks.base import Evaluation, Training
+from benchmarks.harness.checkpoint import trained_state
 from benchmarks.record import Selection
 
 Parameters = dict[str, Tensor]
@@ -63,7 +64,7 @@ class Selector:
         if not seen.validation:
             raise RuntimeError("expected an evaluation before the score")
         if seen.parameters:
-            self.model.load_state_dict(seen.parameters)
+            self.model.load_state_dict(seen.parameters, strict=False)
         test = seen.test or [self.measure_test().metrics]
         return Selection(rule=self.rule, step=seen.step), _mean(seen.validation), _mean(test)
 
@@ -81,7 +82,7 @@ class Selector:
         if lowest:
             self.seen.step, self.seen.score, self.seen.validation = step, score, [validation.metrics]
             if self.rule == "best_validation":
-                self.seen.parameters = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+                self.seen.parameters = {name: value.detach().clone() for name, value in trained_state(self.model).items()}
         return lowest
 
     def _ask_the_oracle(self, step: int, validation: Evaluation) -> None:

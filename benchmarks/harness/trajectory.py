@@ -12,8 +12,8 @@ from torch import Tensor
 
 from benchmarks.base import Problem, replicas
 
-Column = Literal["train_loss", "val_loss", "weight"]
-COLUMNS: tuple[Column, ...] = ("train_loss", "val_loss", "weight")
+Column = Literal["train_loss", "val_loss", "weight", "count"]
+COLUMNS: tuple[Column, ...] = ("train_loss", "val_loss", "weight", "count")
 
 Rows = list[list[float]]
 """One row for each logged step, of as many numbers as the problem has replicas and tasks."""

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from benchmarks.base import Training
+from benchmarks.harness.step import StepResult
 from benchmarks.record import Flag
 from weighting import Weighter
 
 LIKE_UNIFORM = 0.01
-"""Weights within one percent of their mean at every step are not told from equal ones."""
+"""Weights that are always this near to their mean, and to their own first value, count as equal."""
 DRIFT = 2.0
 """The sum of weights acts as a factor on the learning rate; a change by more than this factor is told."""
 
@@ -22,12 +23,16 @@ DRIFT = 2.0
 class Watch:
     """Running extremes of a run's weights, as the method gave them; looked at once per block of steps."""
 
-    def __init__(self) -> None:
+    def __init__(self, tasks: Sequence[str]) -> None:
+        self.tasks = tuple(tasks)
         self.seen: dict[str, Any] = {
             "steps": 0,
             "first": None,
             "moved": False,
             "away": 0.0,
+            "from_first": 0.0,
+            "sum_of_weights": None,
+            "steps_present": None,
             "first_sum": None,
             "least_sum": None,
             "largest_sum": None,
@@ -36,37 +41,49 @@ class Watch:
             "clipped_steps": 0,
         }
 
-    def look(
-        self, weights: Sequence[Tensor], present: Sequence[Tensor | None], norms: Sequence[Tensor], clip: float | None
-    ) -> None:
-        """The weights ``(*batch_shape, K)`` of the next steps, the tasks present, and the gradient norms before clipping."""
-        given = torch.stack(list(weights)).double()
-        given = given.reshape(len(weights), -1, given.shape[-1])
-        here = torch.stack(
-            [
-                torch.ones_like(given[0], dtype=torch.bool) if mask is None else mask.reshape(given[0].shape)
-                for mask in present
-            ]
-        )
+    def look(self, results: Sequence[StepResult], clip: float | None) -> None:
+        """Take note of the next steps."""
+        given = torch.stack([result.given for result in results]).double()
+        given = given.reshape(len(results), -1, given.shape[-1])
+        here = torch.stack([~result.absent for result in results]).reshape(given.shape)
+        norms = [result.gradient_norm for result in results if result.gradient_norm is not None]
         if norms and clip is not None:
-            self.seen["clipped_steps"] += int((torch.stack(list(norms)) > clip).sum())
+            self.seen["clipped_steps"] += int((torch.stack(norms) > clip).sum())
         self._moves(given, here)
+        self._means(torch.stack([result.weights for result in results]).double().reshape(given.shape), here)
         self._sums(given.sum(-1)[here.all(-1).all(-1)])
-        negative = (given < 0).any(-1).any(-1)
+        negative = ((given < 0) & here).any(-1).any(-1)
         if bool(negative.any()) and self.seen["first_negative"] is None:
             self.seen["first_negative"] = self.seen["steps"] + int(negative.int().argmax())
         self.seen["negative_steps"] += int(negative.sum())
         self.seen["steps"] += len(given)
 
+    def mean_weights(self) -> dict[str, float]:
+        """Task -> mean of its weight, as it was used, over the steps in which it was present, and over replicas."""
+        if self.seen["steps_present"] is None:
+            return {}
+        sums, counts = self.seen["sum_of_weights"].tolist(), self.seen["steps_present"].tolist()
+        return {task: total / count for task, total, count in zip(self.tasks, sums, counts, strict=True) if count}
+
     def _moves(self, given: Tensor, here: Tensor) -> None:
-        first = given[0] if self.seen["first"] is None else self.seen["first"].to(given)
+        """Against the first weight of the task, and against the mean weight of the tasks that are there."""
+        first = torch.full_like(given[0], math.nan) if self.seen["first"] is None else self.seen["first"].to(given)
         # A task that was absent in the first step is compared from its first weight on.
-        first = torch.where(first == 0, (given * here).amax(0), first)
+        earliest = given.gather(0, here.int().argmax(0, keepdim=True)).squeeze(0)
+        first = torch.where(first.isnan() & here.any(0), earliest, first)
         self.seen["first"] = first.cpu()
         self.seen["moved"] = self.seen["moved"] or bool(((given != first) & here).any())
         mean = (given * here).sum(-1, keepdim=True) / here.sum(-1, keepdim=True).clamp(min=1)
-        away = ((given / mean - 1).abs() * here).nan_to_num(nan=0.0, posinf=math.inf).max()
-        self.seen["away"] = max(self.seen["away"], float(away))
+        for name, reference in (("away", mean), ("from_first", first)):
+            distance = (given / reference - 1).abs().nan_to_num(nan=0.0, posinf=math.inf)
+            self.seen[name] = max(self.seen[name], float(torch.where(here, distance, 0.0).max()))
+
+    def _means(self, used: Tensor, here: Tensor) -> None:
+        sums = torch.where(here, used, 0.0).sum((0, 1)).cpu()
+        counts = here.sum((0, 1)).cpu()
+        if self.seen["sum_of_weights"] is not None:
+            sums, counts = sums + self.seen["sum_of_weights"], counts + self.seen["steps_present"]
+        self.seen["sum_of_weights"], self.seen["steps_present"] = sums, counts
 
     def _sums(self, sums: Tensor) -> None:
         if len(sums) == 0:
@@ -89,7 +106,7 @@ class Watch:
             return []
         if not self.seen["moved"]:
             return [Flag(name="never_moved", text=f"the weights were the same at all {steps} steps", steps=steps)]
-        if self.seen["away"] < LIKE_UNIFORM:
+        if self.seen["away"] < LIKE_UNIFORM and self.seen["from_first"] < LIKE_UNIFORM:
             text = f"every weight was within {self.seen['away']:.2%} of the mean weight at all {steps} steps"
             return [Flag(name="like_uniform", text=text, steps=steps)]
         return []

@@ -166,6 +166,7 @@ def _train_and_record(job: Job, tell: Connection, should_stop: _StopSwitch) -> M
     if loop is not None:
         not_finite = fields.get("reason") if state == "diverged" else None
         fields["flags"] = loop.flags(not_finite)
+        fields["mean_weights"] = loop.watch.mean_weights()
     record = make_record(job, state, started, problem, resumed=loop.resumed if loop else 0, **fields)
     trajectory = loop.trajectory.frame() if loop is not None else pd.DataFrame(columns=list(COLUMNS))
     write_run(job.folder / "runs", record, trajectory)

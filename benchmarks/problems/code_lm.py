@@ -236,6 +236,19 @@ class CodeLM(Problem):
         # Training batches have no filled rows; the minimum keeps a task without any from dividing by zero.
         return (rows * valid).sum(-1) / valid.sum(-1).clamp(min=1)
 
+    def counts(self, batch: Batch) -> Tensor:
+        """The predicted tokens of each task, ``(K,)``."""
+        predicted: Tensor = batch["valid"].sum(-1) * (batch["tokens"].shape[-1] - 1)
+        return predicted
+
+    def micro_batches(self, batch: Batch, number: int) -> Sequence[Batch]:
+        """Some sequences of every task in each."""
+        sequences = batch["valid"].shape[1]
+        if sequences < number:
+            raise ValueError(f"code_lm: expected at least {number} sequences of each task, found {sequences}")
+        parts = {name: tensor.tensor_split(number, 1) for name, tensor in batch.items()}
+        return [{name: split[place] for name, split in parts.items()} for place in range(number)]
+
     def _nats(self, model: nn.Module, batch: Batch) -> Tensor:
         """``(K, B, T)`` cross-entropy of every predicted token."""
         tokens = batch["tokens"]

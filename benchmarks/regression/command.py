@@ -10,8 +10,7 @@ from pathlib import Path
 from benchmarks.errors import StorageError, UserError
 from benchmarks.harness import provenance
 from benchmarks.harness.plan import Plan
-from benchmarks.harness.pool import Outcome, carry_out
-from benchmarks.harness.worker import cores
+from benchmarks.harness.pool import Outcome, carry_out, runs_at_once
 from benchmarks.record import RunSpec
 from benchmarks.regression import calibration, history, picture, said, sides, trajectories
 from benchmarks.regression import check as gates

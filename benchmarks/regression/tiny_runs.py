@@ -77,7 +77,7 @@ def train(problem_name: str, kind: type[Weighter]) -> list[list[float]]:
     weighter = build(kind, problem.num_tasks, batch_shape=problem.batch_shape, **_short(kind, facts))
     loop = Loop(problem, data, weighter, training, 0, device=torch.device("cpu"))
     loop.begin()
-    return [loop.train_step()[1].flatten().tolist() for _ in range(STEPS)]
+    return [loop.train_step().weights.flatten().tolist() for _ in range(STEPS)]
 
 
 def _short(kind: type[Weighter], facts: RunFacts) -> dict[str, Any]:

@@ -1,0 +1,246 @@
+"""One optimizer step of a run, over one or more micro-batches, and the extra forward passes that methods ask for.
+
+All randomness of a forward pass is a function of seed, step and purpose, and an extra pass leaves buffers and generators as
+it found them. So a method that asks for more trains the same model as one that does not, and a run that was stopped and
+goes on is the same run, with dropout and batch normalization too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.base import Batch, Data, Problem, Training, to_device
+from benchmarks.harness.gradients import JacobianRows, SharedLayerNorms
+from benchmarks.harness.optimizer import make_optimizer, set_lr
+from benchmarks.harness.randomness import seed_generators, undisturbed
+from weighting import Needs, Observation, TaskLosses, Weighter, total
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a step leaves behind, detached; tensors are ``(*batch_shape, K)`` where nothing else is said."""
+
+    losses: Tensor
+    """Raw losses of the whole batch."""
+    counts: Tensor | None
+    """As the problem counts; None: every task is there."""
+    given: Tensor
+    """The weights as the method gave them."""
+    weights: Tensor
+    """The weights as they were used."""
+    gradient_norm: Tensor | None
+    """Norm of the total gradient before clipping, a scalar; None: it is not clipped."""
+
+    @property
+    def absent(self) -> Tensor:
+        """Which tasks the batch lacks, bool."""
+        return torch.zeros_like(self.losses, dtype=torch.bool) if self.counts is None else self.counts <= 0
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A micro-batch, or the whole batch."""
+
+    batch: Batch
+    counts: Tensor | None
+    share: Tensor | None
+    """``(*batch_shape, K)`` the part of each task's units that it holds; None: all of them."""
+
+
+class Stepper:
+    """Makes the steps of one run. Model and weighter are on ``device``."""
+
+    def __init__(
+        self,
+        problem: Problem,
+        data: Data,
+        model: nn.Module,
+        weighter: Weighter,
+        training: Training,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self.problem, self.data, self.model, self.weighter = problem, data, model, weighter
+        self.training, self.seed, self.device = training, seed, device
+        self.optimizer = make_optimizer(model, training)
+        asks_norms = Needs.GRAD_NORMS in weighter.needs
+        self.norms = SharedLayerNorms(problem, model, training.shared_layer) if asks_norms else None
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.jacobian = JacobianRows(trained, len(problem.batch_shape))
+        self.extra_forwards = self.extra_backwards = 0
+        self.health: list[Tensor] = []
+        """A scalar for each step, not finite if the loss of a present task, a weight or the total was not."""
+
+    def step(self, number: int) -> StepResult:
+        """Make step ``number``."""
+        wanted = self.weighter.wants()
+        norms = self._norms(wanted)
+        parts = self._parts(to_device(self.data.train_batch(number), self.device))
+        seen, graph = self._before(number, parts, wanted)
+        given = self.weighter.weights(seen)
+        weights = self._normalize(given)
+        if Needs.VAL_LOSSES_BEFORE_STEP in wanted:
+            seen = seen.with_(val_losses_before=self.validation_losses(number).losses)
+
+        self.optimizer.zero_grad(set_to_none=True)
+        losses, health = TaskLosses(self.problem.num_tasks), torch.zeros((), device=self.device)
+        for place, part in enumerate(parts):
+            own = self._forward(number, part, place) if graph is None else graph
+            shared = own if part.share is None else own * part.share
+            if norms is not None:
+                norms.before_backward(shared, weights, None if part.counts is None else part.counts > 0)
+            value = total(weights, shared, part.counts)
+            value.backward()  # type: ignore[no-untyped-call]
+            if norms is not None:
+                norms.after_backward()
+            losses.add(own.detach() * self._units(part), self._units(part))
+            health = health + value.detach() + _sum_of_present(own, part.counts)
+        self.health.append(health)
+        if graph is None:
+            seen = seen.with_(losses=losses.observation().losses)
+        gradient_norm = self._clip()
+        if self.training.lr_schedule != "constant":
+            set_lr(self.optimizer, self.training, number)
+        self.optimizer.step()
+
+        if norms is not None:
+            seen = seen.with_(grad_norms=norms.take(weights))
+        self.weighter.update(self._after(seen, number, parts, wanted))
+        raw = graph if graph is not None else seen.losses
+        assert raw is not None
+        return StepResult(raw.detach(), seen.counts, given, weights, gradient_norm)
+
+    @property
+    def extra(self) -> tuple[int, int, int]:
+        """Passes beyond those of the weighted total: forwards, backwards, and partial backwards for norms."""
+        return self.extra_forwards, self.extra_backwards, self.norms.extra_backwards if self.norms else 0
+
+    @extra.setter
+    def extra(self, passes: tuple[int, int, int]) -> None:
+        self.extra_forwards, self.extra_backwards, partial = passes
+        if self.norms is not None:
+            self.norms.extra_backwards = partial
+
+    def first_losses(self) -> Observation:
+        """The losses of the first batch, for the weighter's start."""
+        parts = self._parts(to_device(self.data.train_batch(0), self.device))
+        return self._losses_of(parts, 0, evaluation=False)
+
+    def validation_losses(self, number: int) -> Observation:
+        """Losses of a step's validation mini-batch under the model as it is, in evaluation mode."""
+        parts = self._parts(to_device(self.data.validation_batch(number), self.device))
+        self.extra_forwards += 1
+        return self._losses_of(parts, number, evaluation=True)
+
+    # ---- before the backward pass --------------------------------------------------------------------------------
+
+    def _before(self, number: int, parts: Sequence[_Part], wanted: Needs) -> tuple[Observation, Tensor | None]:
+        """What the weighter may see, and the losses with their graph where there is one part."""
+        if len(parts) == 1:
+            losses = self._forward(number, parts[0], 0)
+            seen = Observation(losses=losses, counts=parts[0].counts)
+            if Needs.GRAMIAN in wanted:
+                self.jacobian.add(losses)
+                seen = self._with_gramian(seen)
+            return seen, losses
+        counts = torch.stack([self._units(part) for part in parts]).sum(0)
+        if Needs.GRAMIAN in wanted:
+            self.extra_forwards += 1
+            for place, part in enumerate(parts):
+                losses = self._forward(number, part, place)
+                self.jacobian.add(losses if part.share is None else losses * part.share)
+            return self._with_gramian(self._losses_of(parts, number, evaluation=False)), None
+        if self.weighter.answers_from == "losses":
+            self.extra_forwards += 1
+            return self._losses_of(parts, number, evaluation=False), None
+        return Observation(counts=counts), None
+
+    def _with_gramian(self, seen: Observation) -> Observation:
+        self.extra_backwards += self.problem.num_tasks
+        rows = self.jacobian.take()
+        return seen.with_(gramian=rows @ rows.mT)
+
+    def _forward(self, number: int, part: _Part, place: int) -> Tensor:
+        """Losses ``(*batch_shape, K)`` of a part, with graph; the same draws whenever the same part is passed."""
+        seed_generators(self.device, self.seed, "step", number, "train", place)
+        if self.norms is not None:
+            self.norms.arm()
+        return self.problem.losses(self.model, part.batch)
+
+    def _norms(self, wanted: Needs) -> SharedLayerNorms | None:
+        if Needs.GRAD_NORMS not in wanted:
+            return None
+        if self.norms is None:
+            raise RuntimeError(f"{self.weighter.name}: expected `needs` to cover what `wants` asks for")
+        return self.norms
+
+    def _normalize(self, weights: Tensor) -> Tensor:
+        if self.training.normalize == "none":
+            return weights
+        target = 1 if self.training.normalize == "sum_to_one" else self.problem.num_tasks
+        found = weights.sum(-1, keepdim=True)
+        # A batch without any task has no weights to rescale.
+        return weights * torch.where(found == 0, 0.0, target / found)
+
+    # ---- after it ------------------------------------------------------------------------------------------------
+
+    def _clip(self) -> Tensor | None:
+        if self.training.grad_clip is None:
+            return None
+        return nn.utils.clip_grad_norm_(self.model.parameters(), self.training.grad_clip)
+
+    def _after(self, seen: Observation, number: int, parts: Sequence[_Part], wanted: Needs) -> Observation:
+        """The observation with the losses that the method wants to see under the model after the step."""
+        if Needs.LOSSES_AFTER_STEP in wanted:
+            self.extra_forwards += 1
+            # With the draws of the training pass, so that a method that compares the two sees the step alone.
+            seen = seen.with_(losses_after=self._losses_of(parts, number, evaluation=False).losses)
+        if Needs.VAL_LOSSES in wanted:
+            found = self.validation_losses(number)
+            seen = seen.with_(val_losses=found.losses, val_counts=found.counts)
+        return seen
+
+    # ---- micro-batches -------------------------------------------------------------------------------------------
+
+    def _parts(self, batch: Batch) -> list[_Part]:
+        if self.training.accumulate == 1:
+            return [_Part(batch, self.problem.counts(batch), None)]
+        parts = [_Part(part, self.problem.counts(part), None) for part in self._split(batch)]
+        units = [self._units(part) for part in parts]
+        whole = torch.stack(units).sum(0).clamp(min=1)
+        return [_Part(part.batch, own, own / whole) for part, own in zip(parts, units, strict=True)]
+
+    def _split(self, batch: Batch) -> Sequence[Batch]:
+        return self.problem.micro_batches(batch, self.training.accumulate)
+
+    def _units(self, part: _Part) -> Tensor:
+        """Over how many units each task's mean was taken, ``(*batch_shape, K)``; rows where the problem does not say."""
+        shape = (*self.problem.batch_shape, self.problem.num_tasks)
+        if part.counts is not None:
+            return part.counts.double().expand(shape)
+        rows = next((len(tensor) for tensor in part.batch.values()), 1)
+        return torch.full(shape, float(rows), dtype=torch.float64, device=self.device)
+
+    def _losses_of(self, parts: Sequence[_Part], number: int, *, evaluation: bool) -> Observation:
+        """Losses and counts over some parts, without gradients; nothing is changed by it."""
+        with undisturbed(self.model, self.device, evaluation=evaluation):
+            found = []
+            for place, part in enumerate(parts):
+                purpose = "validation" if evaluation else "train"
+                seed_generators(self.device, self.seed, "step", number, purpose, place)
+                found.append(self.problem.losses(self.model, part.batch))
+        if len(parts) == 1:
+            return Observation(losses=found[0], counts=parts[0].counts)
+        losses = TaskLosses(self.problem.num_tasks)
+        for part, own in zip(parts, found, strict=True):
+            losses.add(own * self._units(part), self._units(part))
+        return losses.observation()
+
+
+def _sum_of_present(losses: Tensor, counts: Tensor | None) -> Tensor:
+    seen = losses.detach()
+    return seen.sum() if counts is None else torch.where(counts > 0, seen, 0.0).sum()

@@ -1,0 +1,387 @@
+"""One step is the same step whatever a method asks for besides, however it is split, and after a stop and a resume."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scripts import SETTINGS, label, make
+from test_loop import loop_of, settings
+from tiny_problem import Network, RowsTiny, Spy, Tiny
+from torch import Tensor, nn
+
+import weighting
+from benchmarks.base import Batch, Problem, Training
+from benchmarks.harness.checkpoint import Checkpoint
+from benchmarks.harness.loop import Diverged, Loop, Stopped
+from benchmarks.harness.selection import Selector
+from benchmarks.problems import code_lm, famo_toy, gradnorm_toy, multidigits
+from benchmarks.regression.tiny_runs import SMALL, _InDouble
+from weighting import Needs, Weighter
+from weighting.gradients import gradient_norms
+
+EVERYTHING = Needs.VAL_LOSSES | Needs.LOSSES_AFTER_STEP | Needs.GRAD_NORMS | Needs.GRAMIAN | Needs.VAL_LOSSES_BEFORE_STEP
+
+
+class AsksForAll(Spy):
+    """Uniform weights of a half, and every need there is."""
+
+    name = "asks_for_all"
+    needs = EVERYTHING
+
+
+class Noisy(Network):
+    """With a layer in which a step leaves traces or draws numbers."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.between = nn.BatchNorm1d(3) if kind == "batch norm" else nn.Dropout(0.3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden: Tensor = self.between(self.shared(x))
+        if self.kind == "numpy":
+            hidden = hidden * (1 + 0.1 * float(np.random.rand()) + 0.1 * random.random()) if self.training else hidden  # noqa: NPY002
+        return torch.tanh(hidden)
+
+
+class NoisyTiny(Tiny):
+    """``kind``: batch norm, dropout, or numpy: draws of NumPy and Python."""
+
+    name = "noisy_tiny"
+
+    def __init__(self, *, tasks: Sequence[str] | None = None, kind: str = "dropout") -> None:
+        super().__init__(tasks=tasks)
+        self.kind = kind
+
+    def model(self, seed: int) -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return Noisy(self.kind)
+
+
+KINDS = ("batch norm", "dropout", "numpy")
+LAST = settings(steps=20, selection="last", log_every=1, evaluate_every=7)
+
+
+def results(loop: Loop) -> dict[str, Any]:
+    outcome = loop.run()
+    return {
+        "test": outcome.test,
+        "trajectory": loop.trajectory.frame(),
+        "parameters": {name: value.clone() for name, value in loop.model.state_dict().items()},
+    }
+
+
+def assert_same(one: dict[str, Any], other: dict[str, Any]) -> None:
+    assert one["test"] == other["test"]
+    assert one["trajectory"].equals(other["trajectory"])
+    for name, value in one["parameters"].items():
+        assert torch.equal(value, other["parameters"][name]), name
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("asks", [EVERYTHING, *Needs], ids=str)
+def test_asking_for_more_trains_the_same_model(kind: str, asks: Needs) -> None:
+    plain = results(loop_of(AsksForAll(3, asks=Needs.NOTHING), LAST, NoisyTiny(kind=kind)))
+    torch.manual_seed(99)
+    assert_same(results(loop_of(AsksForAll(3, asks=asks), LAST, NoisyTiny(kind=kind))), plain)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("stop_after", [1, 7, 12])
+def test_a_resumed_run_is_the_same_run(kind: str, stop_after: int, tmp_path: Path) -> None:
+    whole = results(loop_of(AsksForAll(3), LAST, NoisyTiny(kind=kind)))
+    asked = iter(range(1, 100))
+    stopped = loop_of(AsksForAll(3), LAST, NoisyTiny(kind=kind), checkpoint=Checkpoint(tmp_path, "run"))
+    stopped.should_stop = lambda: next(asked) == stop_after
+    with pytest.raises(Stopped):
+        stopped.run()
+    # As in another process.
+    torch.manual_seed(1)
+    np.random.seed(1)  # noqa: NPY002
+    random.seed(1)
+    assert_same(results(loop_of(AsksForAll(3), LAST, NoisyTiny(kind=kind), checkpoint=Checkpoint(tmp_path, "run"))), whole)
+
+
+def test_extra_passes_leave_generators_and_modes_as_they_were() -> None:
+    loop = loop_of(AsksForAll(3), LAST, NoisyTiny(kind="dropout"))
+    loop.begin()
+    frozen = loop.model.get_submodule("between").eval()
+    torch.manual_seed(5)
+    np.random.seed(5)  # noqa: NPY002
+    random.seed(5)
+    before = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()  # type: ignore[index] # noqa: NPY002
+    loop.stepper.validation_losses(3)
+    loop._measure("validation")
+    after = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()  # type: ignore[index] # noqa: NPY002
+    assert torch.equal(before[0], after[0]) and before[1:] == after[1:]
+    assert not frozen.training and loop.model.training
+
+
+# ---- micro-batches ---------------------------------------------------------------------------------------------------
+
+
+class Sparse(Tiny):
+    """Every example has its label for some of the tasks only, and now and then a batch lacks a task."""
+
+    name = "sparse"
+
+    def counts(self, batch: Batch) -> Tensor:
+        return self._labelled(batch).sum(0)
+
+    def losses(self, model: nn.Module, batch: Batch) -> Tensor:
+        assert isinstance(model, Network)
+        hidden, here = model(batch["x"]), self._labelled(batch)
+        answers = torch.cat([model.heads[task](hidden) for task in self.tasks], dim=-1)
+        # 0 / 0 for a task without labels: nobody may look at it.
+        return ((answers - batch["y"]).square() * here).sum(0) / here.sum(0).clamp(min=1) + 0 / here.sum(0)
+
+    def _labelled(self, batch: Batch) -> Tensor:
+        here: Tensor = batch["x"][:, :3] > 0.5
+        return here
+
+
+class SparseInDouble(_InDouble, Sparse):
+    """In float64."""
+
+
+class TinyInDouble(_InDouble, Tiny):
+    """In float64."""
+
+
+class RowsInDouble(_InDouble, RowsTiny):
+    """In float64."""
+
+
+class MultiDigitsInDouble(_InDouble, multidigits.MultiDigits):
+    """In float64."""
+
+
+class GradNormToyInDouble(_InDouble, gradnorm_toy.GradNormToy):
+    """In float64."""
+
+
+class CodeLmInDouble(code_lm.CodeLM):
+    """In float64; its batches hold integers."""
+
+    def model(self, seed: int) -> nn.Module:
+        return super().model(seed).double()
+
+
+class FamoToyInDouble(_InDouble, famo_toy.FamoToy):
+    """In float64."""
+
+
+def accumulated(problem: Problem, weighter: Weighter, parts: int, steps: int) -> tuple[Loop, list[Any]]:
+    changes = {"steps": steps, "accumulate": parts, "batch_size": min(7, problem.training.batch_size)}
+    training = Training.model_validate({**problem.training.model_dump(), **changes})
+    loop = loop_of(weighter, training, problem)
+    loop.begin()
+    return loop, [loop.train_step() for _ in range(steps)]
+
+
+def assert_whole(one: tuple[Loop, list[Any]], other: tuple[Loop, list[Any]]) -> None:
+    for whole, parts in zip(one[1], other[1], strict=True):
+        there = ~whole.absent
+        torch.testing.assert_close(parts.losses[there], whole.losses[there], rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(parts.weights, whole.weights, rtol=1e-11, atol=1e-12)
+        assert torch.equal(whole.absent, parts.absent)
+    for name, value in one[0].model.state_dict().items():
+        torch.testing.assert_close(other[0].model.state_dict()[name], value, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("parts", [2, 3])
+@pytest.mark.parametrize("kind", [TinyInDouble, RowsInDouble, SparseInDouble])
+@pytest.mark.parametrize(("name", "more"), SETTINGS, ids=lambda value: str(value))
+def test_micro_batches_are_the_batch(name: str, more: dict[str, Any], kind: type[Problem], parts: int) -> None:
+    whole = accumulated(kind(), make(name, **more), 1, 8)
+    assert_whole(whole, accumulated(kind(), make(name, **more), parts, 8))
+    if kind is SparseInDouble:
+        assert any(bool(result.absent.any()) for result in whole[1])
+
+
+SMALL_PROBLEMS: dict[str, tuple[type[Problem], dict[str, Any]]] = {
+    "multidigits": (MultiDigitsInDouble, SMALL["multidigits"]),
+    "gradnorm_toy": (GradNormToyInDouble, SMALL["gradnorm_toy"]),
+    "famo_toy": (FamoToyInDouble, {}),
+    "code_lm": (CodeLmInDouble, {"sequence_length": 32, "hidden_size": 16, "intermediate_size": 32, "num_layers": 1}),
+}
+
+
+ANY_SIGN = ("uniform", "static", "random", "imtl_l", "famo")
+"""Methods that are made for losses below 0 too, as those of famo_toy are."""
+PAIRS = [(name, method) for name in SMALL_PROBLEMS for method in (ANY_SIGN if name == "famo_toy" else weighting.names())]
+
+
+@pytest.mark.parametrize(("name", "method"), PAIRS)
+def test_micro_batches_of_listed_problems(name: str, method: str) -> None:
+    kind, options = SMALL_PROBLEMS[name]
+
+    def weighter() -> Weighter:
+        problem = kind(**options)
+        more = {"min_losses": -30.0} if (name, method) == ("famo_toy", "famo") else {}
+        return make(method, problem.num_tasks, batch_shape=problem.batch_shape, **more)
+
+    assert_whole(accumulated(kind(**options), weighter(), 1, 4), accumulated(kind(**options), weighter(), 2, 4))
+
+
+@pytest.mark.parametrize(("name", "forwards"), [("uniform", 0), ("dwa", 0), ("gls", 1), ("famo", 2), ("coba", 1)])
+def test_methods_that_read_the_losses_are_charged_a_pass(name: str, forwards: int) -> None:
+    loop, _ = accumulated(TinyInDouble(), make(name), 2, 5)
+    assert loop.stepper.extra_forwards == 5 * forwards
+
+
+def test_too_few_rows_are_one_line() -> None:
+    with pytest.raises(ValueError, match=r"^tiny: expected at least 9 rows to make 9 micro-batches, found 8$"):
+        loop_of(make("uniform"), settings(accumulate=9)).run()
+
+
+# ---- absent and not finite -------------------------------------------------------------------------------------------
+
+
+def test_absent_is_no_zero_in_the_record() -> None:
+    loop = loop_of(make("uniform"), settings(log_every=1), Sparse())
+    loop.run()
+    rows = loop.trajectory.frame().query("step < 20")
+    absent = rows[rows["count"] == 0]
+    assert len(absent) > 0
+    assert absent["weight"].isna().all() and absent["train_loss"].isna().all()
+    there = rows[rows["count"] > 0]
+    assert (there["weight"] == 1).all() and there["train_loss"].notna().all()
+    assert loop.watch.mean_weights() == {"small": 1.0, "medium": 1.0, "large": 1.0}
+
+
+@pytest.mark.parametrize("name", weighting.names())
+@pytest.mark.parametrize("spoil", ["nan", "infinite"])
+def test_a_present_loss_that_is_not_finite_ends_the_run_and_names_the_task(name: str, spoil: str) -> None:
+    loop = loop_of(make(name), problem=Tiny(spoil=spoil, spoil_at=12))
+    with pytest.raises(Diverged, match=r"^loss of small is not finite$") as told:
+        loop.run()
+    assert told.value.step == 12
+
+
+class SpoiltValidation(Tiny):
+    """One validation mini-batch without a single number."""
+
+    def losses(self, model: nn.Module, batch: Batch) -> Tensor:
+        losses = super().losses(model, batch)
+        return losses * float("nan") if batch["x"].shape[0] == 8 and not model.training and self.bad(batch) else losses
+
+    def bad(self, batch: Batch) -> bool:
+        assert self.drawn is not None
+        return torch.equal(batch["x"], self.drawn.validation_batch(1)["x"])
+
+
+def test_a_bad_validation_batch_is_a_flag() -> None:
+    loop = loop_of(make("coba"), problem=SpoiltValidation())
+    loop.run()
+    flags = {flag.name: flag for flag in loop.flags(None)}
+    assert "guard:not_finite" in flags
+    assert loop.trajectory.frame()["weight"].dropna().between(0, 1).all()
+
+
+# ---- checkpoints and layers ------------------------------------------------------------------------------------------
+
+
+class Frozen(Network):
+    """With a large part that is not trained, in half precision."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.large = nn.Linear(1000, 1000).bfloat16().requires_grad_(False)
+
+
+class FrozenTiny(Tiny):
+    """A frozen part of four megabytes."""
+
+    def model(self, seed: int) -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return Frozen()
+
+
+def test_checkpoints_and_best_copies_hold_what_is_trained(tmp_path: Path) -> None:
+    whole = results(loop_of(make("uniform"), LAST, FrozenTiny()))
+    asked = iter(range(1, 100))
+    stopped = loop_of(make("uniform"), LAST, FrozenTiny(), checkpoint=Checkpoint(tmp_path, "run"))
+    stopped.should_stop = lambda: next(asked) == 9
+    with pytest.raises(Stopped):
+        stopped.run()
+    assert (tmp_path / "run.pt").stat().st_size < 100_000
+    assert_same(results(loop_of(make("uniform"), LAST, FrozenTiny(), checkpoint=Checkpoint(tmp_path, "run"))), whole)
+    loop = loop_of(make("uniform"), settings(), FrozenTiny())
+    loop.run()
+    assert isinstance(loop.selector, Selector)
+    assert not any(name.startswith("large") for name in loop.selector.seen.parameters)
+
+
+def test_checkpoints_take_a_small_share_of_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A save of one second is followed by nineteen without."""
+    now, saved = [0.0], list[float]()
+    monkeypatch.setattr("benchmarks.harness.loop.CHECKPOINT_SHARE", 0.05)
+    monkeypatch.setattr("benchmarks.harness.loop.time.monotonic", lambda: now[0])
+    loop = loop_of(make("uniform"), settings(steps=60, log_every=1), checkpoint=Checkpoint(tmp_path, "run"))
+    step = loop.train_step
+
+    def slow_step() -> Any:
+        now[0] += 1
+        return step()
+
+    def slow_save(state: dict[str, Any]) -> None:
+        saved.append(now[0])
+        now[0] += 1
+
+    monkeypatch.setattr(loop, "train_step", slow_step)
+    monkeypatch.setattr(loop.checkpoint, "save", slow_save)
+    loop.run()
+    assert len(saved) >= 3
+    assert min(np.diff(saved)) >= 20
+
+
+@pytest.mark.parametrize(
+    ("chosen", "expected"),
+    [
+        (("shared",), ("shared",)),
+        (("heads",), ("heads.small", "heads.medium", "heads.large")),
+        (("shared", "heads.small"), ("shared", "heads.small")),
+    ],
+    ids=str,
+)
+def test_gradient_norms_at_chosen_modules(chosen: tuple[str, ...], expected: tuple[str, ...]) -> None:
+    spy = Spy(3, asks=Needs.GRAD_NORMS)
+    loop = loop_of(spy, settings(steps=1, log_every=1, shared_layer=chosen))
+    loop.begin()
+    model = loop.model
+    losses = loop.problem.losses(model, loop.data.train_batch(0))
+    parameters = [parameter for name in expected for parameter in model.get_submodule(name).parameters()]
+    norms = gradient_norms(losses, parameters)
+    loop.train_step()
+    torch.testing.assert_close(spy.updates[0].grad_norms, norms.double())
+
+
+def test_norms_of_a_tied_layer_and_of_a_frozen_one() -> None:
+    first, second = nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False)
+    second.weight = first.weight
+    x = torch.randn(5, 3)
+    losses = [first(second(x)).square().mean(), first(x).abs().mean(), torch.zeros(())]
+    norms = gradient_norms(losses, nn.ModuleList([first, second]))
+    by_hand = [torch.autograd.grad(loss, first.weight, retain_graph=True)[0].norm() for loss in losses[:2]]
+    torch.testing.assert_close(norms, torch.stack([*by_hand, torch.zeros(())]))
+    with pytest.raises(ValueError, match="expected at least one trained parameter"):
+        gradient_norms(losses, nn.Linear(2, 2).requires_grad_(False))
+
+
+def test_unknown_modules_are_one_line() -> None:
+    with pytest.raises(ValueError, match=r"unknown module 'sharde'; did you mean 'shared'\?"):
+        loop_of(make("gradnorm"), settings(shared_layer=("sharde",)))
+
+
+def test_ids_of_settings() -> None:
+    """Two settings of one label would hide each other in the report of a failure."""
+    assert len({label(name, more) for name, more in SETTINGS}) == len(SETTINGS)
