@@ -6,16 +6,23 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 from torch import Tensor, nn
 
 Batch = Mapping[str, Tensor]
 """What one step trains on or one evaluation reads: named tensors."""
 
 Split = Literal["train", "validation", "test"]
+
+
+def _as_names(value: object) -> object:
+    """One name or a list of them, as suites and records have them."""
+    if isinstance(value, str):
+        return (value,)
+    return tuple(value) if isinstance(value, list) else value
 
 
 class Training(BaseModel):
@@ -38,7 +45,7 @@ class Training(BaseModel):
     """``cosine`` falls from ``lr`` to a tenth of it over the run."""
     grad_clip: float | None = Field(default=None, gt=0)
     """Largest norm of the total gradient; none: no clipping."""
-    shared_layer: tuple[str, ...] | None = None
+    shared_layer: Annotated[tuple[str, ...] | None, BeforeValidator(_as_names)] = None
     """Names of the modules at which gradient norms are measured, as in ``model.named_modules()``; none: the problem's."""
     threads: int = Field(default=1, ge=1)
     """Threads of torch. They decide in which order numbers are added, and so their last digits."""

@@ -21,6 +21,7 @@ import weighting
 from benchmarks.base import Problem
 from benchmarks.harness import step
 from benchmarks.harness.gradients import SharedLayerNorms
+from benchmarks.harness.loop import Loop
 from benchmarks.harness.plan import problem_from
 from benchmarks.harness.worker import weighter_of
 from benchmarks.record import Run
@@ -74,7 +75,7 @@ def trained(run: Run) -> Run:
     problem = problem_from(spec.problem)
     data = problem.data(spec.seed, spec.training)
     weighter, _ = weighter_of(spec, problem, data)
-    outcome = loop.Loop(problem, data, weighter, spec.training, spec.seed, device=torch.device("cpu")).run()
+    outcome = Loop(problem, data, weighter, spec.training, spec.seed, device=torch.device("cpu")).run()
     metrics = {"validation": outcome.validation, "test": outcome.test}
     return Run(run.record.model_copy(update={"metrics": metrics}), run.trajectory)
 

@@ -517,3 +517,55 @@ def test_filters_that_name_what_the_suite_has_not(filters: Filters, expected: st
 def test_numbers_with_an_exponent_and_no_point_are_numbers(tmp_path: Path) -> None:
     text = f"seeds: [0]\nproblems: ['{TINY}']\nweighters: [uniform]\ntraining: {{lr: 3e-4}}\n"
     assert {run.training.lr for run in plan_of(tmp_path, text).runs} == {3e-4}
+
+
+# ---- the shared layer ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("layer", "words"),
+    [
+        ("sharde", "unknown module 'sharde'; did you mean 'shared'? known: shared"),
+        ("[shared, nowhere]", "unknown module 'nowhere'"),
+        ("7", "expected"),
+    ],
+)
+def test_a_wrong_shared_layer_is_known_with_the_plan(layer: str, words: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        f"seeds: [0]\nproblems:\n  - name: '{TINY}'\n    training: {{shared_layer: {layer}}}\nweighters: [gradnorm]\n"
+    )
+    with pytest.raises(UserError) as error:
+        make_plan(read_suite(str(path)), Filters(), "cpu")
+    assert words in str(error.value) and str(error.value).startswith(f"{path}:4: problems[0].training")
+    assert "\n" not in str(error.value)
+
+
+def test_the_shared_layer_is_part_of_the_run(tmp_path: Path) -> None:
+    keys = set()
+    for layer in ("shared", "[heads]", "[shared, heads.small]"):
+        path = tmp_path / "mine.yaml"
+        path.write_text(
+            f"seeds: [0]\nproblems:\n  - name: '{TINY}'\n    training: {{shared_layer: {layer}}}\nweighters: [gradnorm]\n"
+        )
+        (run,) = make_plan(read_suite(str(path)), Filters(weighters=["gradnorm"]), "cpu").runs
+        keys.add(run.key)
+    assert len(keys) == 3
+
+
+def test_a_frozen_shared_layer_is_known_with_the_plan(tmp_path: Path) -> None:
+    own = tmp_path / "frozen.py"
+    own.write_text(
+        "from tiny_problem import Tiny\n"
+        "class FrozenTiny(Tiny):\n"
+        "    def model(self, seed):\n"
+        "        model = super().model(seed)\n"
+        "        model.shared.requires_grad_(False)\n"
+        "        return model\n"
+    )
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"seeds: [0]\nproblems: ['{own}:FrozenTiny']\nweighters: [gradnorm]\n")
+    with pytest.raises(
+        UserError, match=r"mine.yaml:2: problems\[0\]: tiny: expected trained parameters in the shared layer"
+    ):
+        make_plan(read_suite(str(path)), Filters(), "cpu")

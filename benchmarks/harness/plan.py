@@ -14,11 +14,12 @@ from pydantic import PydanticSchemaGenerationError, TypeAdapter, ValidationError
 from benchmarks.base import Problem, Training
 from benchmarks.catalog import own_source, problem_class, weighter_class
 from benchmarks.errors import UserError, one_line, unknown
+from benchmarks.harness.gradients import SharedLayerNorms
 from benchmarks.harness.simplex import simplex_weights
 from benchmarks.harness.suite import ProblemEntry, SuiteFile, Tune, WeighterEntry, explain
 from benchmarks.harness.trials import trials
 from benchmarks.record import ProblemSpec, Role, RunSpec, WeighterSpec
-from weighting import RunFacts, Weighter
+from weighting import Needs, RunFacts, Weighter
 from weighting.factory import build, hyperparameters_of
 
 AUTO = "auto"
@@ -112,6 +113,7 @@ class _ProblemPlanner:
         self.training = self._training()
 
     def runs(self) -> list[RunSpec]:
+        self._check_shared_layer()
         seeds = self.filters.seeds or self.entry.seeds or self.file.suite.seeds
         runs = [run for seed in dict.fromkeys(seeds) for run in self._runs_of_seed(seed)]
         return runs if self.file.suite.tune is None else runs + self._trials(self.file.suite.tune, seeds)
@@ -126,6 +128,18 @@ class _ProblemPlanner:
     def _run(self, tasks: tuple[str, ...], weighter: WeighterSpec, seed: int, role: Role = "method") -> RunSpec:
         problem = ProblemSpec(name=self.entry.name, options=self.options, tasks=tasks, source=self.source)
         return RunSpec(problem=problem, weighter=weighter, seed=seed, training=self.training, device=self.device, role=role)
+
+    def _check_shared_layer(self) -> None:
+        """Before anything trains: gradient norms can be measured where a method asks for them."""
+        asking = [spec for spec in self._weighters() if Needs.GRAD_NORMS in weighter_class(spec.name).needs]
+        if not asking and self.training.shared_layer is None:
+            return
+        place = [*self.place, "training", "shared_layer"] if self.training.shared_layer is not None else self.place
+        try:
+            SharedLayerNorms(self.problem, self.problem.model(0), self.training.shared_layer)
+        except Exception as error:
+            whose = f" (for {asking[0].label})" if asking else ""
+            raise self.file.error(place, f"{one_line(error)}{whose}") from error
 
     # ---- controls and trials -------------------------------------------------------------------------------------
 
