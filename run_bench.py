@@ -9,6 +9,7 @@ python run_bench.py cost                what a step costs under each weighter, b
 python run_bench.py compare BASE HEAD   what changed between two folders of records, for a pull request
 python run_bench.py check quick         whether a method got worse than the recorded results: weights, quality, cost
 python run_bench.py check-weighter mine.py:Class      the contract tests and claims, on a method of your own
+python run_bench.py migrate results     records of an older form get today's form and key, without training
 python run_bench.py reproduce famo      a paper's published numbers beside ours, and its claims as checks
 """
 
@@ -106,6 +107,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         if len(words) != 2:
             raise UserError(f"compare: expected two folders of records, found {' '.join(words) or 'none'}")
         options.base, options.head = words
+        return options
+    if options.command == "migrate":
+        if len(words) > 1:
+            raise UserError(f"migrate: expected one folder at most, found {' '.join(words)}")
+        options.folder = Path(words.pop()) if words else Path("results")
         return options
     if options.command == "check-weighter":
         if len(words) != 1:

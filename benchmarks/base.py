@@ -6,6 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -155,6 +156,8 @@ class Problem(ABC):
     """
 
     name: ClassVar[str]
+    version: ClassVar[int] = 1
+    """Part of the key of every recorded run: it changes when the numbers change, those of ``training`` included."""
     all_tasks: ClassVar[tuple[str, ...]]
     default_tasks: ClassVar[tuple[str, ...] | None] = None
     """The tasks trained when none are chosen; None: all of them."""
@@ -230,6 +233,10 @@ class Problem(ABC):
             raise ValueError(f"{self.name}: expected at least {number} rows to make {number} micro-batches, found {rows}")
         parts = {name: tensor.tensor_split(number) for name, tensor in batch.items()}
         return [{name: split[place] for name, split in parts.items()} for place in range(number)]
+
+    def files(self) -> dict[str, Path]:
+        """Option (or ``option.part``) -> file or folder that it names: runs are known by what lies there."""
+        return {}
 
     def probe(self, model: nn.Module) -> dict[str, Tensor]:
         """Further numbers worth a curve, logged with the losses: name -> ``(*batch_shape,)``."""

@@ -5,11 +5,15 @@ A class of the user's own is named ``path/to/file.py:ClassName`` or ``package.mo
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import hashlib
 import importlib
 import importlib.util
 import inspect
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,7 +21,11 @@ from typing import Any
 from benchmarks.base import Problem
 from benchmarks.errors import UserError, one_line, unknown
 from benchmarks.problems import LISTED
-from weighting import METHODS, Weighter
+from weighting import METHODS, RunFacts, Weighter
+from weighting.factory import hyperparameters_of
+
+AUTO = "auto"
+"""Stands in the plan for a default that the run's facts decide."""
 
 
 def problem_class(name: str) -> type[Problem]:
@@ -39,17 +47,92 @@ def weighter_class(name: str) -> type[Weighter]:
     return found
 
 
+@dataclass(frozen=True)
+class Defaults:
+    """Of a problem and a method; empty where a class cannot be had."""
+
+    options: Mapping[str, Any]
+    training: Mapping[str, Any]
+    hyperparameters: Mapping[str, Any]
+
+
+def defaults_of(problem: str, weighter: str) -> Defaults:
+    """Every setting's default for a problem under a method, by their names."""
+    options: Mapping[str, Any] = {}
+    training: Mapping[str, Any] = {}
+    hyperparameters: Mapping[str, Any] = {}
+    with contextlib.suppress(UserError):
+        kind = problem_class(problem)
+        options, training = option_defaults(kind), kind.training.model_dump(mode="json")
+    with contextlib.suppress(UserError):
+        hyperparameters = hyperparameter_defaults(weighter_class(weighter))
+    return Defaults(options, training, hyperparameters)
+
+
+def option_defaults(kind: type[Problem]) -> dict[str, Any]:
+    """Option -> default of a problem, ``tasks`` left out; ``inspect.Parameter.empty`` where there is none."""
+    return {
+        name: parameter.default
+        for name, parameter in inspect.signature(kind.__init__).parameters.items()
+        if name not in ("self", "tasks") and parameter.kind is parameter.KEYWORD_ONLY
+    }
+
+
+def hyperparameter_defaults(kind: type[Weighter]) -> dict[str, Any]:
+    """Hyperparameter -> default of a method, "auto" where the run decides it."""
+    decided = kind.defaults_for(RunFacts(steps=1, steps_per_epoch=1, val_batches=1, seed=0))
+    return {**hyperparameters_of(kind), **dict.fromkeys(decided, AUTO)}
+
+
 def _problem(name: str) -> type[Problem]:
     found: type[Problem] = _load(name, Problem)
     return found
 
 
 def own_source(name: str) -> str | None:
-    """Hash of the file behind a class of the user's own, part of the key of its runs; None for listed names."""
+    """Hash of the code behind a class of the user's own: its file, and the modules beside it that it imports.
+
+    Part of the key of its runs; None for listed names. Raises UserError where it cannot be read.
+    """
     if ":" not in name:
         return None
     file = _module(name.rpartition(":")[0], name).__file__
-    return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16] if file else None
+    if not file:
+        return None
+    digest = hashlib.sha256()
+    try:
+        for path in _imported_beside(Path(file)):
+            digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    except OSError as error:
+        raise UserError(f"{name}: expected a file that can be read at {error.filename}: {error.strerror}") from error
+    return digest.hexdigest()[:16]
+
+
+def _imported_beside(file: Path) -> list[Path]:
+    """The file, and those in its folder that it imports, directly or by way of another, in the order of their names."""
+    found, to_read = {file}, [file]
+    while to_read:
+        for name in _imports(to_read.pop()):
+            for path in (file.parent / f"{name}.py", file.parent / name / "__init__.py"):
+                if path.is_file() and path not in found:
+                    found.add(path)
+                    to_read.append(path)
+    return sorted(found)
+
+
+def _imports(file: Path) -> set[str]:
+    """The last and the first parts of the names of all modules that a file imports."""
+    try:
+        tree = ast.parse(file.read_bytes())
+    except SyntaxError:
+        return set()
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {node.module or "", *(alias.name for alias in node.names)}
+    return {part for name in names for part in (name.partition(".")[0], name.rpartition(".")[2])} - {""}
 
 
 def _load(name: str, base: type[Any]) -> type[Any]:

@@ -126,6 +126,20 @@ def check_weighter(options: argparse.Namespace) -> int:
     return 0 if holds else FAILED
 
 
+def migrate(options: argparse.Namespace) -> int:
+    """Give records of an older form today's form and key."""
+    from benchmarks.migrate import migrate as carry_out_migration
+
+    try:
+        found = carry_out_migration(options.folder)
+    except OSError as error:
+        raise StorageError.of(error, options.folder) from error
+    print(f"{found.rewritten} records rewritten, {found.already} were of today's form, {len(found.left)} left as they are")
+    for reason in found.left:
+        print(f"left: {reason}", file=sys.stderr)
+    return FAILED if found.left else 0
+
+
 def compare(options: argparse.Namespace) -> int:
     """One table of what changed between two folders of records."""
     from benchmarks.regression.command import compare as carry_out_compare
@@ -172,6 +186,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "cost": cost,
     "compare": compare,
     "check": check,
+    "migrate": migrate,
     "check-weighter": check_weighter,
     "reproduce": reproduce,
 }

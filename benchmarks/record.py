@@ -20,12 +20,13 @@ probe.<name>   float64  further numbers of the problem (``Problem.probe``), wher
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -34,8 +35,9 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from benchmarks.base import Training
+from benchmarks.catalog import defaults_of
 
-SCHEMA = 1
+SCHEMA = 2
 RUN_FILE = "run.json"
 TRAJECTORY_FILE = "trajectory.parquet"
 COLUMNS = ("step", "replica", "task", "train_loss", "val_loss", "weight", "count")
@@ -60,27 +62,38 @@ class ProblemSpec(_Model):
 
     name: str
     """Listed name, or ``path/to/file.py:Class`` of a problem of the user's own."""
+    version: int = 1
+    """Of the problem's numbers, see ``Problem.version``."""
     options: dict[str, Any]
     """All options but ``tasks``."""
+    contents: dict[str, str] = {}
+    """Option that names a file or a folder -> hash of what lies there."""
     tasks: tuple[str, ...]
     source: str | None = None
-    """Hash of the file of a problem of the user's own."""
+    """Hash of the code of a problem of the user's own: its file, and what it imports from beside it."""
 
 
 class WeighterSpec(_Model):
     """Which method, with every hyperparameter, defaults included."""
 
     name: str
+    version: int = 1
+    """Of the method's numbers, see ``Weighter.version``."""
     label: str
     """How tables and pictures call it: the name, with the hyperparameters that tell it from others of the suite."""
     hyperparameters: dict[str, Any]
     """As planned; "auto" where the default depends on the run (``Record.resolved`` has what it came to)."""
     source: str | None = None
-    """Hash of the file of a weighter of the user's own."""
+    """Hash of the code of a weighter of the user's own: its file, and what it imports from beside it."""
 
 
 class RunSpec(_Model):
-    """What a run is. Its key is the hash of exactly this, less the label."""
+    """What a run is.
+
+    Its key is made of names, versions, and the settings that differ from their defaults, so that a new hyperparameter with
+    the old behaviour as its default leaves the keys of recorded runs as they are. Whoever changes a default or a formula
+    changes the ``version``. What is read from a path counts by its content, and a class of the user's own by its source.
+    """
 
     problem: ProblemSpec
     weighter: WeighterSpec
@@ -92,10 +105,43 @@ class RunSpec(_Model):
 
     @property
     def key(self) -> str:
-        """16 hexadecimal digits of the hash of everything but the label."""
-        content = self.model_dump(mode="json", exclude={"weighter": {"label"}})
-        text = json.dumps(content, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        """16 hexadecimal digits."""
+        problem, weighter, defaults = self.problem, self.weighter, defaults_of(self.problem.name, self.weighter.name)
+        named = {option.partition(".")[0] for option in problem.contents}
+        options = {name: value for name, value in problem.options.items() if name not in named}
+        content = {
+            "problem": [_short_name(problem.name, problem.source), problem.version, list(problem.tasks), problem.contents],
+            "options": _changed(options, defaults.options),
+            "weighter": [_short_name(weighter.name, weighter.source), weighter.version],
+            "hyperparameters": _changed(weighter.hyperparameters, defaults.hyperparameters),
+            "sources": [problem.source, weighter.source],
+            "training": _changed(self.training.model_dump(mode="json"), defaults.training),
+            "run": [self.seed, self.device, self.role],
+        }
+        return hashlib.sha256(_json(content).encode()).hexdigest()[:16]
+
+
+def _short_name(name: str, source: str | None) -> str:
+    """Of a class of the user's own the class alone: its source says what it is, wherever its file lies."""
+    return name if source is None else name.rpartition(":")[2]
+
+
+def _changed(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """What is not at its default, if it has one."""
+    return {name: value for name, value in values.items() if name not in defaults or _json(value) != _json(defaults[name])}
+
+
+def _json(value: Any) -> str:
+    # 2 and 2.0 are one setting, and so are a list and a tuple.
+    return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), default=str)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(name): _plain(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 class Fingerprints(_Model):
@@ -193,6 +239,8 @@ class Record(_Model):
     """When it was recorded: ISO 8601, UTC. None in records that are older than this field."""
     resumed: int = 0
     """How many times the run went on from a checkpoint."""
+    trajectory_sha256: str = ""
+    """Of the bytes of the trajectory's file."""
 
 
 @dataclass(frozen=True)
@@ -218,24 +266,27 @@ class Run:
         return self.record.run.problem.name
 
 
+UNREADABLE = (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, MemoryError, NotImplementedError)
+"""What readers of files raise on what nobody would write."""
+
+
 class DamagedRecordError(Exception):
     """A run folder that cannot be used; the message says why, in one line."""
 
 
 def read_run(folder: Path) -> Run:
-    """The run in a folder. Raises DamagedRecordError."""
+    """The run in a folder. Raises DamagedRecordError if a single byte is not as it was written."""
     try:
-        text = (folder / RUN_FILE).read_text(encoding="utf-8")
-        version = json.loads(text).get("schema_version")
-        if version != SCHEMA:
-            raise DamagedRecordError(f"{folder / RUN_FILE}: expected schema_version {SCHEMA}, found {version!r}")
-        record = Record.model_validate_json(text)
-        trajectory = pd.read_parquet(folder / TRAJECTORY_FILE, page_checksum_verification=True)
+        record = _read_record(folder)
+        content = (folder / TRAJECTORY_FILE).read_bytes()
+        if hashlib.sha256(content).hexdigest() != record.trajectory_sha256:
+            raise DamagedRecordError(f"{folder / TRAJECTORY_FILE}: cannot be read: it is not as it was written")
+        trajectory = pd.read_parquet(io.BytesIO(content))
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         raise DamagedRecordError(f"{folder / RUN_FILE}: {place}: {first['msg']}") from error
-    except (OSError, ValueError, AttributeError) as error:
+    except UNREADABLE as error:
         line = (str(error).splitlines() or [type(error).__name__])[0]
         raise DamagedRecordError(f"{folder}: cannot be read: {line}") from error
     if "count" not in trajectory.columns:
@@ -253,13 +304,53 @@ def read_run(folder: Path) -> Run:
     return Run(record, trajectory)
 
 
+def _read_record(folder: Path) -> Record:
+    """``run.json``: a line with the checksum of all that follows, which is the rest of one JSON object."""
+    path = folder / RUN_FILE
+    content = path.read_bytes()
+    first, _, rest = content.partition(b"\n")
+    if first != _checksum_line(rest):
+        found = schema_version(content)
+        if found is not None and found != SCHEMA:
+            hint = f"; `run_bench.py migrate {folder.parent.parent}` rewrites older ones" if found == 1 else ""
+            raise DamagedRecordError(f"{path}: expected schema_version {SCHEMA}, found {found!r}{hint}")
+        raise DamagedRecordError(f"{path}: cannot be read: it is not as it was written")
+    record: dict[str, Any] = json.loads(content)
+    del record["checksum"]
+    if record.get("schema_version") != SCHEMA:
+        raise DamagedRecordError(f"{path}: expected schema_version {SCHEMA}, found {record.get('schema_version')!r}")
+    return Record.model_validate_json(json.dumps(record))
+
+
+def schema_version(content: bytes) -> object:
+    """What a record says of its form; None where it says nothing."""
+    try:
+        record = json.loads(content)
+    except UNREADABLE:
+        return None
+    return record.get("schema_version") if isinstance(record, dict) else None
+
+
+def _checksum_line(rest: bytes) -> bytes:
+    return b'{"checksum": "' + hashlib.sha256(rest).hexdigest().encode() + b'",'
+
+
 def write_run(runs_folder: Path, record: Record, trajectory: pd.DataFrame) -> Path:
     """Write a run so that its folder is complete or not there; an older record of the same key is replaced."""
+    content = io.BytesIO()
+    trajectory.to_parquet(content, index=False, compression="zstd")
+    return write_files(runs_folder, record, content.getvalue())
+
+
+def write_files(runs_folder: Path, record: Record, trajectory: bytes) -> Path:
+    """As ``write_run``, with the bytes of the trajectory's file."""
     runs_folder.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{record.key}-", dir=runs_folder))
     try:
-        trajectory.to_parquet(scratch / TRAJECTORY_FILE, index=False, compression="zstd", write_page_checksum=True)
-        (scratch / RUN_FILE).write_text(record.model_dump_json(indent=1), encoding="utf-8")
+        (scratch / TRAJECTORY_FILE).write_bytes(trajectory)
+        record = record.model_copy(update={"trajectory_sha256": hashlib.sha256(trajectory).hexdigest()})
+        rest = record.model_dump_json(indent=1).removeprefix("{\n").encode()
+        (scratch / RUN_FILE).write_bytes(_checksum_line(rest) + b"\n" + rest)
         for name in (TRAJECTORY_FILE, RUN_FILE):
             with (scratch / name).open("rb") as file:
                 os.fsync(file.fileno())

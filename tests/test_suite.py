@@ -12,8 +12,9 @@ import pytest
 import yaml
 
 from benchmarks.base import Training
+from benchmarks.catalog import AUTO
 from benchmarks.errors import UserError
-from benchmarks.harness.plan import AUTO, Filters, Plan, hyperparameters_in_run, make_plan, problem_from
+from benchmarks.harness.plan import Filters, Plan, hyperparameters_in_run, make_plan, problem_from
 from benchmarks.harness.suite import read_suite, suite_names
 from benchmarks.problems import LISTED
 from benchmarks.record import RunSpec
@@ -90,6 +91,7 @@ def test_lists_are_a_grid_and_labels_name_what_differs(tmp_path: Path) -> None:
         "components": "full",
         "mix": 0.5,
         "feedback": "validation",
+        "prior": None,
     }
 
 
@@ -124,7 +126,7 @@ def test_a_problem_changes_the_suite_for_itself(tmp_path: Path) -> None:
     assert [run.problem.tasks for run in second][-3:] == [("large", "small"), ("large",), ("small",)]
     assert {run.problem.options["noise"] for run in second} == {0.5}
     static = next(run.weighter for run in second if run.weighter.name == "static")
-    assert static.hyperparameters == {"weights": [1.0, 2.0], "feedback": "training"}
+    assert static.hyperparameters == {"weights": [1.0, 2.0], "feedback": "training", "prior": None}
 
 
 def test_filters(tmp_path: Path) -> None:
@@ -146,10 +148,10 @@ def test_defaults_that_depend_on_the_run_are_filled_in_when_it_is_known(tmp_path
     runs = plan_of(tmp_path, suite(weighters=["dwa", {"name": "coba", "window": 9}])).runs
     facts = RunFacts(steps=20, steps_per_epoch=5, val_batches=2, seed=77)
     used = {run.weighter.name: hyperparameters_in_run(run.weighter, facts) for run in runs}
-    assert used["dwa"] == {"temperature": 2.0, "window": 5, "variant": "paper", "feedback": "training"}
+    assert used["dwa"] == {"temperature": 2.0, "window": 5, "variant": "paper", "feedback": "training", "prior": None}
     assert used["coba"]["window"] == 9
     assert used["coba"]["warmup"] == METHODS["coba"].defaults_for(facts)["warmup"]
-    assert used["random"] == {"seed": 77, "feedback": "training"}
+    assert used["random"] == {"seed": 77, "feedback": "training", "prior": None}
 
 
 @pytest.mark.parametrize("form", ["absolute path", "relative path", "module"])
@@ -239,7 +241,7 @@ def test_the_key_is_a_fixed_function_of_the_run() -> None:
         "training": {"steps": 5},
     }
     spec = RunSpec.model_validate_json(json.dumps(content))
-    assert spec.key == RunSpec.model_validate_json(spec.model_dump_json()).key == "624761e00a031404"
+    assert spec.key == RunSpec.model_validate_json(spec.model_dump_json()).key == "e90088327a72b8dd"
 
 
 def test_a_changed_source_is_another_run(tmp_path: Path) -> None:

@@ -12,7 +12,15 @@ from typing import Any
 from pydantic import PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
 from benchmarks.base import Problem, Training
-from benchmarks.catalog import own_source, problem_class, weighter_class
+from benchmarks.catalog import (
+    AUTO,
+    hyperparameter_defaults,
+    option_defaults,
+    own_source,
+    problem_class,
+    weighter_class,
+)
+from benchmarks.contents import content_hashes
 from benchmarks.errors import UserError, one_line, unknown
 from benchmarks.harness.gradients import SharedLayerNorms
 from benchmarks.harness.simplex import simplex_weights
@@ -21,9 +29,8 @@ from benchmarks.harness.trials import trials
 from benchmarks.record import ProblemSpec, Role, RunSpec, WeighterSpec
 from weighting import Needs, RunFacts, Weighter
 from weighting.factory import build, hyperparameters_of
-
-AUTO = "auto"
-"""Stands in the plan for a default that the run's facts decide."""
+from weighting.static import Static
+from weighting.uniform import Uniform
 
 SINGLE_TASK = "single_task"
 """The label of the baselines that learn one task each (STL)."""
@@ -121,12 +128,19 @@ class _ProblemPlanner:
     def _runs_of_seed(self, seed: int) -> list[RunSpec]:
         runs = [self._run(self.problem.tasks, spec, seed) for spec in self._weighters()]
         if self._wanted(SINGLE_TASK):
-            spec = WeighterSpec(name="uniform", label=SINGLE_TASK, hyperparameters={})
+            spec = WeighterSpec(name="uniform", label=SINGLE_TASK, hyperparameters={}, version=Uniform.version)
             runs += [self._run((task,), spec, seed, role="single_task") for task in self.problem.tasks]
         return runs + [self._run(self.problem.tasks, spec, seed, role="simplex") for spec in self._simplex()]
 
     def _run(self, tasks: tuple[str, ...], weighter: WeighterSpec, seed: int, role: Role = "method") -> RunSpec:
-        problem = ProblemSpec(name=self.entry.name, options=self.options, tasks=tasks, source=self.source)
+        problem = ProblemSpec(
+            name=self.entry.name,
+            version=self.kind.version,
+            options=self.options,
+            contents=self.contents,
+            tasks=tasks,
+            source=self.source,
+        )
         return RunSpec(problem=problem, weighter=weighter, seed=seed, training=self.training, device=self.device, role=role)
 
     def _check_shared_layer(self) -> None:
@@ -152,7 +166,12 @@ class _ProblemPlanner:
         except ValueError as error:
             raise self.file.error(["controls", "simplex"], f"{error} (for problem {self.entry.name})") from error
         return [
-            WeighterSpec(name="static", label=f"static{_short(weights)}", hyperparameters={"weights": list(weights)})
+            WeighterSpec(
+                name="static",
+                label=f"static{_short(weights)}",
+                hyperparameters={"weights": list(weights)},
+                version=Static.version,
+            )
             for weights in found
         ]
 
@@ -174,7 +193,8 @@ class _ProblemPlanner:
     def _settings(self, spec: WeighterSpec, tune: Tune) -> list[tuple[float, WeighterSpec]]:
         kind = weighter_class(spec.name)
         # What the suite sets by hand is no part of the search.
-        space = {name: values for name, values in kind.search.items() if spec.hyperparameters[name] == _defaults(kind)[name]}
+        defaults = hyperparameter_defaults(kind)
+        space = {name: values for name, values in kind.search.items() if spec.hyperparameters[name] == defaults[name]}
         try:
             chosen = trials(tune.learning_rates, space, tune.number, tune.seed)
         except ValueError as error:
@@ -193,11 +213,7 @@ class _ProblemPlanner:
 
     def _problem(self) -> tuple[Problem, dict[str, Any]]:
         """The problem, and all its options with their defaults."""
-        defaults = {
-            name: parameter.default
-            for name, parameter in inspect.signature(self.kind.__init__).parameters.items()
-            if name not in ("self", "tasks") and parameter.kind is parameter.KEYWORD_ONLY
-        }
+        defaults = option_defaults(self.kind)
         for name in self.entry.options:
             if name not in defaults and name != "tasks":
                 raise self.file.error([*self.place, "options", name], unknown("option", name, [*defaults, "tasks"]))
@@ -211,7 +227,9 @@ class _ProblemPlanner:
         given = {**defaults, **self.entry.options}
         tasks = given.pop("tasks", None)
         try:
-            return self.kind(tasks=tasks, **given), given
+            problem = self.kind(tasks=tasks, **given)
+            self.contents = content_hashes(problem.files())
+            return problem, given
         except Exception as error:
             raise self.file.error([*self.place, "options"], one_line(error)) from error
 
@@ -292,11 +310,11 @@ class _ProblemPlanner:
     ) -> WeighterSpec:
         try:
             build(kind, self.problem.num_tasks, batch_shape=self.problem.batch_shape, **chosen)
-            defaults = _defaults(kind)
+            defaults = hyperparameter_defaults(kind)
         except Exception as error:
             raise self.file.error(place, f"{one_line(error)} (for problem {self.entry.name})") from error
         values = {**defaults, **chosen}
-        return WeighterSpec(name=name, label=name, hyperparameters=values, source=source)
+        return WeighterSpec(name=name, label=name, hyperparameters=values, version=kind.version, source=source)
 
 
 def _hints(kind: type[Any]) -> dict[str, Any]:
@@ -307,19 +325,13 @@ def _hints(kind: type[Any]) -> dict[str, Any]:
         return {}
 
 
-def _defaults(kind: type[Weighter]) -> dict[str, Any]:
-    """Every hyperparameter's default, "auto" where the run decides it."""
-    decided = kind.defaults_for(RunFacts(steps=1, steps_per_epoch=1, val_batches=1, seed=0))
-    return {**hyperparameters_of(kind), **dict.fromkeys(decided, AUTO)}
-
-
 def _labelled(specs: Sequence[WeighterSpec]) -> list[WeighterSpec]:
     """Labels that tell apart: the name, with what is not at its default where specs of one name differ."""
     labelled = []
     for spec in specs:
         short = spec.name.rpartition(":")[2]
         kin = [other for other in specs if other.name == spec.name]
-        defaults = _defaults(weighter_class(spec.name))
+        defaults = hyperparameter_defaults(weighter_class(spec.name))
         differing = [
             name
             for name, value in spec.hyperparameters.items()

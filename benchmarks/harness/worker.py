@@ -21,8 +21,9 @@ import psutil
 import torch
 
 from benchmarks.base import Data, Problem
-from benchmarks.catalog import weighter_class
-from benchmarks.errors import StorageError, one_line
+from benchmarks.catalog import own_source, weighter_class
+from benchmarks.contents import content_hashes
+from benchmarks.errors import StorageError, UserError, one_line
 from benchmarks.harness import provenance
 from benchmarks.harness.checkpoint import Checkpoint
 from benchmarks.harness.loop import Diverged, Loop, Stopped
@@ -124,6 +125,7 @@ def _train_and_record(job: Job, tell: Connection, should_stop: _StopSwitch) -> M
     state: State = "finished"
     try:
         device = torch.device(job.device)
+        check_unchanged(job.spec)
         problem = problem_from(job.spec.problem)
         seed = job.spec.seed
         data = problem.data(seed, job.spec.training)
@@ -172,6 +174,19 @@ def _train_and_record(job: Job, tell: Connection, should_stop: _StopSwitch) -> M
     write_run(job.folder / "runs", record, trajectory)
     checkpoint.remove()
     return Message("recorded", state=state, text=record.reason or "")
+
+
+def check_unchanged(spec: RunSpec) -> None:
+    """Raise UserError where the code or the files of a run are not those that it was planned with."""
+    for kind, planned in (("problem", spec.problem), ("method", spec.weighter)):
+        if own_source(planned.name) != planned.source:
+            raise UserError(f"{planned.name}: expected the {kind} as it was planned, found a file that has changed since")
+    found = content_hashes(problem_from(spec.problem).files())
+    changed = [name for name in {**found, **spec.problem.contents} if found.get(name) != spec.problem.contents.get(name)]
+    if changed:
+        raise UserError(
+            f"{spec.problem.name}: expected {', '.join(changed)} as planned, found files that have changed since"
+        )
 
 
 def make_record(job: Job, state: State, started: str, problem: Problem | None, **fields: Any) -> Record:

@@ -207,6 +207,13 @@ class CodeLM(Problem):
         }
         return CodeData(seed, training.batch_size, self.tasks, parts, fingerprint)
 
+    def files(self) -> dict[str, Path]:
+        """The model's folder, unless it is one on the hub, and the data of each task."""
+        found = {f"data.{task}": Path(place) for task, place in (self.folders or {}).items() if Path(place).exists()}
+        if self.pretrained is not None and Path(self.pretrained).is_dir():
+            found["model"] = Path(self.pretrained)
+        return found
+
     def _encoder(self, corpus: Corpus) -> Encoder:
         if self.pretrained is not None:
             return Pretrained(self.pretrained, self.revision)

@@ -24,5 +24,8 @@ def frozen_run(run: Run) -> RunSpec | None:
     weights = [round(float(means[task]), DIGITS) for task in run.record.tasks]
     if min(weights) < 0 or sum(weights) <= 0:
         return None
-    constants = WeighterSpec(name="static", label=spec.weighter.label, hyperparameters={"weights": weights})
+    static = weighter_class("static")
+    constants = WeighterSpec(
+        name=static.name, version=static.version, label=spec.weighter.label, hyperparameters={"weights": weights}
+    )
     return spec.model_copy(update={"weighter": constants, "role": "frozen"})

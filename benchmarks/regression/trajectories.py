@@ -18,6 +18,7 @@ import json
 import math
 import typing
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,7 +26,7 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from benchmarks.catalog import weighter_class
+from benchmarks.catalog import problem_class, weighter_class
 from benchmarks.errors import UserError, one_line
 from benchmarks.regression import tiny_runs
 from benchmarks.regression.inputs import FACTS, TASKS, Log, make_logs, observations, replay, rounded
@@ -56,6 +57,8 @@ class Baseline(BaseModel):
     commit: str | None
     """Of the code that recorded it."""
     torch: str
+    versions: dict[str, int] = {}
+    """Method or problem -> version, of those whose numbers are recorded; 1 where it is not said."""
     logs: dict[str, dict[str, Any]]
     """Name -> log, see ``inputs``."""
     weights: dict[str, dict[str, Weights]]
@@ -83,14 +86,16 @@ def record(folder: Path, places: Iterable[str], commit: str | None) -> Path:
     """Write the baseline of today's code. Raises UserError where a method cannot be replayed, OSError."""
     logs = {name: dict(log) for name, log in make_logs().items()}
     weights: dict[str, dict[str, Weights]] = {}
-    for name, of_settings in _all_weights(logs, settings(places)).items():
+    chosen = settings(places)
+    for name, of_settings in _all_weights(logs, chosen).items():
         for label, found in of_settings.items():
             if isinstance(found, str):
                 raise UserError(f"{name}: {label}: cannot be replayed: {found}")
             weights.setdefault(name, {})[label] = [[rounded(value) for value in step] for step in found]
-    return write(
-        folder / FILE, _one_setting_a_line(Baseline(commit=commit, torch=torch.__version__, logs=logs, weights=weights))
-    )
+    baseline = Baseline(commit=commit, torch=torch.__version__, versions=_versions(chosen), logs=logs, weights=weights)
+    if (folder / FILE).exists():
+        _check_versions(read(folder), baseline)
+    return write(folder / FILE, _one_setting_a_line(baseline))
 
 
 def read(folder: Path) -> Baseline:
@@ -116,13 +121,42 @@ def read(folder: Path) -> Baseline:
 
 def judge(baseline: Baseline, places: Iterable[str]) -> list[Verdict]:
     """One verdict for each input and setting, recorded or present."""
-    now = _all_weights(baseline.logs, settings(places))
+    chosen = settings(places)
+    now, versions = _all_weights(baseline.logs, chosen), _versions(chosen)
     verdicts = []
     for name in dict.fromkeys([*now, *baseline.weights]):
         before, after = baseline.weights.get(name, {}), now.get(name, {})
         for label in dict.fromkeys([*after, *before]):
-            verdicts.append(_verdict(name, label, before.get(label), after.get(label)))
+            verdict = _verdict(name, label, before.get(label), after.get(label))
+            method = label.partition("[")[0]
+            old, new = baseline.versions.get(method, 1), versions.get(method, 1)
+            if verdict.state == "failed" and old != new:
+                reason = f"version {new}, recorded is {old}; `check --record` records it anew"
+                verdict = replace(verdict, state="not judged", reason=reason)
+            verdicts.append(verdict)
     return verdicts
+
+
+def _versions(chosen: Mapping[str, Setting]) -> dict[str, int]:
+    """Of the methods and of the problems of the small runs."""
+    methods = {label.partition("[")[0]: kind.version for label, (kind, _) in chosen.items()}
+    return methods | {name: problem_class(name).version for name in tiny_runs.SMALL}
+
+
+def _check_versions(before: Baseline, after: Baseline) -> None:
+    """Raise UserError where weights have changed under the same version: recorded runs would be taken for today's."""
+    for name, of_settings in after.weights.items():
+        for label, weights in of_settings.items():
+            old = before.weights.get(name, {}).get(label)
+            tolerance = TOLERANCE if name.startswith(LOG) else RUN_TOLERANCE
+            if old is None or largest_difference(old, weights, tolerance)[1] < 0:
+                continue
+            parts = [label.partition("[")[0], *([name.partition(" ")[2]] if not name.startswith(LOG) else [])]
+            if all(before.versions.get(part, 1) == after.versions.get(part, 1) for part in parts):
+                raise UserError(
+                    f"{name}: {label}: expected a new `version` of {' or '.join(parts)}, whose weights have changed, found "
+                    f"{after.versions.get(parts[0], 1)} as before"
+                )
 
 
 def largest_difference(before: Weights, after: Weights, tolerance: float) -> tuple[float, int]:
