@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -76,8 +76,8 @@ def _migrate_one(place: Path, found: Migrated) -> None:
         return
     trajectory = (place / TRAJECTORY_FILE).read_bytes()
     # Refused if a page is not as it was written.
-    pd.read_parquet(io.BytesIO(trajectory), page_checksum_verification=True)
-    record = _renewed(json.loads(content))
+    rows = pd.read_parquet(io.BytesIO(trajectory), page_checksum_verification=True)
+    record = _renewed(json.loads(content), rows)
     target = place.parent / record.key
     if target != place and target.exists() and schema_version((target / RUN_FILE).read_bytes()) == OLD:
         found.left.append(f"{place}: expected a key of its own, found {record.key} in use")
@@ -88,12 +88,34 @@ def _migrate_one(place: Path, found: Migrated) -> None:
     found.rewritten += 1
 
 
-def _renewed(content: dict[str, Any]) -> Record:
+def _never_near_the_floor(content: dict[str, Any], trajectory: pd.DataFrame) -> bool:
+    """GradNorm's version 2 keeps weights at or above 0.001 where version 1 let them cross 0.
+
+    Where no weight was ever below 0 and every logged one is at least ten times the floor, both are the same rule: what was
+    trained again came out bit for bit.
+    """
+    flagged = any(flag["name"] == "negative_weights" for flag in content["flags"])
+    return not flagged and bool(trajectory["weight"].min() >= 0.01)
+
+
+SAME_NUMBERS: dict[str, tuple[int, Callable[[dict[str, Any], pd.DataFrame], bool]]] = {
+    "gradnorm": (2, _never_near_the_floor),
+}
+"""Method -> the version whose numbers are those of version 1, and for which runs."""
+
+
+def _version(content: dict[str, Any], trajectory: pd.DataFrame) -> int:
+    name = content["run"]["weighter"]["name"]
+    version, same = SAME_NUMBERS.get(name, (1, lambda *_: True))
+    return version if same(content, trajectory) else 1
+
+
+def _renewed(content: dict[str, Any], trajectory: pd.DataFrame) -> Record:
     """The record in today's form. What was not part of a run then is what it was in fact."""
     run = content["run"]
     run["training"]["threads"] = content["machine"].get("threads", 1)
+    run["problem"]["version"], run["weighter"]["version"] = 1, _version(content, trajectory)
     for spec in (run["problem"], run["weighter"]):
-        spec["version"] = 1
         spec["source"] = _source(spec["name"], spec.get("source"))
     key = RunSpec.model_validate_json(json.dumps(run)).key
     return Record.model_validate_json(json.dumps({**content, "schema_version": 2, "key": key}))

@@ -1,11 +1,14 @@
 """GradNorm: weights are moved until all tasks train at similar rates, seen in the norms of their gradients.
 
 Source    Chen, Badrinarayanan, Lee, Rabinovich, GradNorm, ICML 2018, arXiv:1711.02257, Algorithm 1, Eqs. (1) and (2).
-Symbols   n_i norm of the unweighted gradient of L_i at the shared layer W; G_i = w_i n_i; G_mean their mean over tasks;
-          r_i = (L_i / L_i(0)) / mean_j (L_j / L_j(0)), the relative inverse training rate; alpha the asymmetry;
-          objective sum_i |G_i - G_mean r_i^alpha| with the target held constant, whose gradient with respect to w_i is
-          sign(G_i - G_mean r_i^alpha) n_i: no double backward. After the step, w <- K w / sum(w).
-Departs   nowhere in variant "paper". The paper does not keep the weights from turning negative, nor is it done here.
+Symbols   n_i norm of the unweighted gradient of L_i at the shared layer W; G_i = |w_i| n_i, that of the gradient of w_i L_i;
+          G_mean their mean over tasks; r_i = (L_i / L_i(0)) / mean_j (L_j / L_j(0)), the relative inverse training rate;
+          alpha the asymmetry; objective sum_i |G_i - G_mean r_i^alpha| with the target held constant, whose gradient with
+          respect to w_i is sign(G_i - G_mean r_i^alpha) sign(w_i) n_i: no double backward. Then w <- K w / sum(w).
+Departs   from the paper in one thing: ``floor``. Nothing in the paper's rule keeps a weight from crossing 0, and below 0 a
+          task is trained to be worse, so weights are kept at or above a small positive number, as many implementations do.
+          The paper's own figure of its ten regressions, in which GradNorm ends below equal weights, is met with the floor
+          and not without it (docs/methods/gradnorm.md). ``floor=0`` is the rule as it is written.
           L_i(0) is the first loss seen (the paper's log(C) for classification is an alternative it mentions).
           Variant "libmtl" (median-research-group/LibMTL@4336804, weighting/GradNorm.py): w = K softmax(s), s starts at 1 and
           takes the gradient of the same objective through the softmax, so weights stay positive and are not renormalised.
@@ -22,7 +25,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from weighting.base import Weighter
+from weighting.base import REFUSED_LOSS, Weighter
 from weighting.checks import check, check_choice
 from weighting.observation import Needs, Observation
 from weighting.optimizers import ElementOptimizer, OptimizerName
@@ -34,15 +37,24 @@ class GradNorm(Weighter):
     alpha                        strength of the pull towards equal training rates; 0: equal gradient norms
     lr, optimizer, weight_decay  of the weights' own optimizer, lr > 0: "adam" or "sgd"
     variant                      "paper": w itself is learned, then rescaled | "libmtl": w = K softmax(s)
+    floor                        >= 0, below 1: the least weight, variant "paper"; 0: none, the rule as it is written
     initial_steps                steps whose mean loss is L_i(0), with equal weights until then; 0: the first loss seen
     """
 
     name = "gradnorm"
+    version = 2
     needs = Needs.GRAD_NORMS
     answers_from = "state"
-    claims = frozenset({"sums_to_num_tasks", "permutation_equivariant", "finite_on_extreme_losses", "favours_the_slowest"})
+    claims = frozenset(
+        {"nonnegative", "sums_to_num_tasks", "permutation_equivariant", "finite_on_extreme_losses", "favours_the_slowest"}
+    )
     search = {"alpha": (0.12, 0.5, 1.0, 1.5, 2.0)}
-    guards = {"zero_initial_loss": "a loss of exactly 0 could not be L(0): its task counted as if it had not moved yet"}
+    guards = {
+        "zero_initial_loss": "a loss of exactly 0 could not be L(0): its task counted as if it had not moved yet",
+        "floored": "a weight was below the floor and was raised to it",
+        "negative_weight": "a weight was below 0: its task was trained to be worse",
+        **REFUSED_LOSS,
+    }
 
     def __init__(
         self,
@@ -54,12 +66,14 @@ class GradNorm(Weighter):
         optimizer: OptimizerName = "adam",
         weight_decay: float = 0.0,
         variant: Literal["paper", "libmtl"] = "paper",
+        floor: float = 1e-3,
         initial_steps: int = 0,
     ) -> None:
         super().__init__(num_tasks, batch_shape=batch_shape)
         check_choice(self.name, "variant", variant, ("paper", "libmtl"))
         self.variant = variant
         self.alpha: float = check(self.name, "alpha", alpha, least=0)
+        self.floor: float = check(self.name, "floor", floor, least=0, below=1)
         self.initial_steps: int = check(self.name, "initial_steps", initial_steps, integer=True, least=0)
         self.add_state("current", 1.0)
         """w in variant "paper", s in variant "libmtl"."""
@@ -71,8 +85,8 @@ class GradNorm(Weighter):
         self.optimizer = ElementOptimizer(self.name, self.shape, optimizer=optimizer, lr=lr, weight_decay=weight_decay)
 
     def claimed(self) -> frozenset[str]:
-        """A softmax cannot be negative."""
-        return self.claims | {"nonnegative"} if self.variant == "libmtl" else self.claims
+        """Without a floor a weight may cross 0; a softmax cannot."""
+        return self.claims if self.variant == "libmtl" or self.floor > 0 else self.claims - {"nonnegative"}
 
     def wants(self) -> Needs:
         """No gradient norms while L_i(0) is averaged."""
@@ -112,12 +126,13 @@ class GradNorm(Weighter):
 
     def _gradient(self, losses: Tensor, norms: Tensor, present: Tensor) -> Tensor:
         """Of the objective with respect to w, 0 for absent tasks."""
-        weighted = self._weights() * norms
+        weights = self._weights()
+        weighted = weights.abs() * norms
         rate = torch.where(self._lacks_initial(), 1.0, losses / self.initial_losses)
         mean = _mean(rate, present)
         relative_rate = torch.where(mean == 0, 1.0, rate / mean)
         target = _mean(weighted, present) * relative_rate**self.alpha
-        gradient = torch.sign(weighted - target) * norms
+        gradient = torch.sign(weighted - target) * torch.sign(weights) * norms
         return torch.where(present, gradient, torch.zeros_like(gradient))
 
     def _average(self, losses: Tensor, present: Tensor) -> None:
@@ -136,11 +151,27 @@ class GradNorm(Weighter):
         """Tasks without a first loss other than 0."""
         return self.initial_losses.isnan() | (self.initial_losses == 0)
 
+    def allowed(self, losses: Tensor) -> Tensor:
+        """Those that have a rate."""
+        return losses >= 0
+
     def _renormalise(self, present: Tensor) -> None:
-        """Rescale the present tasks so that all K weights sum to K; absent ones keep theirs."""
-        kept = torch.where(present, torch.zeros_like(self.current), self.current).sum(-1, keepdim=True)
-        moved = torch.where(present, self.current, torch.zeros_like(self.current)).sum(-1, keepdim=True)
-        self.current.copy_(torch.where(present, self.current * (self.num_tasks - kept) / moved, self.current))
+        """Rescale the present tasks so that all K weights sum to K and none is below the floor; absent ones keep theirs."""
+        raised = self.current.clamp(min=self.floor) if self.floor else self.current
+        budget = self.num_tasks - torch.where(present, 0.0, self.current).sum(-1, keepdim=True)
+        moved = torch.where(present, raised, 0.0).sum(-1, keepdim=True)
+        scaled = raised * budget / moved
+        below = present & ((self.current < self.floor) | (scaled < self.floor))
+        self.took("floored" if self.floor else "negative_weight", below.any(-1))
+        if self.floor:
+            scaled = torch.where(below.any(-1, keepdim=True), self._above_floor(scaled, budget, present), scaled)
+        self.current.copy_(torch.where(present, scaled, self.current))
+
+    def _above_floor(self, weights: Tensor, budget: Tensor, present: Tensor) -> Tensor:
+        """The present tasks' weights at or above the floor with the sum ``budget``: what is above it is rescaled."""
+        above = torch.where(present, weights.clamp(min=self.floor) - self.floor, 0.0)
+        left = budget - self.floor * present.sum(-1, keepdim=True)
+        return self.floor + above * left / above.sum(-1, keepdim=True)
 
 
 def _mean(values: Tensor, present: Tensor) -> Tensor:

@@ -11,15 +11,19 @@ from benchmarks.reproduce.base import Experiment, Measured, below, means
 
 SUMMED = "summed_relative_loss"
 RIVALS = ("uniform", "uncertainty")
+RULES = {"gradnorm": "GradNorm with weights kept at or above 0.001", "gradnorm[floor=0]": "GradNorm as it is written"}
+"""Label -> which of its two rules it is."""
 
 
 def measure(section: Section) -> Measured:
-    """Summed relative losses on test, and GradNorm's against its rivals'."""
+    """Summed relative losses on test, and those of both of GradNorm's rules against its rivals'."""
     frame, _ = per_run(section)
-    claim = "GradNorm ends below {rival} in summed relative loss."
-    return Measured(
-        means(section, frame, (*RIVALS, "gradnorm"), [SUMMED]), below(section, frame, SUMMED, "gradnorm", RIVALS, claim)
-    )
+    checks = [
+        check
+        for label, rule in RULES.items()
+        for check in below(section, frame, SUMMED, label, RIVALS, rule + " ends below {rival} in summed relative loss.")
+    ]
+    return Measured(means(section, frame, (*RIVALS, *RULES), [SUMMED]), tuple(checks))
 
 
 EXPERIMENT = Experiment(
@@ -28,6 +32,9 @@ EXPERIMENT = Experiment(
     weighters=(*RIVALS, "gradnorm"),
     measure=measure,
     departures=(
+        "The claim hangs on what happens to a weight that reaches 0. The paper's rule lets it cross, and a task with a "
+        "negative weight is trained to be worse; its figure shows no such thing. So the rule is run twice: as it is "
+        "written, and with every weight kept at or above 0.001.",
         "The paper gives neither the scale inside tanh nor the inputs' distribution; here tanh's argument has standard "
         "deviation 0.5 and inputs are standard normal.",
         "The paper names scales of 1 and 100 for two tasks; here ten are spread evenly in the logarithm between them.",
