@@ -22,6 +22,19 @@ FORBIDDEN = {
         "run_bench",
     ),
     "benchmarks/html": ("benchmarks.harness", "benchmarks.protocol", "benchmarks.cost", "benchmarks.commands", "run_bench"),
+    "benchmarks/analysis": (
+        "matplotlib",
+        "plotly",
+        "benchmarks.harness",
+        "benchmarks.protocol",
+        "benchmarks.report",
+        "benchmarks.html",
+        "benchmarks.reproduce",
+        "benchmarks.regression",
+        "benchmarks.cost",
+        "benchmarks.commands",
+        "run_bench",
+    ),
     "benchmarks/report": (
         "benchmarks.html",
         "benchmarks.harness",
@@ -79,7 +92,7 @@ def test_architecture_page_names_every_room() -> None:
     page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     rooms = [
         path
-        for folder in ("weighting", "benchmarks", "benchmarks/harness")
+        for folder in ("weighting", "benchmarks", "benchmarks/harness", "benchmarks/analysis")
         for path in (ROOT / folder).iterdir()
         if path.suffix == ".py" or (path.is_dir() and (path / "__init__.py").exists())
     ]

@@ -176,6 +176,6 @@ def test_two_records_of_one_method_and_seed(tmp_path: Path, bench: Bench) -> Non
 
 
 def compare_runs(folder: Path) -> tuple[Run, ...]:
-    from benchmarks.report import load
+    from benchmarks.analysis.loading import load
 
     return load(folder).runs

@@ -13,20 +13,20 @@ import pandas as pd
 import pytest
 from fake_runs import disturbed, make, suite, write_suite
 
+from benchmarks.analysis.delta_m import measure
+from benchmarks.analysis.relative_cost import ratios
+from benchmarks.analysis.sections import Section, sections
+from benchmarks.analysis.statistics import critical_difference, interquartile_mean, non_dominated
 from benchmarks.base import Training
 from benchmarks.record import MetricInfo, Role, Run
 from benchmarks.report import across, calibration, write_calibration, write_report
 from benchmarks.report.controls import frozen_table, tuned_table
-from benchmarks.report.cost import ratios
 from benchmarks.report.equal_time import equal_time_table, lowest_score, steps_in_time
 from benchmarks.report.front import front_table, objectives
-from benchmarks.report.measure import measure
 from benchmarks.report.palette import method_styles
 from benchmarks.report.plots import critical, style
 from benchmarks.report.plots import front as front_plot
 from benchmarks.report.plots.critical import cliques
-from benchmarks.report.sections import Section, sections
-from benchmarks.report.statistics import critical_difference, interquartile_mean, non_dominated
 from benchmarks.report.tables import section_tables
 from benchmarks.report.verdicts import verdict_tables
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.report.paired import LEAST_PAIRS, LEVEL, holm, paired, too_few
+from benchmarks.analysis.paired import LEAST_PAIRS, LEVEL, holm, paired, too_few
 
 
 def test_p_is_the_share_of_sign_patterns_at_least_as_extreme() -> None:

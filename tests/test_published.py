@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import yaml
 
+from benchmarks.analysis import statistics
+from benchmarks.analysis.delta_m import changes_percent, over_metrics, over_tasks
 from benchmarks.errors import UserError
 from benchmarks.published import Published, papers, protocols, published
 from benchmarks.published.loading import FOLDER
-from benchmarks.report import statistics
 
 FAMO = "Liu et al., FAMO"
 
@@ -32,10 +33,10 @@ def row(shown: Published, method: str, source: str = "") -> dict[str, float]:
 def delta_m(shown: Published, values: dict[str, float], baseline: dict[str, float]) -> float:
     keys = shown.delta_m_over
     higher = {metric.key: metric.better == "higher" for metric in shown.metrics}
-    changes = statistics.changes_percent(
+    changes = changes_percent(
         np.array([values[key] for key in keys]), np.array([baseline[key] for key in keys]), [higher[key] for key in keys]
     )
-    return float(statistics.delta_m_over_metrics(changes))
+    return float(over_metrics(changes))
 
 
 @pytest.mark.parametrize("protocol", protocols())
@@ -85,7 +86,7 @@ def test_within_tasks_first_the_order_of_nyuv2_turns() -> None:
 
     def within(method: str) -> float:
         values = np.array([row(shown, method)[metric.key] for metric in metrics])
-        return float(statistics.delta_m_over_tasks(statistics.changes_percent(values, baseline, higher), tasks))
+        return float(over_tasks(changes_percent(values, baseline, higher), tasks))
 
     assert [within("uniform"), within("nash_mtl"), within("famo")] == pytest.approx([-0.88, -7.65, -6.79], abs=0.01)
 

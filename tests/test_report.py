@@ -13,13 +13,15 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from benchmarks.analysis import delta_m, statistics
+from benchmarks.analysis import per_run as columns
+from benchmarks.analysis.loading import load
+from benchmarks.analysis.sections import Section, sections
 from benchmarks.base import Training
 from benchmarks.record import Fingerprints, MetricInfo, Run
-from benchmarks.report import formatting, load, statistics, write_report
-from benchmarks.report import per_run as columns
+from benchmarks.report import formatting, write_report
 from benchmarks.report.palette import method_styles, task_styles
 from benchmarks.report.plots import curves, landscape, overview, style, weights
-from benchmarks.report.sections import Section, sections
 from benchmarks.report.table import Column, Table
 from benchmarks.report.tables import section_tables
 
@@ -73,9 +75,9 @@ class TestStatistics:
         ("method", "metrics", "tasks"), [("LS", 5.59, -0.88), ("Nash-MTL", -4.05, -7.65), ("FAMO", -4.10, -6.79)]
     )
     def test_delta_m_under_both_conventions(self, method: str, metrics: float, tasks: float) -> None:
-        changes = statistics.changes_percent(np.array(NYU[method]), np.array(NYU["STL"]), HIGHER)
-        assert float(statistics.delta_m_over_metrics(changes)) == pytest.approx(metrics, abs=0.006)
-        assert float(statistics.delta_m_over_tasks(changes, OWNERS)) == pytest.approx(tasks, abs=0.006)
+        changes = delta_m.changes_percent(np.array(NYU[method]), np.array(NYU["STL"]), HIGHER)
+        assert float(delta_m.over_metrics(changes)) == pytest.approx(metrics, abs=0.006)
+        assert float(delta_m.over_tasks(changes, OWNERS)) == pytest.approx(tasks, abs=0.006)
 
     def test_mean_ranks_of_the_famo_paper(self) -> None:
         methods = [name for name in NYU if name != "STL"]
@@ -110,7 +112,7 @@ class TestStatistics:
         assert math.isnan(statistics.mean_and_error(np.array([]))[0])
 
     def test_negative_and_zero_baselines(self) -> None:
-        changes = statistics.changes_percent(np.array([-3.0, 1.0]), np.array([-2.0, 0.0]), [False, False])
+        changes = delta_m.changes_percent(np.array([-3.0, 1.0]), np.array([-2.0, 0.0]), [False, False])
         assert changes[0] == -50.0
         assert math.isnan(changes[1])
 

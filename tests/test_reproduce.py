@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 import run_bench
+from benchmarks.analysis.sections import Section, sections
 from benchmarks.base import Training
 from benchmarks.harness.plan import Filters, make_plan
 from benchmarks.harness.suite import read_suite
@@ -18,7 +19,6 @@ from benchmarks.problems.famo_toy import STARTS
 from benchmarks.published import papers, published
 from benchmarks.record import MetricInfo, Run
 from benchmarks.report.formatting import MISSING
-from benchmarks.report.sections import Section, sections
 from benchmarks.reproduce import Check, experiment, names, write_reproduction
 from benchmarks.reproduce.base import Ours
 from benchmarks.reproduce.comparison import Row, compare

@@ -7,10 +7,10 @@ from pathlib import Path
 import fake_runs
 import pytest
 
+from benchmarks.analysis.per_run import PRICE, SPREAD, per_run
+from benchmarks.analysis.sections import Section, sections
 from benchmarks.record import Run
 from benchmarks.report import write_report
-from benchmarks.report.per_run import PRICE, SPREAD, per_run
-from benchmarks.report.sections import Section, sections
 from benchmarks.report.settings import CHANGE, families, settings_table
 
 

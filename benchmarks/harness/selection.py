@@ -1,10 +1,11 @@
 """Which model of a run is scored, by the rule that its training settings name.
 
-``best_validation``   the evaluated step with the lowest mean over tasks of L_val(t) / L_val(0); test is scored once
+``best_validation``   the evaluated step with the lowest score on validation (``benchmarks.analysis.score``); test is scored
+                      once
 ``last``              the end of training; test is scored once
 ``mean_of_last_<k>``  metrics of the last k evaluations, meaned, as CAGrad, Nash-MTL and FAMO report them with k = 10
-``oracle_on_test``    the evaluated step with the lowest mean over tasks of L_test(t) / L_test(0): chosen by
-                      test, so nobody could have known; for comparison with papers that report it, and always labelled
+``oracle_on_test``    the evaluated step with the lowest score on test: chosen by test, so nobody could have known; for
+                      comparison with papers that report it, and always labelled
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from benchmarks.analysis.score import score
 from benchmarks.base import Evaluation, Training
 from benchmarks.harness.checkpoint import trained_state
 from benchmarks.record import Selection
@@ -49,7 +51,7 @@ class Selector:
     def look(self, step: int, validation: Evaluation, initial_val_losses: Tensor) -> None:
         """Take note of the evaluation at a step. The losses are ``(*batch_shape, K)``."""
         if self.rule == "best_validation":
-            self._keep_if_lowest(step, float((validation.losses / initial_val_losses).mean()), validation)
+            self._keep_if_lowest(step, _score(validation.losses, initial_val_losses), validation)
         elif self.rule == "oracle_on_test":
             self._ask_the_oracle(step, validation)
         elif self.training.averaged_evaluations is not None:
@@ -77,7 +79,7 @@ class Selector:
         self.seen = _Seen(**state)
 
     def _keep_if_lowest(self, step: int, score: float, validation: Evaluation) -> bool:
-        # The first evaluation counts even if its score is no number, so that there always is a model to score.
+        # The first evaluation counts even without a score, so that there always is a model to test.
         lowest = not self.seen.validation or score < self.seen.score
         if lowest:
             self.seen.step, self.seen.score, self.seen.validation = step, score, [validation.metrics]
@@ -89,8 +91,7 @@ class Selector:
         test = self.measure_test()
         if self.seen.initial_test_losses is None:
             self.seen.initial_test_losses = test.losses
-        score = float((test.losses / self.seen.initial_test_losses).mean())
-        if self._keep_if_lowest(step, score, validation):
+        if self._keep_if_lowest(step, _score(test.losses, self.seen.initial_test_losses), validation):
             self.seen.test = [test.metrics]
 
     def _average(self, step: int, validation: Evaluation, count: int) -> None:
@@ -99,6 +100,10 @@ class Selector:
             self.seen.step = step
             self.seen.validation.append(validation.metrics)
             self.seen.test.append(self.measure_test().metrics)
+
+
+def _score(losses: Tensor, first: Tensor) -> float:
+    return float(score(losses.double().cpu().numpy(), first.double().cpu().numpy()))
 
 
 def _mean(found: list[Metrics]) -> Metrics:

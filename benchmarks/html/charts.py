@@ -13,17 +13,17 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from benchmarks.analysis import statistics
+from benchmarks.analysis.loading import cube
+from benchmarks.analysis.per_run import DELTA_METRICS
+from benchmarks.analysis.sections import STL, Section
+from benchmarks.analysis.statistics import Floats, band, windows
 from benchmarks.html.looks import Key, curve_key, line, marker, point_key
 from benchmarks.record import MetricInfo, Run
-from benchmarks.report import statistics
 from benchmarks.report.front import objectives
-from benchmarks.report.loading import cube
 from benchmarks.report.palette import DASHES, STL_STYLE, Style, task_styles
-from benchmarks.report.per_run import DELTA_METRICS
 from benchmarks.report.plots.front import MOST_PANELS
 from benchmarks.report.scales import Scale, of_losses
-from benchmarks.report.sections import STL, Section
-from benchmarks.report.statistics import Floats, band, windows
 from benchmarks.report.table import ERROR
 from benchmarks.report.tables import RELATIVE, SectionTables
 

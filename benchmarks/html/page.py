@@ -13,15 +13,15 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
+from benchmarks.analysis.loading import Loaded, load
+from benchmarks.analysis.sections import STL, sections
 from benchmarks.html.charts import Chart, section_charts
 from benchmarks.html.looks import Key, curve_key
 from benchmarks.record import SCHEMA, Run
 from benchmarks.report import formatting
 from benchmarks.report.across import aggregate_table, changes, side_by_side
-from benchmarks.report.loading import Loaded, load
 from benchmarks.report.page import Chapter, doubts, failures
 from benchmarks.report.palette import STL_STYLE, Style, method_styles
-from benchmarks.report.sections import STL, sections
 from benchmarks.report.table import Table
 from benchmarks.report.tables import section_tables
 from benchmarks.report.write import write

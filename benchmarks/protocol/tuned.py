@@ -6,6 +6,8 @@ import json
 import math
 from collections.abc import Sequence
 
+from benchmarks.analysis.loading import cube
+from benchmarks.analysis.score import score
 from benchmarks.record import Run, RunSpec
 
 
@@ -29,15 +31,13 @@ def tuned_runs(planned: Sequence[RunSpec], recorded: Sequence[Run]) -> list[RunS
 
 
 def validation_score(run: Run) -> float:
-    """Mean over tasks and replicas of L_val / L_val(0) at the selected step; infinite for a run that did not finish."""
+    """The score (see ``analysis.score``) at the selected step; infinite for a run that did not finish."""
     selection = run.record.selection
     if run.record.state != "finished" or selection is None:
         return math.inf
-    losses = run.trajectory.set_index(["replica", "task"])
-    first = losses.loc[losses["step"] == 0, "val_loss"]
-    selected = losses.loc[losses["step"] == selection.step, "val_loss"]
-    score = float((selected / first).mean())
-    return score if math.isfinite(score) else math.inf
+    steps, losses = cube(run, "val_loss")
+    at = losses[steps == selection.step]
+    return float(score(at[0], losses[0])) if len(at) and steps[0] == 0 else math.inf
 
 
 def _by_method(planned: Sequence[RunSpec]) -> list[list[RunSpec]]:

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.analysis.loading import load
+from benchmarks.analysis.sections import STL
 from benchmarks.errors import UserError
 from benchmarks.harness import provenance
 from benchmarks.harness.loop import Loop
@@ -23,8 +25,6 @@ from benchmarks.record import RunSpec
 from benchmarks.regression import cost, quality, sides
 from benchmarks.regression.sides import Side
 from benchmarks.regression.verdict import Verdict
-from benchmarks.report import load
-from benchmarks.report.sections import STL
 from weighting.uniform import Uniform
 
 FOLDER = Path("results") / "check"

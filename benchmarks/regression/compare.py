@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 from tabulate import tabulate
 
+from benchmarks.analysis.paired import LEAST_PAIRS, LEVEL, Paired, holm, paired
+from benchmarks.analysis.per_run import DELTA_METRICS, per_run
+from benchmarks.analysis.sections import sections
 from benchmarks.errors import UserError
 from benchmarks.regression import cost, quality, sides
 from benchmarks.regression.sides import Methods, Side, finished
 from benchmarks.report.formatting import MISSING, escape_markdown, number
-from benchmarks.report.paired import LEAST_PAIRS, LEVEL, Paired, holm, paired
-from benchmarks.report.per_run import DELTA_METRICS, per_run
-from benchmarks.report.sections import sections
 from weighting import names
 
 HEADER = (

@@ -11,11 +11,11 @@ import math
 
 import numpy as np
 
+from benchmarks.analysis.relative_cost import middle, ratios
+from benchmarks.analysis.sections import UNIFORM
 from benchmarks.record import Run
 from benchmarks.regression.sides import Methods, Seeds, finished
 from benchmarks.regression.verdict import State, Verdict
-from benchmarks.report.cost import middle, ratios
-from benchmarks.report.sections import UNIFORM
 
 GATE = "cost"
 FACTOR = 1.5

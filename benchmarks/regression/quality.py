@@ -6,7 +6,7 @@ run. A method fails where all of these hold:
 1. the mean change over the seeds is above ``FACTOR`` percent;
 2. it is above ``NOISES`` standard errors of a difference between two groups of seeds, estimated from the baseline's own
    spread over seeds: of the method or pooled over all methods of the problem, whichever is larger;
-3. the seeds agree: with 6 pairs and more the sign-flip test of ``benchmarks.report.paired`` gives p < 0.05; with fewer,
+3. the seeds agree: with 6 pairs and more the sign-flip test of ``benchmarks.analysis.paired`` gives p < 0.05; with fewer,
    where no such p exists, every single pair is worse.
 
 The second condition treats the groups as if they were not paired. A change that does no harm may still send every run on
@@ -22,11 +22,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from benchmarks.analysis.delta_m import changes_percent, over_metrics, values_on_test
+from benchmarks.analysis.paired import LEAST_PAIRS, LEVEL, Paired, paired
+from benchmarks.analysis.statistics import Floats
 from benchmarks.record import Run
 from benchmarks.regression.sides import Methods, Seeds, finished
 from benchmarks.regression.verdict import Verdict
-from benchmarks.report.paired import LEAST_PAIRS, LEVEL, Paired, paired
-from benchmarks.report.statistics import Floats, changes_percent
 
 GATE = "quality"
 FACTOR = 2.0
@@ -93,7 +94,7 @@ def pooled(groups: dict[str, tuple[Floats, Sequence[bool]]], label: str) -> floa
     """As ``noise``, from label -> (primary metrics ``(n, M)``, which of them are better when higher)."""
     variances = {}
     for name, (rows, higher) in groups.items():
-        deviations = changes_percent(rows, rows.mean(axis=0), higher).mean(axis=-1)
+        deviations = over_metrics(changes_percent(rows, rows.mean(axis=0), higher))
         variances[name] = float(deviations.var(ddof=1))
     known = [variance for variance in variances.values() if math.isfinite(variance)]
     own = variances.get(label, math.nan)
@@ -102,13 +103,12 @@ def pooled(groups: dict[str, tuple[Floats, Sequence[bool]]], label: str) -> floa
 
 def values(run: Run) -> Floats:
     """The primary test metrics of a run, ``(M,)``."""
-    test = run.record.metrics["test"]
-    return np.array([test[info.key] for info in run.record.metric_infos if info.primary], dtype=np.float64)
+    return values_on_test(run, [info for info in run.record.metric_infos if info.primary])
 
 
 def percent(before: Floats, after: Sequence[Run]) -> Floats:
     """Mean change of the primary metrics, ``(n,)`` percent, positive: worse. before: ``(n, M)``."""
-    return np.asarray(changes_percent(np.stack([values(run) for run in after]), before, _higher(after[0])).mean(axis=-1))
+    return over_metrics(changes_percent(np.stack([values(run) for run in after]), before, _higher(after[0])))
 
 
 def _higher(run: Run) -> list[bool]:

@@ -7,9 +7,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.analysis.loading import load
 from benchmarks.errors import UserError
 from benchmarks.record import Fingerprints, Run, RunSpec
-from benchmarks.report import load
 
 Seeds = Mapping[int, Run]
 Methods = Mapping[str, Seeds]

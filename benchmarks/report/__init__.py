@@ -9,15 +9,15 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from benchmarks.analysis.loading import Loaded, Unusable, load
+from benchmarks.analysis.sections import Section, sections
 from benchmarks.report import formatting
 from benchmarks.report.across import aggregate_table, changes, ranking, side_by_side
 from benchmarks.report.calibration import calibration_table
 from benchmarks.report.front import objectives
-from benchmarks.report.loading import Loaded, Unusable, load
 from benchmarks.report.page import Chapter, Picture, failures, page, terminal
 from benchmarks.report.palette import Style, method_styles
 from benchmarks.report.plots import critical, curves, front, landscape, overview, profiles, settings, style, weights
-from benchmarks.report.sections import Section, sections
 from benchmarks.report.table import Table
 from benchmarks.report.tables import SectionTables, section_tables
 from benchmarks.report.write import write

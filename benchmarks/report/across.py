@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from scipy.stats import friedmanchisquare, rankdata
 
-from benchmarks.report import statistics
-from benchmarks.report.sections import UNIFORM, Section, uniform_runs
+from benchmarks.analysis import delta_m, statistics
+from benchmarks.analysis.sections import UNIFORM, Section, uniform_runs
 from benchmarks.report.table import ERROR, Column, Table
 from benchmarks.report.tables import DELTAS, FINISHED, METHOD, PRICE, RANK, RELATIVE, SPREAD, SectionTables, seeds_note
 
@@ -66,18 +66,13 @@ def changes(sections: Sequence[Section]) -> Changes:
     """The changes of all problems that have finished uniform runs."""
     rows: list[dict[str, object]] = []
     for section in sections:
-        judged = [info for info in section.primary if info.task is not None]
-        higher = [info.higher_is_better for info in judged]
-        base = {run.seed: run.record.metrics["test"] for run in uniform_runs(section)}
+        judged = delta_m.judged_metrics(section)
+        base = {run.seed: delta_m.values_on_test(run, judged) for run in uniform_runs(section)}
         for method in section.methods:
             for run in section.finished(method):
                 if run.seed not in base or not judged:
                     continue
-                own, other = (
-                    np.array([metrics.get(info.key, np.nan) for info in judged], dtype=np.float64)
-                    for metrics in (run.record.metrics["test"], base[run.seed])
-                )
-                found = statistics.changes_percent(own, other, higher)
+                found = delta_m.changes_of(run, judged, base[run.seed])
                 rows += [
                     {
                         "problem": section.name,

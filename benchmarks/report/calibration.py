@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from benchmarks.report.measure import measure
-from benchmarks.report.paired import LEAST_PAIRS, LEVEL, paired, sign_flip_test
-from benchmarks.report.sections import Section, uniform_runs
-from benchmarks.report.statistics import Floats
+from benchmarks.analysis.delta_m import measure
+from benchmarks.analysis.paired import LEAST_PAIRS, LEVEL, paired, sign_flip_test
+from benchmarks.analysis.sections import Section, uniform_runs
+from benchmarks.analysis.statistics import Floats
 from benchmarks.report.table import Column, Table
 
 PAIRS = (3, 5, 6, 8, 10, 20)

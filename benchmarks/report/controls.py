@@ -8,10 +8,10 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
+from benchmarks.analysis.delta_m import by_seed, differences, measure
+from benchmarks.analysis.sections import Section
+from benchmarks.analysis.statistics import mean_and_error
 from benchmarks.record import Run
-from benchmarks.report.measure import by_seed, differences, measure
-from benchmarks.report.sections import Section
-from benchmarks.report.statistics import mean_and_error
 from benchmarks.report.table import ERROR, Column, Table
 from benchmarks.report.verdicts import judge
 

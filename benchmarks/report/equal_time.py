@@ -7,11 +7,12 @@ import math
 import numpy as np
 import pandas as pd
 
+from benchmarks.analysis.loading import cube
+from benchmarks.analysis.relative_cost import middle, ratios
+from benchmarks.analysis.score import score
+from benchmarks.analysis.sections import Section, uniform_runs
+from benchmarks.analysis.statistics import mean_and_error
 from benchmarks.record import Run
-from benchmarks.report.cost import middle, ratios
-from benchmarks.report.loading import cube
-from benchmarks.report.sections import Section, uniform_runs
-from benchmarks.report.statistics import mean_and_error
 from benchmarks.report.table import ERROR, Column, Table
 
 CAPTION = (
@@ -56,12 +57,14 @@ def steps_in_time(planned: int, relative: float) -> float:
 
 
 def lowest_score(run: Run, limit: float) -> float:
-    """Lowest mean over tasks and replicas of L_val / L_val(0) among the evaluations up to a step.
+    """Lowest score (see ``analysis.score``) among the evaluations up to a step.
 
-    NaN where the limit is, and where a loss begins at 0 or below: it has no share that is left.
+    NaN where the limit is, where there is no score, and where a loss begins below 0: it has no share that is left, so there
+    is no percentage of it.
     """
     steps, losses = cube(run, "val_loss")
-    if not len(steps) or (losses[0] <= 0).any():
+    within = steps <= limit
+    if not within.any() or (losses[0] < 0).any():
         return math.nan
-    scores = (losses / losses[0]).mean(axis=(1, 2))[steps <= limit]
-    return float(scores.min()) if len(scores) else math.nan
+    lowest = float(score(losses[within], losses[0]).min())
+    return lowest if math.isfinite(lowest) else math.nan

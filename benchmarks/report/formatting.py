@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from benchmarks.report.statistics import Floats
+from benchmarks.analysis.statistics import Floats
 from benchmarks.report.table import ERROR, Column, Table
 
 MISSING = "–"  # noqa: RUF001  the dash that typography has for "none"

@@ -7,9 +7,9 @@ import math
 import numpy as np
 import pandas as pd
 
+from benchmarks.analysis import statistics
+from benchmarks.analysis.sections import Section
 from benchmarks.record import MetricInfo
-from benchmarks.report import statistics
-from benchmarks.report.sections import Section
 from benchmarks.report.table import ERROR, Column, Table
 
 

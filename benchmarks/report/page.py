@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from benchmarks.analysis.loading import Unusable
+from benchmarks.analysis.sections import STL, Section
 from benchmarks.record import DISTURBED, Run
 from benchmarks.report.formatting import escape_markdown, to_markdown, to_terminal
-from benchmarks.report.loading import Unusable
-from benchmarks.report.sections import STL, Section
 from benchmarks.report.table import Table
 from benchmarks.report.tables import SIGN, SectionTables, flagged
 

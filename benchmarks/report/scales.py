@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.report.sections import STL
-from benchmarks.report.statistics import Floats
+from benchmarks.analysis.sections import STL
+from benchmarks.analysis.statistics import Floats
 
 DECADE = 10.0
 """Positive values that span more than this factor are shown on a logarithmic axis."""

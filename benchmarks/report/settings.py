@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from benchmarks.report import per_run, statistics
-from benchmarks.report.sections import Section
+from benchmarks.analysis import per_run, statistics
+from benchmarks.analysis.sections import Section
 from benchmarks.report.table import ERROR, Column, Table
 
 MEASURES = (

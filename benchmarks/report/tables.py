@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from benchmarks.analysis import per_run as columns
+from benchmarks.analysis import statistics
+from benchmarks.analysis.sections import STL, Section, uniform_runs
 from benchmarks.record import MetricInfo, Run
-from benchmarks.report import per_run as columns
-from benchmarks.report import statistics
 from benchmarks.report.controls import frozen_table, tuned_table
 from benchmarks.report.equal_time import equal_time_table
 from benchmarks.report.front import front_table
-from benchmarks.report.sections import STL, Section, uniform_runs
 from benchmarks.report.settings import settings_table
 from benchmarks.report.table import ERROR, Column, Table
 from benchmarks.report.verdicts import verdict_tables

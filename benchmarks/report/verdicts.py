@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from benchmarks.report.measure import by_seed, differences, measure
-from benchmarks.report.paired import LEAST_PAIRS, LEVEL, Paired, holm, paired, smallest_p, too_few
-from benchmarks.report.sections import UNIFORM, Section
-from benchmarks.report.statistics import Floats, mean_and_error
+from benchmarks.analysis.delta_m import by_seed, differences, measure
+from benchmarks.analysis.paired import LEAST_PAIRS, LEVEL, Paired, holm, paired, smallest_p, too_few
+from benchmarks.analysis.sections import UNIFORM, Section
+from benchmarks.analysis.statistics import Floats, mean_and_error
 from benchmarks.report.table import ERROR, Column, Table
 
 VERDICT = (Column("verdict", "verdict"), Column("pairs", "pairs"))

@@ -10,9 +10,9 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from benchmarks.report import statistics
-from benchmarks.report.paired import LEVEL, Paired, holm, paired
-from benchmarks.report.sections import Section
+from benchmarks.analysis import statistics
+from benchmarks.analysis.paired import LEVEL, Paired, holm, paired
+from benchmarks.analysis.sections import Section
 
 Verdict = Literal["holds", "does not hold", "cannot be judged"]
 

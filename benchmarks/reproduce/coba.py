@@ -5,8 +5,8 @@ Source    Gong et al., CoBa, EMNLP 2024, arXiv:2410.06741, abstract. The paper's
 
 from __future__ import annotations
 
-from benchmarks.report.per_run import PRICE, RELATIVE, SPREAD, per_run
-from benchmarks.report.sections import Section
+from benchmarks.analysis.per_run import PRICE, RELATIVE, SPREAD, per_run
+from benchmarks.analysis.sections import Section
 from benchmarks.reproduce.base import Experiment, Measured, below, means
 
 RIVALS = ("uniform", "gradnorm", "lbtw", "famo")

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from benchmarks.analysis import delta_m
+from benchmarks.analysis.sections import STL
 from benchmarks.published import Metric, Number, Published, protocols, published
-from benchmarks.report import statistics
 from benchmarks.report.formatting import MISSING
-from benchmarks.report.sections import STL
 from benchmarks.reproduce.base import Ours
 
 BASELINE = "single_task"
@@ -166,11 +166,11 @@ def _computed(rerun: Published, parent: Published) -> list[Number]:
         own = {number.metric.key: number for number in rerun.numbers if number.method == method}
         if DELTA in own or any(metric.key not in own for metric in metrics):
             continue
-        changes = statistics.changes_percent(
+        changes = delta_m.changes_percent(
             np.array([own[metric.key].value for metric in metrics]),
             np.array([base[metric.key] for metric in metrics]),
             [metric.better == "higher" for metric in metrics],
         )
-        value = round(float(statistics.delta_m_over_metrics(changes)), delta.decimals)
+        value = round(float(delta_m.over_metrics(changes)), delta.decimals)
         found.append(replace(own[metrics[0].key], metric=delta, value=value, error=None))
     return found

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from benchmarks.analysis import statistics
+from benchmarks.analysis.sections import Section
 from benchmarks.problems.famo_toy import STARTS
 from benchmarks.record import Run
-from benchmarks.report import statistics
-from benchmarks.report.sections import Section
 from benchmarks.reproduce.base import Check, Experiment, Measured, Ours, Verdict, label_of
 
 EXPECTED = {"uniform": 1, "famo": 0}

@@ -5,8 +5,8 @@ Source    Chen et al., GradNorm, ICML 2018, arXiv:1711.02257v4, section 4.
 
 from __future__ import annotations
 
-from benchmarks.report.per_run import per_run
-from benchmarks.report.sections import Section
+from benchmarks.analysis.per_run import per_run
+from benchmarks.analysis.sections import Section
 from benchmarks.reproduce.base import Experiment, Measured, below, means
 
 SUMMED = "summed_relative_loss"

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import pandas as pd
 
+from benchmarks.analysis.sections import Section
 from benchmarks.report.formatting import escape_markdown, to_markdown, to_terminal
-from benchmarks.report.sections import Section
 from benchmarks.report.table import Column, Table
 from benchmarks.reproduce.base import Check, Experiment
 from benchmarks.reproduce.comparison import Comparison, Row

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
+from benchmarks.analysis.loading import load
+from benchmarks.analysis.sections import Section, sections
 from benchmarks.errors import UserError
 from benchmarks.published import papers
-from benchmarks.report.loading import load
-from benchmarks.report.sections import Section, sections
 from benchmarks.report.write import write
 from benchmarks.reproduce.base import Experiment, Measured
 from benchmarks.reproduce.comparison import compare

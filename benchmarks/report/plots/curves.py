@@ -11,12 +11,12 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from benchmarks.record import Run
-from benchmarks.report.loading import cube
+from benchmarks.analysis.loading import cube
 from benchmarks.report.palette import STL_STYLE, Style
 from benchmarks.report.plots import style
 from benchmarks.report.scales import of_losses
-from benchmarks.report.sections import STL, Section
-from benchmarks.report.statistics import Floats, band
+from benchmarks.analysis.sections import STL, Section
+from benchmarks.analysis.statistics import Floats, band
 
 CAPTION = (
     "Validation loss of each task: mean over seeds (and replicas), band ± standard error over seeds. A cross ends a run that "

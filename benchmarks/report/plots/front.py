@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from benchmarks.record import MetricInfo
-from benchmarks.report import statistics
+from benchmarks.analysis import statistics
 from benchmarks.report.palette import Style
 from benchmarks.report.plots import style
 from benchmarks.report.table import Table

@@ -14,8 +14,8 @@ from matplotlib.lines import Line2D
 from benchmarks.record import Run
 from benchmarks.report.palette import Style
 from benchmarks.report.plots import style
-from benchmarks.report.sections import Section
-from benchmarks.report.statistics import Floats
+from benchmarks.analysis.sections import Section
+from benchmarks.analysis.statistics import Floats
 
 CAPTION = "Paths from the starting points (hollow) to the last step (filled) over the mean of both losses; thick: Pareto front."
 PROBLEM = "famo_toy"

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from benchmarks.report.palette import Style
-from benchmarks.report.per_run import DELTA_METRICS, DELTA_TASKS
+from benchmarks.analysis.per_run import DELTA_METRICS, DELTA_TASKS
 from benchmarks.report.plots import style
 from benchmarks.report.table import ERROR
 from benchmarks.report.tables import RELATIVE, SectionTables

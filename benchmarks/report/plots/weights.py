@@ -11,12 +11,12 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from benchmarks.record import Run
-from benchmarks.report.loading import cube
+from benchmarks.analysis.loading import cube
 from benchmarks.report.palette import Style, task_styles
 from benchmarks.report.plots import style
 from benchmarks.report.scales import off_scale, scale
-from benchmarks.report.sections import Section
-from benchmarks.report.statistics import Floats, band, windows
+from benchmarks.analysis.sections import Section
+from benchmarks.analysis.statistics import Floats, band, windows
 
 CAPTION = (
     f"Coefficients of the raw losses, averaged over windows where more than {style.POINTS // 2} steps were logged: mean over "

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import pandas as pd
 
-from benchmarks.record import MetricInfo, Run
-from benchmarks.report import statistics
-from benchmarks.report.cost import ratios, seconds_per_step
-from benchmarks.report.loading import cube
-from benchmarks.report.sections import Section, uniform_runs
+from benchmarks.analysis import delta_m, statistics
+from benchmarks.analysis.loading import cube
+from benchmarks.analysis.relative_cost import ratios, seconds_per_step
+from benchmarks.analysis.sections import Section, uniform_runs
+from benchmarks.record import Run
 
 DELTA_METRICS = "delta_m_over_metrics"
 DELTA_TASKS = "delta_m_over_tasks"
@@ -32,8 +31,8 @@ def per_run(section: Section) -> tuple[pd.DataFrame, list[str]]:
 
     Returns the rows, ordered as the section's methods and seeds, and warnings about baselines that are missing.
     """
-    judged = [info for info in section.primary if info.task is not None]
-    stl, warnings = baselines(section, judged)
+    judged = delta_m.judged_metrics(section)
+    stl, warnings = delta_m.baselines(section)
     uniform = uniform_runs(section)
     rows = []
     for method in section.methods:
@@ -42,43 +41,15 @@ def per_run(section: Section) -> tuple[pd.DataFrame, list[str]]:
             test = run.record.metrics["test"]
             row: dict[str, object] = {"method": method, "seed": run.seed, "run": run.record.key}
             row |= {info.key: test.get(info.key, math.nan) for info in section.metrics}
-            own = np.array([test.get(info.key, math.nan) for info in judged])
-            changes = statistics.changes_percent(own, stl[run.seed], [info.higher_is_better for info in judged])
+            changes = delta_m.changes_of(run, judged, stl[run.seed])
             row |= {f"change:{info.key}": change for info, change in zip(judged, changes, strict=True)}
-            row[DELTA_METRICS] = float(statistics.delta_m_over_metrics(changes))
-            row[DELTA_TASKS] = float(statistics.delta_m_over_tasks(changes, [str(info.task) for info in judged]))
+            row[DELTA_METRICS] = float(delta_m.over_metrics(changes))
+            row[DELTA_TASKS] = float(delta_m.over_tasks(changes, [str(info.task) for info in judged]))
             row[RELATIVE] = relative.get(run.seed, math.nan)
             rows.append(row | _convergence(run) | _cost(run))
     changes_names = [f"change:{info.key}" for info in judged]
     columns = ["method", "seed", "run", *[info.key for info in section.metrics], *changes_names, *NUMBERS]
     return pd.DataFrame(rows, columns=columns), warnings
-
-
-def baselines(section: Section, judged: list[MetricInfo]) -> tuple[dict[int, statistics.Floats], list[str]]:
-    """Seed -> ``(len(judged),)`` single-task values of the same seed, NaN where there is none."""
-    values: dict[int, statistics.Floats] = {}
-    missing: list[str] = []
-    zero: list[str] = []
-    for seed in section.seeds:
-        row = []
-        for info in judged:
-            run = section.baseline(str(info.task), seed)
-            value = math.nan if run is None else run.record.metrics.get("test", {}).get(info.key, math.nan)
-            if math.isnan(value):
-                missing.append(f"{info.task} (seed {seed})")
-            elif value == 0:
-                zero.append(f"{info.key} (seed {seed})")
-            row.append(value)
-        values[seed] = np.array(row, dtype=np.float64)
-    warnings = []
-    if judged and not section.single:
-        warnings.append(f"{section.name}: no single-task runs, so no Δm")
-    elif missing:
-        listed = ", ".join(dict.fromkeys(missing))
-        warnings.append(f"{section.name}: Δm is missing for want of the finished single-task run of {listed}")
-    if zero:
-        warnings.append(f"{section.name}: Δm is missing where the single-task value is 0: {', '.join(zero)}")
-    return values, warnings
 
 
 def _convergence(run: Run) -> dict[str, float]:

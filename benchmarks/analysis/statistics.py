@@ -1,4 +1,4 @@
-"""The arithmetic of the report: pure functions on arrays. Missing numbers are NaN, and what rests on one is NaN too."""
+"""The arithmetic of the tables: pure functions on arrays. Missing numbers are NaN, and what rests on one is NaN too."""
 
 from __future__ import annotations
 
@@ -37,35 +37,6 @@ def band(values: Floats) -> tuple[Floats, Floats]:
     if len(values) == 1:
         return mean, np.full_like(mean, math.nan)
     return mean, values.std(axis=0, ddof=1) / math.sqrt(len(values))
-
-
-def changes_percent(values: Floats, baseline: Floats, higher_is_better: Sequence[bool]) -> Floats:
-    """Change of each metric against the baseline in percent of the baseline's size; negative: better than the baseline.
-
-    values, baseline: ``(..., M)``; higher_is_better: M. Returns ``(..., M)``, NaN where the baseline is 0 or missing.
-    """
-    sign = np.where(np.asarray(higher_is_better, dtype=bool), -1.0, 1.0)
-    size = np.where(baseline == 0, math.nan, np.abs(baseline))
-    return np.asarray(100.0 * sign * (values - baseline) / size, dtype=np.float64)
-
-
-def delta_m_over_metrics(changes: Floats) -> Floats:
-    """Delta-m, every metric counting the same (Nash-MTL, FAMO). changes: ``(..., M)``. Returns ``(...)``."""
-    if changes.shape[-1] == 0:
-        return np.full(changes.shape[:-1], math.nan)
-    return np.asarray(changes.mean(axis=-1))
-
-
-def delta_m_over_tasks(changes: Floats, tasks: Sequence[str]) -> Floats:
-    """Delta-m, every task counting the same: mean within a task, then over tasks.
-
-    changes: ``(..., M)``; tasks: the M metrics' tasks. Returns ``(...)``.
-    """
-    if changes.shape[-1] == 0:
-        return np.full(changes.shape[:-1], math.nan)
-    owner = np.asarray(tasks)
-    within = [changes[..., owner == task].mean(axis=-1) for task in dict.fromkeys(tasks)]
-    return np.asarray(np.stack(within, axis=-1).mean(axis=-1))
 
 
 def mean_ranks(values: Floats, higher_is_better: Sequence[bool]) -> Floats:

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from benchmarks.analysis.statistics import Floats
 from benchmarks.record import DamagedRecordError, Run, read_run, run_folders
-from benchmarks.report.statistics import Floats
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""From records to numbers: one definition each of what is compared, measured and judged. Draws nothing, writes nothing."""
