@@ -98,7 +98,7 @@ def found(trace: Trace, key: str) -> Any:
 
 def famo(trace: Trace) -> list[Tensor]:
     given, inputs = trace["hyperparameters"], trace["inputs"]
-    least = given["min_losses"]
+    least = found(trace, "min_losses") or given["min_losses"]
     weighter = weighting.create(
         "famo",
         trace["num_tasks"],

@@ -18,7 +18,10 @@ Departs   The paper's text leaves open how DF is normalised and which slopes ent
           alone, DF = ``mix`` mixes both without looking at the past.
           Variant "mftcoder" does as that code does: slope of the maximum ratio instead of the maximum slope, no bound
           on DF, a softmax of K (DF RCS + (1 - DF) ACS) and a least weight of 1 / (10 K) at the end, nothing recorded
-          after the first step, no window on the ratios when U >= 2, and ACS over the last N - W + 1 updates at most.
+          after the first step, no window on the ratios when U >= 2, and ACS over the last N - W + 1 updates at most. Its
+          window counts stored records, those without the task included; a validation loss of exactly 0 is an absence, and
+          the points that are left are numbered without gaps. Where all slopes of a task in the window of ACS are 0 that code
+          gives NaN, and where no record in the window has any task it stops; here these slopes count as 0.
 """
 
 from __future__ import annotations
@@ -88,7 +91,7 @@ class CoBa(Weighter):
     search = {"tau": (2, 5, 10, 20)}
     guards = {
         "zero_slopes": "all slopes were 0: the scores were taken as equal",
-        "zero_slopes_of_a_task": "a task without any slope in the window got 1 / K; the others were weighed by themselves",
+        "zero_slopes_of_a_task": "a task had no slope in the window: it got 1 / K (variant mftcoder: an ACS as for slope 0)",
         "least_weight": "a weight under 1 / (10 K) was found and all were raised towards it (variant mftcoder)",
         "zero_initial_loss": "an initial validation loss of exactly 0 was replaced by the rounding unit",
     }
@@ -236,10 +239,11 @@ class CoBa(Weighter):
         if self.variant == "paper":
             self.ratios.add_point(ratios, float(self.update_every), present)
             return
-        # That code numbers each task's own records, without the gaps that an absent task leaves.
-        self.ratios.add_point(ratios, present.to(ratios), present)
-        largest = torch.where(present, ratios, float("-inf")).amax(-1, keepdim=True)
-        self.largest_ratio.add_point(largest, 1.0, present.any(-1, keepdim=True))
+        # That code keeps a record for every task, takes a loss of 0 for an absence, and numbers what is left without gaps.
+        there = present & (losses != 0)
+        self.ratios.add_record(ratios, there)
+        largest = torch.where(there, ratios, float("-inf")).amax(-1, keepdim=True)
+        self.largest_ratio.add_record(largest, there.any(-1, keepdim=True))
 
     def _paper_weights(self, present: Tensor) -> Tensor:
         slopes = self.ratios.slopes()
@@ -257,7 +261,9 @@ class CoBa(Weighter):
         slopes = self.ratios.slopes()
         everyone = torch.ones_like(slopes, dtype=torch.bool)
         self.slope_sizes.add(slopes.abs().unsqueeze(-1), everyone)
+        dead = self.slope_sizes.sum() == 0
         self.took("zero_slopes", (slopes == 0).all(-1))
+        self.took("zero_slopes_of_a_task", dead.any(-1) & dead.logical_not().any(-1))
         self._record_largest(self.largest_ratio.slopes().squeeze(-1))
         scores = self._scores(slopes, everyone, self.num_updates + 1)
         mixed = torch.lerp(scores.absolute, scores.relative, scores.divergence_factor)

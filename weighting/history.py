@@ -61,6 +61,17 @@ class TrendWindow(Window):
         times.sub_(ones * (elapsed.unsqueeze(-1) if isinstance(elapsed, Tensor) else elapsed))
         self.add(torch.stack((torch.ones_like(value), torch.zeros_like(value), value), dim=-1), present)
 
+    def add_record(self, value: Tensor, present: Tensor) -> None:
+        """Keep a record for every item: one that is not present takes up room in the window and has no point.
+
+        The points of an item are numbered without the gaps that such records leave.
+        """
+        here = present.to(value)
+        ones, times, _ = self.kept.unbind(-2)
+        times.sub_(ones * here.unsqueeze(-1))
+        point = torch.stack((here, torch.zeros_like(here), torch.where(present, value, 0.0)), dim=-1)
+        self.add(point, torch.ones_like(present))
+
     def slopes(self) -> Tensor:
         """Ordinary least squares slope of each item, ``(*shape)``; 0 with fewer than two points."""
         number, x, y, _, xx, xy, *_ = (self.kept @ self.kept.mT).flatten(-2).unbind(-1)
@@ -96,6 +107,10 @@ class TrendSinceStart(State):
         shift = torch.where(here > 0, value - self.mean_value, torch.zeros_like(value))
         self.mean_value.add_(share * shift)
         self.comoment.add_((self.time - self.mean_time) * shift)
+
+    def add_record(self, value: Tensor, present: Tensor) -> None:
+        """As ``TrendWindow.add_record``; without a window an item that is not present leaves nothing behind."""
+        self.add_point(value, present.to(value), present)
 
     def slopes(self) -> Tensor:
         """Ordinary least squares slope of each item; 0 with fewer than two points."""

@@ -1,0 +1,94 @@
+"""Every default of every method, with where it comes from: a changed one is seen, and so is a new one without a source."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import weighting
+from weighting.factory import hyperparameters_of
+
+OURS = "this project's choice, on the method's page; nothing published is known"
+FACT = "the rule itself"
+
+DEFAULTS: dict[str, dict[str, tuple[Any, str]]] = {
+    "uniform": {},
+    "static": {"weights": (None, FACT)},
+    "random": {"seed": (0, OURS)},
+    "gradnorm": {
+        "alpha": (1.5, "arXiv:1711.02257: about 1.5 for images; LibMTL's default (tests/traces/README.md)"),
+        "lr": (0.025, "arXiv:1711.02257: weight learning rate 0.025"),
+        "optimizer": ("adam", "arXiv:1711.02257: Adam"),
+        "weight_decay": (0.0, OURS),
+        "variant": ("paper", FACT),
+        "floor": (1e-3, "results/reference/reproduce_gradnorm: the paper's figure is met with it and not without"),
+        "initial_steps": (0, "arXiv:1711.02257: the initial loss"),
+    },
+    "dwa": {
+        "temperature": (2.0, "arXiv:1803.10704, section 4.1.3: T = 2"),
+        "window": (100, OURS),
+        "variant": ("paper", FACT),
+    },
+    "uncertainty": {
+        "lr": (0.025, "the experiments of AvivNavon/nash-mtl and of FAMO"),
+        "optimizer": ("adam", OURS),
+        "momentum": (0.0, OURS),
+        "weight_decay": (0.0, OURS),
+        "initial_log_variance": (0.0, OURS),
+    },
+    "gls": {},
+    "scale_invariant": {},
+    "imtl_l": {
+        "lr": (1e-3, OURS),
+        "optimizer": ("adam", OURS),
+        "momentum": (0.0, OURS),
+        "weight_decay": (0.0, OURS),
+        "initial_log_scale": (0.0, OURS),
+    },
+    "lbtw": {
+        "alpha": (0.5, OURS),
+        "restart_every": (0, FACT),
+        "variant": ("paper", FACT),
+    },
+    "famo": {
+        "lr": (0.025, "arXiv:2306.03792: weight learning rate 0.025"),
+        "gamma": (1e-3, "arXiv:2306.03792: one of 1e-4, 1e-3, 1e-2; LibMTL's default"),
+        "min_losses": (0.0, FACT),
+        "lookahead": ("same_batch", FACT),
+    },
+    "coba": {
+        "warmup": (100, "codefuse-ai/MFTCoder@8ba13f4, its configuration"),
+        "window": (200, "codefuse-ai/MFTCoder@8ba13f4, its configuration: history length"),
+        "tau": (5.0, "codefuse-ai/MFTCoder@8ba13f4, its configuration"),
+        "update_every": (1, "codefuse-ai/MFTCoder@8ba13f4, its configuration"),
+        "variant": ("paper", FACT),
+        "history": ("from_warmup", "tests/traces: coba_paper"),
+        "components": ("full", FACT),
+        "mix": (0.5, OURS),
+    },
+}
+
+
+@pytest.mark.parametrize("name", weighting.names())
+def test_defaults_are_those_of_their_sources(name: str) -> None:
+    found = {key: value for key, value in hyperparameters_of(weighting.METHODS[name]).items() if key not in GENERAL}
+    pinned = {key: value for key, (value, _) in DEFAULTS[name].items()}
+    assert {key: (type(value), value) for key, value in found.items()} == {
+        key: (type(value), value) for key, value in pinned.items()
+    }
+
+
+GENERAL = {"feedback": {"coba": "validation"}, "prior": {}}
+
+
+@pytest.mark.parametrize("name", weighting.names())
+def test_general_defaults(name: str) -> None:
+    known = hyperparameters_of(weighting.METHODS[name])
+    assert known["feedback"] == GENERAL["feedback"].get(name, "training")
+    assert known["prior"] is None
+
+
+def test_every_method_is_pinned_and_every_default_has_a_source() -> None:
+    assert set(DEFAULTS) == set(weighting.names())
+    assert all(source for pinned in DEFAULTS.values() for _, source in pinned.values())
