@@ -12,6 +12,7 @@ import pytest
 import regression_runs
 from regression_runs import same
 from test_commands import Bench, assert_refused, bench
+from written_records import rewrite
 
 from benchmarks.record import RUN_FILE, Run, RunSpec
 from benchmarks.regression.compare import compare
@@ -115,10 +116,8 @@ def test_a_changed_hyperparameter_is_named(tmp_path: Path) -> None:
 
 def changed(folder: Path, change: str, value: object) -> None:
     """A field of the first record, changed on disk."""
-    file = sorted((folder / "runs").glob(f"*/{RUN_FILE}"))[0]
-    content = json.loads(file.read_text(encoding="utf-8"))
-    content[change] = value
-    file.write_text(json.dumps(content), encoding="utf-8")
+    place = sorted((folder / "runs").glob(f"*/{RUN_FILE}"))[0].parent
+    rewrite(place, json.loads((place / RUN_FILE).read_bytes()) | {change: value})
 
 
 def test_folders_without_records(tmp_path: Path, bench: Bench) -> None:
@@ -133,7 +132,7 @@ def test_folders_without_records(tmp_path: Path, bench: Bench) -> None:
 def test_another_schema_version(tmp_path: Path, bench: Bench) -> None:
     base, head = folders(tmp_path, 2)
     changed(base, "schema_version", 99)
-    assert_refused(bench("compare", str(base), str(head)), "expected schema_version 1, found 99")
+    assert_refused(bench("compare", str(base), str(head)), "expected schema_version 2, found 99")
 
 
 def test_a_damaged_file(tmp_path: Path, bench: Bench) -> None:

@@ -83,8 +83,8 @@ def test_selection_tuning_and_curves_read_the_same_score() -> None:
     assert (selected["step"], selected["score"]) == (BEST, pytest.approx(SCORE))
     assert validation_score(run) == pytest.approx(SCORE)
     assert lowest_score(run, 400) == pytest.approx(SCORE)
-    steps, losses = cube(run, "val_loss")
-    assert steps[score(losses, losses[0]).argmin()] == BEST
+    steps, curves = cube(run, "val_loss")
+    assert steps[score(curves, curves[0]).argmin()] == BEST
 
 
 def test_a_share_of_a_loss_below_zero_is_no_percentage() -> None:

@@ -26,17 +26,28 @@ def mean_and_error(values: Floats) -> tuple[float, float]:
 
 
 def band(values: Floats) -> tuple[Floats, Floats]:
-    """Mean and standard error over the first axis, for curves.
+    """Mean and standard error over the first axis, for curves, of those that have a value.
 
-    values: ``(n, T)``. Returns ``(T,)`` twice; the error is NaN throughout for n < 2.
+    values: ``(n, T)``. Returns ``(T,)`` twice; NaN where no curve has a value, and the error where fewer than two have.
     Raises ValueError for n = 0.
     """
     if len(values) == 0:
         raise ValueError("expected at least one curve, found none")
-    mean = values.mean(axis=0)
-    if len(values) == 1:
-        return mean, np.full_like(mean, math.nan)
-    return mean, values.std(axis=0, ddof=1) / math.sqrt(len(values))
+    known = np.isfinite(values)
+    number = known.sum(axis=0)
+    mean = present_mean(values, 0)
+    squares = np.where(known, (values - mean) ** 2, 0.0).sum(axis=0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        error = np.sqrt(squares / (number - 1) / number)
+    return mean, np.where(number > 1, error, math.nan)
+
+
+def present_mean(values: Floats, axis: int) -> Floats:
+    """Mean over an axis of the numbers that are there; NaN where there is none."""
+    known = np.isfinite(values)
+    number = known.sum(axis=axis)
+    total = np.where(known, values, 0.0).sum(axis=axis)
+    return np.asarray(np.where(number > 0, total / np.maximum(number, 1), math.nan))
 
 
 def mean_ranks(values: Floats, higher_is_better: Sequence[bool]) -> Floats:
@@ -105,19 +116,20 @@ def price_of_one_checkpoint(steps: NDArray[np.int64], losses: Floats, selected: 
 
 
 def mean_weight(weights: Floats) -> float:
-    """The sum of the weights / K, meaned over steps and replicas: a factor on the learning rate, 1 for uniform sums of K.
+    """Mean weight of the tasks that are there, over steps and replicas: a factor on the learning rate, 1 for a sum of K.
 
-    weights: ``(T, R, K)``; steps with a NaN weight are left out.
+    weights: ``(T, R, K)``, NaN where a task is absent.
     """
-    sums = weights.sum(axis=-1)
-    known = sums[np.isfinite(sums)]
-    return float(known.mean() / weights.shape[-1]) if known.size else math.nan
+    means = present_mean(weights, -1)
+    known = means[np.isfinite(means)]
+    return float(known.mean()) if known.size else math.nan
 
 
 def windows(values: Floats, limit: int) -> Floats:
-    """At most ``limit`` means over consecutive windows of the first axis. values: ``(T, ...)``."""
+    """At most ``limit`` means over consecutive windows of the first axis, of what is there. values: ``(T, ...)``."""
     size = max(1, math.ceil(len(values) / limit))
     starts = np.arange(0, len(values), size)
-    counts = np.diff(np.append(starts, len(values)))
-    sums = np.add.reduceat(values, starts, axis=0)
-    return np.asarray(sums / counts.reshape(-1, *[1] * (values.ndim - 1)))
+    known = np.isfinite(values)
+    counts = np.add.reduceat(known.astype(np.int64), starts, axis=0)
+    sums = np.add.reduceat(np.where(known, values, 0.0), starts, axis=0)
+    return np.asarray(np.where(counts > 0, sums / np.maximum(counts, 1), math.nan))

@@ -79,6 +79,7 @@ class Watch:
             self.seen[name] = max(self.seen[name], float(torch.where(here, distance, 0.0).max()))
 
     def _means(self, used: Tensor, here: Tensor) -> None:
+        here = here & used.isfinite()
         sums = torch.where(here, used, 0.0).sum((0, 1)).cpu()
         counts = here.sum((0, 1)).cpu()
         if self.seen["sum_of_weights"] is not None:

@@ -17,7 +17,7 @@ from benchmarks.analysis import statistics
 from benchmarks.analysis.loading import cube
 from benchmarks.analysis.per_run import DELTA_METRICS
 from benchmarks.analysis.sections import STL, Section
-from benchmarks.analysis.statistics import Floats, band, windows
+from benchmarks.analysis.statistics import Floats, band, present_mean, windows
 from benchmarks.html.looks import Key, curve_key, line, marker, point_key
 from benchmarks.record import MetricInfo, Run
 from benchmarks.report.front import objectives
@@ -118,7 +118,7 @@ def _weights(section: Section) -> Iterator[Chart]:
         if not found:
             continue
         length = min(len(steps) for steps, _ in found)
-        mean = np.mean([weights[:length].mean(axis=1) for _, weights in found], axis=0)
+        mean = present_mean(np.stack([present_mean(weights[:length], 1) for _, weights in found]), 0)
         steps, mean = windows(found[0][0][:length].astype(float), POINTS), windows(mean, POINTS)
         figure = go.Figure()
         for place, task in enumerate(section.tasks):

@@ -11,7 +11,7 @@ DIGITS = 6
 
 
 def frozen_run(run: Run) -> RunSpec | None:
-    """The run of the same seed under the weights of this run, meaned over its logged steps.
+    """The run of the same seed under the weights of this run, meaned over the steps in which the task was there.
 
     None where it would say nothing: a method that does not adapt or is itself a control, a run that did not finish, replicas
     (each would have constants of its own), and weights below 0, which no static weighting has.
@@ -20,8 +20,7 @@ def frozen_run(run: Run) -> RunSpec | None:
     adapts = weighter_class(spec.weighter.name).adaptive and spec.weighter.name not in CONTROLS
     if spec.role != "method" or not adapts or run.record.state != "finished" or run.trajectory["replica"].nunique() > 1:
         return None
-    means = run.trajectory.groupby("task")["weight"].mean()
-    weights = [round(float(means[task]), DIGITS) for task in run.record.tasks]
+    weights = [round(mean, DIGITS) for mean in _mean_weights(run)]
     if min(weights) < 0 or sum(weights) <= 0:
         return None
     static = weighter_class("static")
@@ -29,3 +28,13 @@ def frozen_run(run: Run) -> RunSpec | None:
         name=static.name, version=static.version, label=spec.weighter.label, hyperparameters={"weights": weights}
     )
     return spec.model_copy(update={"weighter": constants, "role": "frozen"})
+
+
+def _mean_weights(run: Run) -> list[float]:
+    """Of every task over all steps in which it was there; 0 for one that never was."""
+    means = run.record.mean_weights
+    if means is not None:
+        return [means.get(task, 0.0) for task in run.record.tasks]
+    # Records that are older than the means over all steps: over the logged ones.
+    logged = run.trajectory.groupby("task")["weight"].mean()
+    return [float(logged[task]) for task in run.record.tasks]
