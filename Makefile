@@ -9,6 +9,7 @@ bench: $(VENV)/.installed
 	$(BIN)/python run_bench.py
 
 test: $(VENV)/.installed-test
+	$(BIN)/python tests/browsers.py
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+import browsers
 import pytest
 import subjects
 import torch
@@ -33,12 +35,24 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With ``--weighter``: only what is asked of this one method."""
+    """With ``--weighter``: only what is asked of this one method. Without a browser: no tests of the page, one in CI."""
+    if browsers.find() is None:
+        drive = [item for item in items if "browser" in getattr(item, "fixturenames", ())]
+        left_out = drive[1:] if os.environ.get("CI") else drive
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
     if config.getoption("weighter") is None:
         return
     asked = [getattr(getattr(item, "callspec", None), "params", {}).get("name") in subjects.KINDS for item in items]
     config.hook.pytest_deselected(items=[item for item, kept in zip(items, asked, strict=True) if not kept])
     items[:] = [item for item, kept in zip(items, asked, strict=True) if kept]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if browsers.find() is None and not os.environ.get("CI"):
+        terminalreporter.write_line(
+            f"left out: the tests of report.html in a browser, since none was found; to run them: {browsers.HOW}"
+        )
 
 
 class ConformancePlugin:

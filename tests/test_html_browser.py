@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import browsers
 import pytest
 from fake_runs import make, suite, write_suite
 from playwright.sync_api import Browser, ConsoleMessage, Page, Request, sync_playwright
 
 from benchmarks.html import write_html
 
-CHROMIUM = Path("/usr/bin/chromium")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
 WIDTHS = (390, 1280)
 METHODS = ("uniform", "gradnorm", "famo", "coba")
@@ -25,10 +25,11 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    if not CHROMIUM.exists():
-        pytest.fail(f"expected Chromium at {CHROMIUM}, found none: apt-get update && apt-get install -y chromium")
+    found = browsers.find()
+    if found is None:
+        pytest.fail(f"expected a Chromium or Chrome, found none: {browsers.HOW}", pytrace=False)
     with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
+        started = playwright.chromium.launch(executable_path=str(found), args=FLAGS)
         yield started
         started.close()
 
