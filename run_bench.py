@@ -8,7 +8,7 @@ python run_bench.py calibrate aa         how often the comparison finds a differ
 python run_bench.py cost                what a step costs under each weighter, beside hand-written PyTorch
 python run_bench.py compare BASE HEAD   what changed between two folders of records, for a pull request
 python run_bench.py check quick         whether a method got worse than the recorded results: weights, quality, cost
-python run_bench.py check-weighter mine.py:Class      the contract tests and claims, on a method of your own
+python run_bench.py check-weighter mine.py:Class      whether a method of your own keeps the contract and its claims
 python run_bench.py migrate results     records of an older form get today's form and key, without training
 python run_bench.py reproduce famo      a paper's published numbers beside ours, and its claims as checks
 """
@@ -28,6 +28,9 @@ from benchmarks.harness.suite import suite_names
 from benchmarks.tracking import PACKAGES
 
 INTERRUPTED = 130
+
+CHECKED = {"check-weighter": "method"}
+"""Command -> what it holds to its contract."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -113,12 +116,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
             raise UserError(f"migrate: expected one folder at most, found {' '.join(words)}")
         options.folder = Path(words.pop()) if words else Path("results")
         return options
-    if options.command == "check-weighter":
+    if options.command in CHECKED:
         if len(words) != 1:
-            raise UserError(
-                f"check-weighter: expected one method as path/to/file.py:Class, found {' '.join(words) or 'none'}"
-            )
-        options.weighter = words.pop()
+            what = f"one {CHECKED[options.command]} as path/to/file.py:Class"
+            raise UserError(f"{options.command}: expected {what}, found {' '.join(words) or 'none'}")
+        options.checked = words.pop()
         return options
     if options.command == "reproduce":
         if len(words) != 1:

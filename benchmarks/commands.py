@@ -118,12 +118,13 @@ def cost(options: argparse.Namespace) -> int:
 
 
 def check_weighter(options: argparse.Namespace) -> int:
-    """Run the contract tests and claims on one method, listed or of one's own."""
-    from benchmarks.check_weighter import check_weighter as check
+    """Hold one method, listed or of one's own, to the contract and its claims."""
+    from benchmarks.catalog import weighter_class
+    from weighting.testing import check_weighter as check
 
-    text, holds = check(options.weighter)
-    print(text)
-    return 0 if holds else FAILED
+    told = check(weighter_class(options.checked))
+    print(told)
+    return 0 if told.ok else FAILED
 
 
 def migrate(options: argparse.Namespace) -> int:

@@ -25,6 +25,7 @@ class LagWeighting(Weighter):
     """
 
     name = "lag"
+    answers_from = "state"
     claims = frozenset({"nonnegative", "sums_to_num_tasks", "permutation_equivariant", "scale_free", "task_scale_free"})
     search = {"power": (0.5, 1.0, 2.0)}
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import browsers
 import pytest
-import subjects
 import torch
 from conformance import Conformance
 from hypothesis import HealthCheck, settings
@@ -23,29 +22,21 @@ settings.load_profile("suite")
 def pytest_addoption(parser: pytest.Parser) -> None:
     """``--traces DIR``: replay the traces of another folder, see traces/README.md for the format."""
     parser.addoption("--traces", type=Path, default=Path(__file__).parent / "traces", help="folder of reference traces")
-    parser.addoption("--weighter", help="the one method to test instead of the listed ones: path/to/file.py:Class")
     parser.addoption("--conformance", type=Path, help="file for the table of replayed traces")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if config.getoption("weighter") is not None:
-        subjects.only(config.getoption("weighter"))
     if config.getoption("conformance") is not None:
         config.pluginmanager.register(ConformancePlugin(config.getoption("conformance")))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With ``--weighter``: only what is asked of this one method. Without a browser: no tests of the page, one in CI."""
+    """Without a browser: no tests of the page, one in CI."""
     if browsers.find() is None:
         drive = [item for item in items if "browser" in getattr(item, "fixturenames", ())]
         left_out = drive[1:] if os.environ.get("CI") else drive
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
-    if config.getoption("weighter") is None:
-        return
-    asked = [getattr(getattr(item, "callspec", None), "params", {}).get("name") in subjects.KINDS for item in items]
-    config.hook.pytest_deselected(items=[item for item, kept in zip(items, asked, strict=True) if not kept])
-    items[:] = [item for item, kept in zip(items, asked, strict=True) if kept]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

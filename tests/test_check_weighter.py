@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 import run_bench
-from benchmarks.check_weighter import check_weighter
+from benchmarks.catalog import weighter_class
+from weighting.testing import check_weighter
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -35,11 +36,11 @@ class Forgetful(Weighter):
 
 
 def test_the_example_holds() -> None:
-    text, holds = check_weighter(str(ROOT / "examples" / "own_method.py") + ":LagWeighting")
-    assert holds, text
-    assert "resumes from its state" in text
-    assert "claim scale_free" in text
-    assert "FAILED" not in text
+    told = check_weighter(weighter_class(str(ROOT / "examples" / "own_method.py") + ":LagWeighting"))
+    assert told.ok, str(told)
+    assert "resumes from its state" in str(told)
+    assert "claim scale_free" in str(told)
+    assert "FAILED" not in str(told)
 
 
 def test_faults_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,88 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from scripts import SETTING_IDS, SETTINGS, Script, after_step, at_start, before_step, changed, make, run, script
+from scripts import SETTING_IDS, SETTINGS, make
 from torch import Tensor, nn
 
 import weighting
-from weighting import Observation, TaskLosses, Weighter, total
+from weighting import Observation, TaskLosses, total
 from weighting.coba import CoBa
+from weighting.testing.synthetic import after_step, at_start, run, script
 
 every_setting = pytest.mark.parametrize(("name", "more"), SETTINGS, ids=SETTING_IDS)
-
-NOT_FINITE = (float("nan"), float("inf"), float("-inf"))
-TRAINING = ("losses", "losses_after", "grad_norms", "gramian")
-VALIDATION = ("val_losses", "val_losses_before")
-
-
-def with_value(seen: Observation, fields: tuple[str, ...], task: int, value: float) -> Observation:
-    """The observation with ``value`` for one task in the given fields."""
-
-    def change(field: str, values: Tensor) -> Tensor:
-        if field not in fields:
-            return values
-        spoilt = values.clone()
-        spoilt[..., task] = value
-        if field == "gramian":
-            spoilt[..., task, :] = value
-        return spoilt
-
-    return changed(seen, change)
-
-
-def without(seen: Observation, counts: str, task: int) -> Observation:
-    """The observation with the task absent."""
-    there = torch.ones_like(seen.losses if seen.losses is not None else torch.ones(3))
-    there[..., task] = 0
-    return seen.with_(**{counts: there})
-
-
-def numbers_in(weighter: Weighter) -> list[Tensor]:
-    own = {name for name, _ in weighter.named_buffers() if name.endswith("guard_counts")}
-    return [value for name, value in weighter.named_buffers() if name not in own]
-
-
-@pytest.mark.parametrize("batch_shape", [(), (2,)], ids=str)
-@pytest.mark.parametrize("bad", NOT_FINITE, ids=str)
-@pytest.mark.parametrize(("fields", "counts"), [(TRAINING, "counts"), (VALIDATION, "val_counts")], ids=["train", "val"])
-@every_setting
-def test_what_is_not_finite_is_that_tasks_absence(
-    name: str, more: dict[str, Any], fields: tuple[str, ...], counts: str, bad: float, batch_shape: tuple[int, ...]
-) -> None:
-    """At the start and in steps before, in and after what a method remembers: the same bits as for an absent task."""
-    shown = script(3, 40, batch_shape=batch_shape)
-    weighter, twin = (make(name, batch_shape=batch_shape, **more) for _ in range(2))
-    where = {-1, 4, 12, 25}
-    for step, seen in enumerate([shown.first, *shown.steps], start=-1):
-        bad_one = with_value(seen, fields, 1, bad) if step in where else seen
-        absent = without(seen, counts, 1) if step in where else seen
-        if step < 0:
-            weighter.start(at_start(weighter, bad_one))
-            twin.start(at_start(twin, absent))
-            continue
-        found = weighter.weights(before_step(weighter, bad_one))
-        assert found.isfinite().all()
-        assert torch.equal(found, twin.weights(before_step(twin, absent)))
-        weighter.update(after_step(weighter, bad_one))
-        twin.update(after_step(twin, absent))
-    for own, other in zip(numbers_in(weighter), numbers_in(twin), strict=True):
-        assert torch.equal(own.isnan(), other.isnan()) and torch.equal(own.nan_to_num(), other.nan_to_num())
-    shown_to_it = (at_start(weighter, shown.first), after_step(weighter, shown.steps[0]))
-    reads = any(getattr(seen, field) is not None for field in fields for seen in shown_to_it)
-    counted = weighter.guards_taken().get("not_finite", 0)
-    assert counted > 0 if reads else counted == 0
-    assert "not_finite" not in twin.guards_taken()
-
-
-@every_setting
-def test_all_tasks_not_finite_in_one_step(name: str, more: dict[str, Any]) -> None:
-    shown = script(3, 40)
-    spoilt = Script(shown.first, list(shown.steps))
-    spoilt.steps[20] = changed(shown.steps[20], lambda field, values: torch.full_like(values, float("nan")))
-    weights = run(make(name, **more), spoilt)
-    assert weights.isfinite().all()
-    assert (weights[20] == 0).all()
-
 
 # ---- the total -------------------------------------------------------------------------------------------------------
 
@@ -262,13 +189,6 @@ def test_hyperparameters_of_another_kind_are_one_line(name: str, more: dict[str,
     with pytest.raises(ValueError) as error:
         weighting.create(name, 3, **more)
     assert str(error.value).startswith(words) and "\n" not in str(error.value)
-
-
-@every_setting
-def test_a_prior_multiplies_the_weights_of_any_method(name: str, more: dict[str, Any]) -> None:
-    shown = script(3, 30, absent=True)
-    prior = torch.tensor([20.0, 1.0, 0.5], dtype=torch.float64)
-    assert torch.equal(run(make(name, prior=prior, **more), shown), prior * run(make(name, **more), shown))
 
 
 def test_a_task_without_slopes_does_not_disturb_cobas_others() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from scripts import SETTINGS, label, make
+from scripts import SETTING_IDS, SETTINGS, make
 from test_loop import loop_of, settings
 from tiny_problem import Network, RowsTiny, Spy, Tiny
 from torch import Tensor, nn
@@ -384,4 +384,4 @@ def test_unknown_modules_are_one_line() -> None:
 
 def test_ids_of_settings() -> None:
     """Two settings of one label would hide each other in the report of a failure."""
-    assert len({label(name, more) for name, more in SETTINGS}) == len(SETTINGS)
+    assert len(set(SETTING_IDS)) == len(SETTINGS)

@@ -8,23 +8,22 @@ from typing import Any
 import pytest
 import torch
 from broken_weighters import BROKEN, Broken
-from claims import CHECKERS, NEEDS_ROOM, num_tasks_of, scaled
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from scripts import SETTINGS, Script, changed, label, make, run, script
+from scripts import SETTINGS, make
 from torch import Tensor
 
+import weighting
 from weighting import Observation
+from weighting.testing.claims import CHECKERS, NEEDS_ROOM, num_tasks_of, scaled, with_room
+from weighting.testing.settings import Subject
+from weighting.testing.synthetic import Script, changed, run, script
 
 CLAIMED: list[tuple[str, dict[str, Any], str]] = [
-    (name, more, claim)
-    for name, more in SETTINGS
-    # Three weights are given; the runs below have one to six tasks.
-    if "weights" not in more
-    for claim in sorted(make(name, **more).claimed())
+    (name, more, claim) for name, more in SETTINGS for claim in sorted(make(name, **more).claimed())
 ]
-IDS = [f"{label(name, more)}-{claim}" for name, more, claim in CLAIMED]
+IDS = [f"{Subject(weighting.METHODS[name], more).label}-{claim}" for name, more, claim in CLAIMED]
 
 
 def test_every_claim_has_a_checker_and_a_broken_method() -> None:
@@ -53,17 +52,6 @@ def test_claims_hold(
     if claim in NEEDS_ROOM:
         shown = with_room(shown)
     CHECKERS[claim](lambda: make(name, num_tasks, **more), shown, seed)
-
-
-def with_room(shown: Script) -> Script:
-    """The run in units in which its smallest loss is 100."""
-    smallest = min(
-        float(value.min())
-        for seen in (shown.first, *shown.steps)
-        for value in (seen.losses, seen.val_losses, seen.losses_after)
-        if value is not None
-    )
-    return scaled(shown, torch.full((num_tasks_of(shown),), 100 / smallest, dtype=torch.float64))
 
 
 positive = st.floats(1e-6, 1e6, allow_subnormal=False)

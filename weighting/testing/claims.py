@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
-from scripts import Script, changed, run
 from torch import Tensor
 
 from weighting import Weighter
+from weighting.testing.expectations import all_finite, expect
+from weighting.testing.expectations import same as same_within
+from weighting.testing.synthetic import Script, changed, run, script
 
 TOLERANCE = 1e-9
 """Relative, and absolute for weights below 1."""
@@ -19,29 +21,31 @@ Maker = Callable[[], Weighter]
 Checker = Callable[[Maker, Script, int], None]
 """(maker, script, seed of further draws): raises AssertionError where the claim is false."""
 
-WITHOUT_SCALE = ("present", "val_present")
+WITHOUT_SCALE = ("counts", "val_counts")
 
 
-def same(found: Tensor, expected: Tensor) -> None:
-    torch.testing.assert_close(found, expected, rtol=TOLERANCE, atol=TOLERANCE)
+def same(found: Tensor, expected: Tensor, what: str = "weights") -> None:
+    """Raise AssertionError unless the two agree within the tolerance."""
+    same_within(found, expected, what, rtol=TOLERANCE, atol=TOLERANCE)
 
 
 def nonnegative(make_one: Maker, shown: Script, seed: int) -> None:
     """w >= 0."""
-    assert (run(make_one(), shown) >= 0).all()
+    lowest = run(make_one(), shown).min()
+    expect(lowest >= 0, "weights of at least 0", lowest)
 
 
 def sums_to_one(make_one: Maker, shown: Script, seed: int) -> None:
     """sum w = 1, with all tasks present."""
     sums = run(make_one(), shown).sum(-1)
-    same(sums, torch.ones_like(sums))
+    same(sums, torch.ones_like(sums), "a sum of weights")
 
 
 def sums_to_num_tasks(make_one: Maker, shown: Script, seed: int) -> None:
     """sum w = K, with all tasks present."""
     weights = run(make_one(), shown)
     sums = weights.sum(-1)
-    same(sums, torch.full_like(sums, weights.shape[-1]))
+    same(sums, torch.full_like(sums, weights.shape[-1]), "a sum of weights")
 
 
 def permutation_equivariant(make_one: Maker, shown: Script, seed: int) -> None:
@@ -54,20 +58,23 @@ def permutation_equivariant(make_one: Maker, shown: Script, seed: int) -> None:
         value = value[..., order]
         return value[..., order, :] if field == "gramian" else value
 
-    same(run(make_one(), shown.changed(shuffle)), run(make_one(), shown)[..., order])
+    same(
+        run(make_one(), shown.changed(shuffle)), run(make_one(), shown)[..., order], "with tasks in another order, a weight"
+    )
 
 
 def scale_free(make_one: Maker, shown: Script, seed: int) -> None:
     """A common factor on all losses at all times changes nothing."""
     factor = 10 ** (4 * torch.rand((), generator=torch.Generator().manual_seed(seed), dtype=torch.float64))
-    same(run(make_one(), scaled(shown, factor.expand(num_tasks_of(shown)))), run(make_one(), shown))
+    larger = scaled(shown, factor.expand(num_tasks_of(shown)))
+    same(run(make_one(), larger), run(make_one(), shown), f"with losses times {factor:.4g}, a weight")
 
 
 def task_scale_free(make_one: Maker, shown: Script, seed: int) -> None:
     """A constant factor on each task's losses changes nothing."""
     draw = torch.Generator().manual_seed(seed)
     factors = 10 ** (4 * torch.rand(num_tasks_of(shown), generator=draw, dtype=torch.float64))
-    same(run(make_one(), scaled(shown, factors)), run(make_one(), shown))
+    same(run(make_one(), scaled(shown, factors)), run(make_one(), shown), "with a factor on each task's losses, a weight")
 
 
 def undoes_task_scales(make_one: Maker, shown: Script, seed: int) -> None:
@@ -79,13 +86,13 @@ def undoes_task_scales(make_one: Maker, shown: Script, seed: int) -> None:
         contributions = run(make_one(), seen) * losses_of(seen)
         return contributions / contributions.sum(-1, keepdim=True)
 
-    same(shares(scaled(shown, factors)), shares(shown))
+    same(shares(scaled(shown, factors)), shares(shown), "with a factor on each task's losses, a share")
 
 
 def balances_losses(make_one: Maker, shown: Script, seed: int) -> None:
     """w_i L_i is the same for all tasks, in every step."""
     contributions = run(make_one(), shown) * losses_of(shown)
-    same(contributions / contributions[..., :1], torch.ones_like(contributions))
+    same(contributions / contributions[..., :1], torch.ones_like(contributions), "w_i L_i / (w_0 L_0)")
 
 
 def finite_on_extreme_losses(make_one: Maker, shown: Script, seed: int) -> None:
@@ -101,7 +108,7 @@ def finite_on_extreme_losses(make_one: Maker, shown: Script, seed: int) -> None:
         norms = value.diagonal().sqrt()
         return value * (sizes / norms).outer(sizes / norms)
 
-    assert run(make_one(), shown.changed(anywhere)).isfinite().all()
+    all_finite(run(make_one(), shown.changed(anywhere)), "weights while losses jump between 1e-12 and 1e12")
 
 
 def favours_the_slowest(make_one: Maker, shown: Script, seed: int) -> None:
@@ -110,8 +117,10 @@ def favours_the_slowest(make_one: Maker, shown: Script, seed: int) -> None:
     weights = run(make_one(), at_ratios(shown, 1 - times(shown) * paces))
     shares = weights / weights.sum(-1, keepdim=True)
     slowest, late = int(paces.argmin()), shares[-10:].mean(0)
-    assert late[slowest] >= late.max() - TOLERANCE
-    assert len(late) == 1 or late[slowest] > max(float(shares[0, slowest]), 1 / len(late)) + TOLERANCE
+    expect(late[slowest] >= late.max() - TOLERANCE, f"the largest share for the slowest task, {slowest}", late)
+    least = max(float(shares[0, slowest]), 1 / len(late))
+    gained = len(late) == 1 or bool(late[slowest] > least + TOLERANCE)
+    expect(gained, f"a share above {least:.6g} for the slowest task, {slowest}", late)
 
 
 def turned_task_loses_weight(make_one: Maker, shown: Script, seed: int) -> None:
@@ -121,8 +130,9 @@ def turned_task_loses_weight(make_one: Maker, shown: Script, seed: int) -> None:
     turned, half = int(paces.argmin()), len(ratios) // 2
     ratios[half:, turned] = ratios[half, turned] + paces.max() * torch.arange(len(ratios) - half)
     weights = run(make_one(), at_ratios(shown, ratios))
-    assert weights[-1, turned] <= weights[-1].min()
-    assert weights.shape[-1] == 1 or weights[-1, turned] < weights[half, turned] - TOLERANCE
+    expect(weights[-1, turned] <= weights[-1].min(), f"the least weight for the task that turned up, {turned}", weights[-1])
+    fell = weights.shape[-1] == 1 or bool(weights[-1, turned] < weights[half, turned] - TOLERANCE)
+    expect(fell, f"a weight below {weights[half, turned]:.6g}, that of the turn", weights[-1, turned])
 
 
 def uniform_until_warmup_ends(make_one: Maker, shown: Script, seed: int) -> None:
@@ -131,15 +141,16 @@ def uniform_until_warmup_ends(make_one: Maker, shown: Script, seed: int) -> None
     weights = run(weighter, shown)
     uniform = torch.full_like(weights, 1 / weights.shape[-1])
     warmup = vars(getattr(weighter, "inner", weighter))["warmup"]
-    assert torch.equal(weights[:warmup], uniform[:warmup])
-    assert weights.shape[-1] == 1 or not torch.equal(weights[-1], uniform[-1])
+    same_within(weights[:warmup], uniform[:warmup], "in the warm-up, a weight")
+    moved = weights.shape[-1] == 1 or not torch.equal(weights[-1], uniform[-1])
+    expect(moved, "weights that are not uniform after the warm-up", weights[-1])
 
 
 def divergence_factor_one_at_steady_pace(make_one: Maker, shown: Script, seed: int) -> None:
     """Where ratios fall by v_i in every step, the weights become softmax_i(-K v_i / sum_j v_j): relative scores alone."""
     paces = paces_of(shown, seed)
     late = run(make_one(), at_ratios(shown, 1 - times(shown) * paces))[-10:]
-    same(late, (-len(paces) * paces / paces.sum()).softmax(-1).expand_as(late))
+    same(late, (-len(paces) * paces / paces.sum()).softmax(-1).expand_as(late), "at a steady pace, a weight")
 
 
 CHECKERS: dict[str, Checker] = {
@@ -166,9 +177,40 @@ NEEDS_ROOM = {"scale_free", "task_scale_free", "undoes_task_scales"}
 """Claims that hold as far as the constants which methods add to a loss (1e-8) are small beside it: losses above 100."""
 
 
+def generated_runs(claim: str) -> Iterator[tuple[int, Script, int]]:
+    """Number of tasks, run and seed, eight times: one to six tasks, losses of any scale, smooth and rough."""
+    draw = torch.Generator().manual_seed(0)
+
+    def pick(number: int) -> int:
+        return int(torch.randint(number, (), generator=draw))
+
+    for num_tasks in (1, 2, 3, 6, 2, 4, 5, 3):
+        seed, magnitude, roughness = pick(2**31), (1e-3, 1.0, 1e4, 1e9)[pick(4)], (0.01, 0.1, 1.0)[pick(3)]
+        shown = script(num_tasks, 30, seed=seed, magnitude=magnitude, roughness=roughness)
+        yield num_tasks, with_room(shown) if claim in NEEDS_ROOM else shown, seed
+
+
+def with_room(shown: Script) -> Script:
+    """The run in units in which its smallest loss is 100."""
+    smallest = min(
+        float(value.min())
+        for seen in (shown.first, *shown.steps)
+        for value in (seen.losses, seen.val_losses, seen.losses_after)
+        if value is not None
+    )
+    return scaled(shown, torch.full((num_tasks_of(shown),), 100 / smallest, dtype=torch.float64))
+
+
+def first_losses(shown: Script) -> Tensor:
+    """The training losses at the start, ``(K,)``."""
+    if shown.first.losses is None:
+        raise ValueError("expected a run with losses, found none")
+    return shown.first.losses
+
+
 def num_tasks_of(shown: Script) -> int:
-    assert shown.first.losses is not None
-    return shown.first.losses.shape[-1]
+    """K."""
+    return first_losses(shown).shape[-1]
 
 
 def scaled(shown: Script, factors: Tensor) -> Script:
@@ -204,8 +246,7 @@ def at_ratios(shown: Script, ratios: Tensor) -> Script:
 
     Training and validation losses are the same: what a step trains on was measured after the step before.
     """
-    assert shown.first.losses is not None
-    losses = shown.first.losses * ratios
+    losses = first_losses(shown) * ratios
     after = {"val_losses", "losses_after"}
 
     def at(t: int, field: str, value: Tensor) -> Tensor:

@@ -1,0 +1,140 @@
+"""All checks of a method, and what they told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from weighting import Weighter
+from weighting.testing.claims import CHECKERS, generated_runs
+from weighting.testing.contract import IN_EVERY_SETTING, ONCE
+from weighting.testing.settings import Subject, subjects_of
+
+LONGEST = 300
+"""Characters of a reason; what is longer is cut."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one check told in one setting."""
+
+    name: str
+    """Of the check, in words."""
+    meaning: str
+    """The property, in one line."""
+    setting: str
+    """What it was asked of: a method with its hyperparameters, a problem with its tasks."""
+    message: str | None
+    """Why it failed, in one line; None: the property holds."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether the property holds."""
+        return self.message is None
+
+
+@dataclass(frozen=True)
+class Report:
+    """What all checks told."""
+
+    subject: str
+    """Who was checked, in one line."""
+    results: tuple[Result, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything that was checked holds."""
+        return all(result.ok for result in self.results)
+
+    def __str__(self) -> str:
+        """A line for every check; of those that failed, the property and the reason in the first setting that broke it."""
+        names = list(dict.fromkeys(result.name for result in self.results))
+        width = max(map(len, names), default=0)
+        lines, failed = [self.subject, ""], []
+        for name in names:
+            told = [result for result in self.results if result.name == name]
+            broken = [result for result in told if not result.ok]
+            state = f"FAILED in {len(broken)} of {len(told)}" if broken else f"ok ({len(told)})"
+            lines.append(f"  {name:{width}}  {state}")
+            for first in broken[:1]:
+                lines += [f"      {first.meaning}", f"      {first.setting}: {first.message}"]
+                failed.append(name)
+        return "\n".join([*lines, "", f"failed: {', '.join(failed)}" if failed else "everything that was checked holds"])
+
+
+def check_weighter(kind: type[Weighter]) -> Report:
+    """Every part of the contract and every claim of a method, listed or of one's own, in each setting worth a check.
+
+    kind: the class. Its settings are the default one and every value of ``search``. Whatever the method raises is a result;
+    nothing is raised here.
+    """
+    with one_thread():
+        results = list(_results(kind))
+    claims = sorted(kind.claims)
+    return Report(f"{kind.name}: {len(results)} checks, claims: {', '.join(claims) or 'none'}", tuple(results))
+
+
+def _results(kind: type[Weighter]) -> Iterator[Result]:
+    try:
+        subjects = subjects_of(kind)
+        claimed = [(subject, claim) for subject in subjects for claim in sorted(subject.make().claimed())]
+    except Exception as error:  # noqa: BLE001 - a method of anybody's may raise anything
+        meaning = "An instance of three tasks can be made, in every setting."
+        yield Result("can be made", meaning, kind.name, reason(error))
+        return
+    yield from (ask(name, check, subjects[0], subjects[0].label) for name, check in ONCE.items())
+    for name, check in IN_EVERY_SETTING.items():
+        yield from (ask(name, check, subject, subject.label) for subject in subjects)
+    for claim in sorted({claim for _, claim in claimed}):
+        yield from (_claimed(subject, claim) for subject, other in claimed if other == claim)
+
+
+def _claimed(subject: Subject, claim: str) -> Result:
+    checker = CHECKERS.get(claim)
+
+    def check(asked: Subject) -> None:
+        if checker is None:
+            raise AssertionError(f"expected a claim among {', '.join(CHECKERS)}, found {claim!r}")
+        for num_tasks, shown, seed in generated_runs(claim):
+            checker(lambda: asked.make(num_tasks), shown, seed)  # noqa: B023 - called before the next round
+
+    check.__doc__ = checker.__doc__ if checker is not None else "Claims are among those that have a checker."
+    return ask(f"claim {claim}", check, subject, subject.label)
+
+
+def ask(name: str, check: Callable[[object], None] | Callable[..., None], subject: object, setting: str) -> Result:
+    """What one check tells; with the same random numbers whenever it is asked, and none of its own left behind."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        try:
+            check(subject)
+            message = None
+        except Exception as error:  # noqa: BLE001 - whatever is raised is what the check found
+            message = reason(error)
+    return Result(name.replace("_", " ") if not name.startswith("claim ") else name, first_line(check), setting, message)
+
+
+def reason(error: BaseException) -> str:
+    """An exception in one line; its type where the message alone says little."""
+    words = " ".join(str(error).split())
+    text = words if isinstance(error, AssertionError) and words else f"{type(error).__name__}: {words}".rstrip(": ")
+    return text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."
+
+
+def first_line(check: Callable[..., object]) -> str:
+    """What a check means."""
+    return (check.__doc__ or "").strip().partition("\n")[0]
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Tensors of a few numbers wait for each other longer than they compute."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

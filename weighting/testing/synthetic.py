@@ -1,0 +1,135 @@
+"""Made-up training runs to show to a method, and the loop that shows them as a trainer would."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from weighting import Needs, Observation, Weighter
+
+FIELD_OF = {
+    Needs.VAL_LOSSES: "val_losses",
+    Needs.VAL_LOSSES_BEFORE_STEP: "val_losses_before",
+    Needs.LOSSES_AFTER_STEP: "losses_after",
+    Needs.GRAD_NORMS: "grad_norms",
+    Needs.GRAMIAN: "gramian",
+}
+"""Where an observation holds what is asked for."""
+
+
+@dataclass(frozen=True)
+class Script:
+    """What a training run would show: at the start, and at every step."""
+
+    first: Observation
+    steps: list[Observation]
+
+    def changed(self, change: Callable[[str, Tensor], Tensor]) -> Script:
+        """The same run with every tensor ``change(field, tensor)``."""
+        return Script(changed(self.first, change), [changed(step, change) for step in self.steps])
+
+
+def changed(seen: Observation, change: Callable[[str, Tensor], Tensor]) -> Observation:
+    """The observation with every tensor that is there ``change(field, tensor)``."""
+    there = {field.name: getattr(seen, field.name) for field in fields(seen)}
+    return Observation(**{name: change(name, value) for name, value in there.items() if value is not None})
+
+
+def script(
+    num_tasks: int = 3,
+    steps: int = 30,
+    *,
+    seed: int = 0,
+    batch_shape: Sequence[int] = (),
+    magnitude: float = 1.0,
+    roughness: float = 0.1,
+    absent: bool = False,
+    dtype: torch.dtype = torch.float64,
+) -> Script:
+    """Positive losses that walk at random, in scales of their own.
+
+    magnitude   of all losses
+    roughness   standard deviation of the logarithm's steps
+    absent      tasks are missing now and then, from the first observation on, sometimes all of them
+    """
+    shape = (*batch_shape, num_tasks)
+    draw = torch.Generator().manual_seed(seed)
+
+    def normal(*size: int) -> Tensor:
+        return torch.randn(size, generator=draw, dtype=torch.float64)
+
+    level = magnitude * torch.exp(normal(*shape))
+
+    def walk(speed: float) -> Tensor:
+        return level * torch.exp(
+            (roughness * normal(steps + 1, *shape) - speed * torch.rand(shape, generator=draw)).cumsum(0)
+        )
+
+    losses, val_losses = walk(0.03), walk(0.01)
+    gradients = level.sqrt().unsqueeze(-1) * normal(steps + 1, *shape, 2 * num_tasks + 1)
+    gramian = gradients @ gradients.mT
+    values = {
+        "losses": losses,
+        "val_losses": val_losses,
+        "losses_after": losses * torch.exp(roughness * normal(steps + 1, *shape) - 0.03),
+        "grad_norms": gramian.diagonal(dim1=-2, dim2=-1).sqrt(),
+        "gramian": gramian,
+    }
+    values = {name: value.to(dtype) for name, value in values.items()}
+    if absent:
+        for name in ("counts", "val_counts"):
+            values[name] = torch.rand((steps + 1, *shape), generator=draw) < 0.7
+    values["val_losses_before"] = values["val_losses"] * torch.exp(roughness * normal(steps + 1, *shape) + 0.01).to(dtype)
+    rows = [Observation(**{name: value[t] for name, value in values.items()}) for t in range(steps + 1)]
+    return Script(rows[0], rows[1:])
+
+
+def at_start(weighter: Weighter, first: Observation) -> Observation:
+    """What of the first observation the method is shown: losses, and validation losses if it needs them."""
+    if Needs.VAL_LOSSES in weighter.needs:
+        return Observation(
+            losses=first.losses, val_losses=first.val_losses, counts=first.counts, val_counts=first.val_counts
+        )
+    return Observation(losses=first.losses, counts=first.counts)
+
+
+def before_step(weighter: Weighter, step: Observation) -> Observation:
+    """What of a step the method is shown when it answers with weights."""
+    gramian = step.gramian if Needs.GRAMIAN in weighter.wants() else None
+    return Observation(losses=step.losses, counts=step.counts, gramian=gramian)
+
+
+def after_step(weighter: Weighter, step: Observation) -> Observation:
+    """What of a step the method is shown when it learns: what it wants and no more."""
+    wanted = weighter.wants()
+    shown = {field: getattr(step, field) for need, field in FIELD_OF.items() if need in wanted}
+    if any(field.startswith("val_") for field in shown):
+        shown["val_counts"] = step.val_counts
+    return before_step(weighter, step).with_(**shown)
+
+
+def go_on(weighter: Weighter, steps: Sequence[Observation]) -> Tensor:
+    """Show further steps. Returns the weights of each, ``(T, *batch_shape, K)``."""
+    weights = []
+    for step in steps:
+        weights.append(weighter.weights(before_step(weighter, step)))
+        weighter.update(after_step(weighter, step))
+    return torch.stack(weights)
+
+
+def run(weighter: Weighter, shown: Script) -> Tensor:
+    """Show a whole run. Returns the weights of each step, ``(T, *batch_shape, K)``."""
+    weighter.start(at_start(weighter, shown.first))
+    return go_on(weighter, shown.steps)
+
+
+def half_way(make: Callable[[], Weighter], shown: Script) -> tuple[Weighter, Weighter, Script]:
+    """A method after the first half of a run, its twin, and the steps to come."""
+    weighter, twin = make(), make()
+    half = len(shown.steps) // 2
+    for each in (weighter, twin):
+        run(each, Script(shown.first, shown.steps[:half]))
+    return weighter, twin, Script(shown.first, shown.steps[half:])
