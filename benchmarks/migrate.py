@@ -98,8 +98,14 @@ def _never_near_the_floor(content: dict[str, Any], trajectory: pd.DataFrame) -> 
     return not flagged and bool(trajectory["weight"].min() >= 0.01)
 
 
+def _every_task_in_every_batch(content: dict[str, Any], trajectory: pd.DataFrame) -> bool:
+    """CoBa's version 2 differs where validation batches lack tasks (variant mftcoder) or a task has no slope at all."""
+    return bool((trajectory["weight"].dropna() > 0).all()) and not any("zero" in flag["name"] for flag in content["flags"])
+
+
 SAME_NUMBERS: dict[str, tuple[int, Callable[[dict[str, Any], pd.DataFrame], bool]]] = {
     "gradnorm": (2, _never_near_the_floor),
+    "coba": (2, _every_task_in_every_batch),
 }
 """Method -> the version whose numbers are those of version 1, and for which runs."""
 

@@ -71,6 +71,7 @@ class CoBa(Weighter):
     """
 
     name = "coba"
+    version = 2
     needs = Needs.VAL_LOSSES
     feedback = "validation"
     answers_from = "state"
