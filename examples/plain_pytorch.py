@@ -30,7 +30,7 @@ def main() -> None:
             weighter.start(now)
         weights = weighter.weights(now)  # (2,), no gradient
         optimizer.zero_grad()
-        (weights * losses).sum().backward()
+        weighting.total(weights, losses).backward()
         optimizer.step()
         weighter.update(now)
         if step % 50 == 0 or step == STEPS - 1:

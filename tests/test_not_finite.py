@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import weighting
 from weighting import Observation, TaskLosses, total
 from weighting.coba import CoBa
-from weighting.testing.synthetic import after_step, at_start, run, script
+from weighting.testing.synthetic import after_step, at_start, before_step, run, script
 
 every_setting = pytest.mark.parametrize(("name", "more"), SETTINGS, ids=SETTING_IDS)
 
@@ -259,3 +259,19 @@ def test_famo_leaves_out_a_loss_at_its_lower_bound() -> None:
     assert torch.equal(
         weighter.weights(Observation(losses=[1.0, 1.0, 1.0])), twin.weights(Observation(losses=[1.0, 1.0, 1.0]))
     )
+
+
+@pytest.mark.parametrize("name", [name for name in weighting.names() if name not in ("uniform", "static")])
+def test_one_task_in_each_batch_is_as_the_pages_say(name: str) -> None:
+    """Shares among the tasks of a batch are constant where there is one; what a task's own losses say is not."""
+    weighter, weights = make(name), []
+    for number, step in enumerate(script(3, 90).steps):
+        counts = torch.zeros(3)
+        counts[number % 3] = 1
+        seen = step.with_(counts=counts, val_counts=counts)
+        if number == 0:
+            weighter.start(at_start(weighter, seen))
+        weights.append(float(weighter.weights(before_step(weighter, seen)).sum()))
+        weighter.update(after_step(weighter, seen))
+    moves = max(weights) - min(weights) > 1e-3
+    assert moves == (name not in ("gradnorm", "gls", "famo", "coba"))

@@ -15,6 +15,7 @@ from weighting.dwa import DynamicWeightAverage
 from weighting.factory import build
 from weighting.famo import Famo
 from weighting.gls import GeometricLoss
+from weighting.gradients import gradient_norms
 from weighting.gradnorm import GradNorm
 from weighting.imtl_l import ImpartialLoss
 from weighting.lbtw import LossBalanced
@@ -35,6 +36,7 @@ __all__ = [
     "Weighter",
     "__version__",
     "create",
+    "gradient_norms",
     "method",
     "names",
     "total",
