@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.errors import StorageError, UserError
+from benchmarks.harness.display import run_name
 from benchmarks.harness.plan import Filters, Plan, make_plan
 from benchmarks.harness.pool import Outcome, Recorded, carry_out, runs_at_once, take_stock
 from benchmarks.harness.suite import read_suite
@@ -270,7 +271,7 @@ def _say_failures(outcome: Outcome) -> int:
         return 0
     first = failures[0]
     print(
-        f"error: {len(failures)} of {len(outcome.recorded)} runs did not finish; the first: {_run_name(first.spec)} "
+        f"error: {len(failures)} of {len(outcome.recorded)} runs did not finish; the first: {run_name(first.spec)} "
         f"{first.state}: {first.reason}",
         file=sys.stderr,
     )
@@ -306,13 +307,7 @@ def _by_problem(plan: Plan) -> list[tuple[str, list[RunSpec]]]:
 
 
 def _run_line(spec: RunSpec, state: str) -> str:
-    return f"  {spec.key}  {state:9} {_run_name(spec)}"
-
-
-def _run_name(spec: RunSpec) -> str:
-    task = f" ({spec.problem.tasks[0]})" if spec.role == "single_task" else ""
-    role = f" ({spec.role})" if spec.role in ("trial", "tuned") else ""
-    return f"{spec.problem.name}, {spec.weighter.label}{task}{role}, seed {spec.seed}"
+    return f"  {spec.key}  {state:9} {run_name(spec)}"
 
 
 def _this_command() -> str:

@@ -30,7 +30,7 @@ def main() -> None:
             weighter.start(now)
         weights = weighter.weights(now)  # (2,), no gradient
         optimizer.zero_grad()
-        weighting.total(weights, losses).backward()
+        weighting.total(weights, losses).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         weighter.update(now)
         if step % 50 == 0 or step == STEPS - 1:

@@ -20,11 +20,12 @@ from types import FrameType
 
 import filelock
 import pandas as pd
-from tqdm import tqdm
 
 from benchmarks.catalog import problem_class
 from benchmarks.errors import StorageError
 from benchmarks.harness import provenance
+from benchmarks.harness.display import display_for
+from benchmarks.harness.memory import MemoryGate, Running
 from benchmarks.harness.worker import Job, Message, cores, lock_of, make_record, remove_leftovers, run_folder, work
 from benchmarks.record import COLUMNS, DamagedRecordError, RunSpec, State, read_run, set_aside, write_run
 
@@ -137,6 +138,15 @@ class _Worker:
     ear: Connection
     slot: int
     message: Message | None = None
+    trains: bool = False
+    """Whether it has told of its first steps."""
+
+
+def _how_it_ended(message: Message | None) -> str:
+    """The state of its record, or what it told instead of one."""
+    if message is None:
+        return "crashed"
+    return message.state or "finished" if message.kind == "recorded" else message.kind
 
 
 class _Pool:
@@ -150,14 +160,16 @@ class _Pool:
         self.not_before = 0.0
         self.interrupted = False
         self.storage_error: StorageError | None = None
+        self.memory, self.told_of_memory = MemoryGate(), False
         self.context = _context(_preload(work_list))
-        self.display = _Display(total, len(outcome.recorded), self.jobs)
+        self.display = display_for(total, len(outcome.recorded), self.jobs)
 
     def run(self) -> None:
-        with self.display, _on_interrupt(self._interrupt):
+        with contextlib.closing(self.display), _on_interrupt(self._interrupt):
             while self.workers or (self.waiting and not self._ending()):
                 self._fill()
                 self._listen()
+                self.display.tick()
         self.outcome.interrupted = self.interrupted
         self.outcome.unfinished = len(self.waiting)
         if self.storage_error is not None:
@@ -176,6 +188,8 @@ class _Pool:
 
     def _fill(self) -> None:
         while self.waiting and len(self.workers) < self.jobs and not self._ending() and time.monotonic() >= self.not_before:
+            if not self._has_room(self.waiting[0].spec):
+                return
             job = self.waiting.popleft()
             slot = min(set(range(self.jobs)) - {worker.slot for worker in self.workers})
             ear, mouth = self.context.Pipe(duplex=False)
@@ -187,6 +201,15 @@ class _Pool:
             if self._ending():
                 # Interrupted between the start of the process and its entry in the list.
                 process.terminate()
+
+    def _has_room(self, spec: RunSpec) -> bool:
+        running = [Running(each.job.spec, each.process.pid or 0, each.trains) for each in self.workers]
+        self.memory.look(running)
+        why_not = self.memory.why_not(spec, running)
+        if "MB" in why_not and not self.told_of_memory:
+            self.told_of_memory = True
+            self.outcome.warnings.append(f"fewer than {self.jobs} runs at a time: {why_not}")
+        return not why_not
 
     def _listen(self) -> None:
         """Hear every worker that has something to say, for half a second at most."""
@@ -201,7 +224,8 @@ class _Pool:
                 self._ended(worker)
                 continue
             if message.kind == "progress":
-                self.display.advance(worker.slot, message)
+                worker.trains = True
+                self.display.advance(worker.slot, message.step, message.losses or {})
             else:
                 worker.message = message
 
@@ -222,7 +246,7 @@ class _Pool:
         else:
             self.waiting.appendleft(worker.job)
             self._cannot_write(StorageError(message.text))
-        self.display.end(worker.slot, done=message is None or message.kind == "recorded")
+        self.display.end(worker.slot, _how_it_ended(message))
 
     def _cannot_write(self, error: StorageError) -> None:
         self.storage_error = self.storage_error or error
@@ -250,40 +274,6 @@ class _Pool:
             self._cannot_write(StorageError.of(error, worker.job.folder))
         else:
             self.outcome.recorded.append(Recorded(worker.job.spec, "crashed", reason))
-
-
-class _Display:
-    """A bar for the plan and one for each running run; nothing where the output is no terminal."""
-
-    def __init__(self, total: int, done: int, slots: int) -> None:
-        quiet = not sys.stderr.isatty()
-        self.plan = tqdm(total=total, initial=done, desc="runs", unit="run", position=0, disable=quiet, dynamic_ncols=True)
-        self.bars = [
-            tqdm(total=1, position=slot + 1, disable=quiet, leave=False, unit="step", dynamic_ncols=True)
-            for slot in range(slots)
-        ]
-
-    def __enter__(self) -> _Display:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for bar in [*self.bars, self.plan]:
-            bar.close()
-
-    def begin(self, slot: int, spec: RunSpec) -> None:
-        task = f" {spec.problem.tasks[0]}" if spec.role == "single_task" else ""
-        bar = self.bars[slot]
-        bar.reset(total=spec.training.steps)
-        bar.set_description(f"{spec.problem.name} {spec.weighter.label}{task} seed {spec.seed}")
-
-    def advance(self, slot: int, message: Message) -> None:
-        bar = self.bars[slot]
-        bar.update(message.step - bar.n)
-        bar.set_postfix({task: f"{loss:.3g}" for task, loss in list((message.losses or {}).items())[:6]}, refresh=False)
-
-    def end(self, slot: int, *, done: bool) -> None:
-        if done:
-            self.plan.update()
 
 
 PRELOADED = ("benchmarks.harness.worker", "benchmarks.harness.pool", "torch._dynamo")
