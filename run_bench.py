@@ -9,6 +9,7 @@ python run_bench.py cost                what a step costs under each weighter, b
 python run_bench.py compare BASE HEAD   what changed between two folders of records, for a pull request
 python run_bench.py check quick         whether a method got worse than the recorded results: weights, quality, cost
 python run_bench.py check-weighter mine.py:Class      whether a method of your own keeps the contract and its claims
+python run_bench.py check-problem mine.py:Class       whether a problem of your own keeps the contract
 python run_bench.py migrate results     records of an older form get today's form and key, without training
 python run_bench.py reproduce famo      a paper's published numbers beside ours, and its claims as checks
 """
@@ -29,7 +30,7 @@ from benchmarks.tracking import PACKAGES
 
 INTERRUPTED = 130
 
-CHECKED = {"check-weighter": "method"}
+CHECKED = {"check-weighter": "method", "check-problem": "problem"}
 """Command -> what it holds to its contract."""
 
 

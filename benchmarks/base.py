@@ -19,6 +19,10 @@ Batch = Mapping[str, Tensor]
 Split = Literal["train", "validation", "test"]
 
 
+DATA_RULE = "data(seed, training) must not depend on self.tasks: draw those of all tasks, and let losses() pick its own"
+"""What to change where a single-task run has other data than the runs it is held against."""
+
+
 def _as_names(value: object) -> object:
     """One name or a list of them, as suites and records have them."""
     if isinstance(value, str):
@@ -170,6 +174,9 @@ class Problem(ABC):
     """Modules that are slow to import and that every run needs: imported once, before the workers are forked."""
     rows_belong_to_tasks: ClassVar[bool] = False
     """True: the rows (leading dimension) of the shared layer's input are K equal, consecutive groups, one for each task."""
+
+    small: ClassVar[Mapping[str, Any]] = {}
+    """Options with which the problem is quick to check; no run uses them."""
 
     def __init__(self, *, tasks: Sequence[str] | None = None) -> None:
         chosen = tuple(tasks) if tasks is not None else (self.default_tasks or self.all_tasks)

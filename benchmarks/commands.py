@@ -128,6 +128,16 @@ def check_weighter(options: argparse.Namespace) -> int:
     return 0 if told.ok else FAILED
 
 
+def check_problem(options: argparse.Namespace) -> int:
+    """Hold one problem, listed or of one's own, to the contract."""
+    from benchmarks.catalog import problem_class
+    from benchmarks.testing import check_problem as check
+
+    told = check(problem_class(options.checked))
+    print(told)
+    return 0 if told.ok else FAILED
+
+
 def migrate(options: argparse.Namespace) -> int:
     """Give records of an older form today's form and key."""
     from benchmarks.migrate import migrate as carry_out_migration
@@ -190,6 +200,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "check": check,
     "migrate": migrate,
     "check-weighter": check_weighter,
+    "check-problem": check_problem,
     "reproduce": reproduce,
 }
 

@@ -47,6 +47,8 @@ FORBIDDEN = {
     "benchmarks/regression": ("benchmarks.commands", "benchmarks.cost", "run_bench"),
     "benchmarks/published": ("benchmarks.reproduce", "benchmarks.report", "benchmarks.commands", "run_bench"),
     "benchmarks/reproduce": ("benchmarks.cost", "benchmarks.commands", "run_bench"),
+    "weighting/testing": ("pytest", "hypothesis"),
+    "benchmarks/testing": ("benchmarks.report", "benchmarks.regression", "benchmarks.commands", "pytest", "run_bench"),
     "benchmarks/cost": ("benchmarks.commands", "run_bench"),
 }
 

@@ -17,7 +17,7 @@ from benchmarks.analysis import delta_m, statistics
 from benchmarks.analysis import per_run as columns
 from benchmarks.analysis.loading import load
 from benchmarks.analysis.sections import Section, sections
-from benchmarks.base import Training
+from benchmarks.base import DATA_RULE, Training
 from benchmarks.record import Fingerprints, MetricInfo, Run
 from benchmarks.report import formatting, write_report
 from benchmarks.report.palette import method_styles, task_styles
@@ -200,6 +200,8 @@ class TestTables:
         assert not found[0].single
         assert len(warnings) == 2
         assert any(runs[2].record.key in warning and "data differ" in warning for warning in warnings)
+        # Only a single-task run can be mended by its problem's own code.
+        assert [DATA_RULE in warning for warning in warnings] == [runs[3].record.key in warning for warning in warnings]
         # Other tasks have other parameters and batches: those of a single-task run are not held against it.
         fine = Fingerprints(initial_parameters="x", data="d0", data_order="x")
         assert one([*runs[:2], single("left", 0, 0.8, fingerprints=fine)]).single

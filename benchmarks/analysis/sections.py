@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import weighting
-from benchmarks.base import Training
+from benchmarks.base import DATA_RULE, Training
 from benchmarks.record import MetricInfo, ProblemSpec, Role, Run
 
 UNIFORM = "uniform"
@@ -196,7 +196,10 @@ def _comparable(same: list[Run], singles: list[Run]) -> tuple[list[Run], list[tu
             fields = ["data"] if run.record.run.role == "single_task" else list(usual)
             differing = [field for field in fields if own and usual and own[field] != usual[field]]
             if differing:
-                excluded.append((run, f"{' and '.join(differing)} differ from the other runs of seed {seed}"))
+                why = f"{' and '.join(differing)} differ from the other runs of seed {seed}"
+                if run.record.run.role == "single_task":
+                    why = f"{why}; {DATA_RULE} (run_bench.py check-problem tells more)"
+                excluded.append((run, why))
             else:
                 kept.append(run)
     return kept, excluded

@@ -116,6 +116,17 @@ class CodeLM(Problem):
     )
     rows_belong_to_tasks = True
     heavy_modules = ("transformers.models.llama.modeling_llama",)
+    small = {
+        "train_bytes": {"python": 40_000, "cpp": 40_000, "cuda": 30_000, "stubs": 30_000, "yaml": 12_000, "english": 12_000},
+        "vocab_size": 300,
+        "hidden_size": 16,
+        "num_layers": 1,
+        "num_heads": 2,
+        "intermediate_size": 24,
+        "sequence_length": 16,
+        "validation_sequences": 5,
+        "test_sequences": 7,
+    }
 
     def __init__(
         self,

@@ -63,6 +63,7 @@ class GradNormToy(Problem):
     all_tasks = tuple(f"f{task}" for task in range(1, NUM_TASKS + 1))
     training = Training(steps=5000, batch_size=128, lr=3e-3, log_every=25, evaluate_every=125)
     splits = "Inputs drawn from three streams of the seed; the functions, drawn from a fourth, are the same in all splits."
+    small = {"train_examples": 100, "validation_examples": 30, "test_examples": 40}
 
     def __init__(
         self,

@@ -101,6 +101,7 @@ class MultiDigits(Problem):
     all_tasks = ("left", "right", "reconstruction")
     training = Training(steps=1500, batch_size=64, lr=1e-3, log_every=10, evaluate_every=50)
     splits = "scikit-learn's digits, shuffled by the seed, 60/20/20 %, then paired within each split."
+    small = {"train_pairs": 100, "validation_pairs": 30, "test_pairs": 40}
 
     def __init__(
         self,

@@ -14,7 +14,11 @@ State = Mapping[str, Tensor]
 """A copy of a method's state."""
 
 
-def expect(holds: bool | Tensor, expected: str, found: object = None) -> None:
+class CannotTellError(Exception):
+    """A check has nothing to look at: its property is neither held nor broken."""
+
+
+def expect(holds: object, expected: str, found: object = None) -> None:
     """Raise AssertionError unless it holds."""
     if not bool(holds):
         raise AssertionError(f"expected {expected}" + ("" if found is None else f", found {shown(found)}"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -11,6 +11,7 @@ import torch
 from weighting import Weighter
 from weighting.testing.claims import CHECKERS, generated_runs
 from weighting.testing.contract import IN_EVERY_SETTING, ONCE
+from weighting.testing.expectations import CannotTellError
 from weighting.testing.settings import Subject, subjects_of
 
 LONGEST = 300
@@ -28,11 +29,13 @@ class Result:
     setting: str
     """What it was asked of: a method with its hyperparameters, a problem with its tasks."""
     message: str | None
-    """Why it failed, in one line; None: the property holds."""
+    """Why it failed, in one line; None: it did not."""
+    left_out: str | None = None
+    """Why the check had nothing to look at, in one line; None: it had."""
 
     @property
     def ok(self) -> bool:
-        """Whether the property holds."""
+        """Whether nothing speaks against the property."""
         return self.message is None
 
 
@@ -57,12 +60,22 @@ class Report:
         for name in names:
             told = [result for result in self.results if result.name == name]
             broken = [result for result in told if not result.ok]
-            state = f"FAILED in {len(broken)} of {len(told)}" if broken else f"ok ({len(told)})"
-            lines.append(f"  {name:{width}}  {state}")
+            lines.append(f"  {name:{width}}  {_state(told)}")
             for first in broken[:1]:
                 lines += [f"      {first.meaning}", f"      {first.setting}: {first.message}"]
                 failed.append(name)
         return "\n".join([*lines, "", f"failed: {', '.join(failed)}" if failed else "everything that was checked holds"])
+
+
+def _state(told: Sequence[Result]) -> str:
+    """Of all that one check told."""
+    broken = sum(result.message is not None for result in told)
+    left_out = sum(result.left_out is not None for result in told)
+    if broken:
+        return f"FAILED in {broken} of {len(told)}" if len(told) > 1 else "FAILED"
+    if left_out == len(told):
+        return f"left out: {told[0].left_out}"
+    return f"ok ({len(told) - left_out})" if len(told) > 1 else "ok"
 
 
 def check_weighter(kind: type[Weighter]) -> Report:
@@ -105,16 +118,19 @@ def _claimed(subject: Subject, claim: str) -> Result:
     return ask(f"claim {claim}", check, subject, subject.label)
 
 
-def ask(name: str, check: Callable[[object], None] | Callable[..., None], subject: object, setting: str) -> Result:
+def ask(name: str, check: Callable[..., None], subject: object, setting: str) -> Result:
     """What one check tells; with the same random numbers whenever it is asked, and none of its own left behind."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         try:
             check(subject)
-            message = None
+            message = left_out = None
+        except CannotTellError as why:
+            message, left_out = None, str(why)
         except Exception as error:  # noqa: BLE001 - whatever is raised is what the check found
-            message = reason(error)
-    return Result(name.replace("_", " ") if not name.startswith("claim ") else name, first_line(check), setting, message)
+            message, left_out = reason(error), None
+    words = name if name.startswith("claim ") else name.replace("_", " ")
+    return Result(words, first_line(check), setting, message, left_out)
 
 
 def reason(error: BaseException) -> str:

@@ -1,0 +1,75 @@
+"""``run_bench.py check-problem``: the contract of a problem, and for every check a problem that it must reject."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from broken_problems import BROKEN, Broken
+from tiny_problem import Needy, RowsTiny, Tiny
+
+import run_bench
+from benchmarks.base import DATA_RULE, Problem
+from benchmarks.testing import check_problem
+from benchmarks.testing.case import Case
+from benchmarks.testing.report import CHECKS
+from weighting.testing.report import ask
+
+TESTS = Path(__file__).resolve().parent
+
+
+def test_every_check_has_a_broken_problem() -> None:
+    assert {kind.breaks for kind in BROKEN} == set(CHECKS)
+
+
+@pytest.mark.parametrize("kind", [Tiny, RowsTiny])
+def test_a_right_problem_passes(kind: type[Problem]) -> None:
+    told = check_problem(kind)
+    assert told.ok, str(told)
+    assert {result.name for result in told.results if result.left_out} <= {"counts are sane"}
+
+
+@pytest.mark.parametrize("kind", BROKEN, ids=lambda kind: kind.name)
+def test_a_broken_problem_is_caught_by_its_own_check(kind: type[Broken]) -> None:
+    told = ask(kind.breaks, CHECKS[kind.breaks], Case(kind), kind.name)
+    assert told.message is not None and not told.ok
+    assert all(word in told.message for word in kind.says), told.message
+    assert "\n" not in told.message
+
+
+def test_what_cannot_be_made_is_one_result() -> None:
+    told = check_problem(Needy)
+    assert [result.name for result in told.results] == ["can be made"]
+    assert "KeyError" in str(told.results[0].message) and "\n" not in str(told.results[0].message)
+
+
+def test_the_command_names_what_failed(capsys: pytest.CaptureFixture[str]) -> None:
+    place = f"{TESTS / 'broken_problems.py'}:HoldsItsTasksOnly"
+    assert run_bench.main(["check-problem", place]) == 1
+    told = capsys.readouterr().out
+    assert "a task alone has the same data                  FAILED" in told
+    assert DATA_RULE in told
+    assert told.splitlines()[-1] == "failed: a task alone has the same data"
+
+
+def test_the_command_takes_a_listed_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_bench.main(["check-problem", "famo_toy"]) == 0
+    told = capsys.readouterr().out
+    assert told.splitlines()[-1] == "everything that was checked holds"
+    assert "splits share no rows                            left out: batches have no rows" in told
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["no/such/file.py:Class"], "expected a file at no/such/file.py"),
+        (["code_lms"], "did you mean 'code_lm'?"),
+        ([], "check-problem: expected one problem as path/to/file.py:Class, found none"),
+        (["code_lm", "famo_toy"], "found code_lm famo_toy"),
+        ([f"{TESTS / 'tiny_problem.py'}:NoLosses"], "found no losses"),
+    ],
+)
+def test_a_mistake_is_one_line(words: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_bench.main(["check-problem", *words]) == 2
+    error = capsys.readouterr().err
+    assert told in error and error.count("\n") == 1
