@@ -5,10 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from broken_contract import BROKEN, Broken, Right
 
 import run_bench
 from benchmarks.catalog import weighter_class
 from weighting.testing import check_weighter
+from weighting.testing.contract import IN_EVERY_SETTING, ONCE
+from weighting.testing.report import ask
+from weighting.testing.settings import Subject
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -67,3 +71,26 @@ def test_a_mistake_is_one_line(words: list[str], told: str, capsys: pytest.Captu
     assert run_bench.main(["check-weighter", *words]) == 2
     error = capsys.readouterr().err
     assert told in error and error.count("\n") == 1
+
+
+# ---- the checks themselves -------------------------------------------------------------------------------------------
+
+CHECKS = {**IN_EVERY_SETTING, **ONCE}
+
+
+def test_every_check_has_a_broken_method() -> None:
+    assert {check for kind in BROKEN for check in kind.breaks} == set(CHECKS)
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_a_right_method_passes(check: str) -> None:
+    CHECKS[check](Subject(Right))
+
+
+@pytest.mark.parametrize(
+    ("kind", "check"),
+    [pytest.param(kind, check, id=f"{kind.name}-{check}") for kind in BROKEN for check in kind.breaks],
+)
+def test_a_broken_method_is_caught_by_its_own_check(kind: type[Broken], check: str) -> None:
+    told = ask(check, CHECKS[check], Subject(kind), kind.name)
+    assert told.message is not None and "\n" not in told.message
