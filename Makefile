@@ -20,7 +20,7 @@ conformance: $(VENV)/.installed-test
 	$(BIN)/pytest tests/test_traces.py -k same_weights --conformance docs/methods/conformance.md
 
 # Pages of the package weighting and of its modules, as HTML in docs/api.
-MODULES := $(subst /,.,$(basename $(filter-out %/__init__.py,$(wildcard weighting/*.py))))
+MODULES := $(subst /,.,$(basename $(filter-out %/__init__.py,$(wildcard weighting/*.py weighting/testing/*.py))) weighting.testing)
 docs: $(VENV)/.installed-test
 	$(BIN)/pdoc weighting $(MODULES) --template-directory docs/template --output-directory docs/api
 

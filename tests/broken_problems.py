@@ -157,7 +157,7 @@ class SeedsWithAHash(Broken):
 class InDouble(Broken):
     """Parameters in float64."""
 
-    name, breaks, says = "in_double", "parameters_are_float32_and_some_are_trained", ("float64",)
+    name, breaks, says = "in_double", "trained_parameters_are_float32", ("float64",)
 
     def model(self, seed: int) -> nn.Module:
         return _Wide().double()

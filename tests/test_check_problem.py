@@ -5,11 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from broken_problems import BROKEN, Broken
-from tiny_problem import Needy, RowsTiny, Tiny
+from test_step import FrozenTiny, NoisyTiny
+from tiny_problem import SCALES, Needy, Network, RowsTiny, Tiny
+from torch import Tensor
 
 import run_bench
-from benchmarks.base import DATA_RULE, Problem
+from benchmarks.base import DATA_RULE, Batch, Problem
 from benchmarks.testing import check_problem
 from benchmarks.testing.case import Case
 from benchmarks.testing.report import CHECKS
@@ -22,7 +25,35 @@ def test_every_check_has_a_broken_problem() -> None:
     assert {kind.breaks for kind in BROKEN} == set(CHECKS)
 
 
-@pytest.mark.parametrize("kind", [Tiny, RowsTiny])
+class BatchNorm(NoisyTiny):
+    small = {"kind": "batch norm"}
+
+
+class DrawsOfNumPy(NoisyTiny):
+    small = {"kind": "numpy"}
+
+
+class PartlyLabelled(Tiny):
+    """Each task has labels for some of the examples; its mean is over those, 0 / 0 where there are none."""
+
+    name = "partly_labelled"
+
+    def counts(self, batch: Batch) -> Tensor:
+        return self._labelled(batch).sum(0)
+
+    def _errors(self, model: Network, batch: Batch) -> Tensor:
+        hidden, here = model(batch["x"]), self._labelled(batch)
+        errors = [
+            ((model.heads[task](hidden)[:, 0] - batch["y"][:, list(SCALES).index(task)]).square() * here[:, place]).sum()
+            for place, task in enumerate(self.tasks)
+        ]
+        return torch.stack(errors) / here.sum(0)
+
+    def _labelled(self, batch: Batch) -> Tensor:
+        return batch["x"][:, [list(SCALES).index(task) for task in self.tasks]] > -0.3
+
+
+@pytest.mark.parametrize("kind", [Tiny, RowsTiny, NoisyTiny, BatchNorm, DrawsOfNumPy, FrozenTiny, PartlyLabelled])
 def test_a_right_problem_passes(kind: type[Problem]) -> None:
     told = check_problem(kind)
     assert told.ok, str(told)

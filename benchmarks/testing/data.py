@@ -185,8 +185,11 @@ def a_task_alone_has_the_same_data(case: Case) -> None:
                 found == case.data.fingerprint, f"the same fingerprint of the data with {chosen}", f"another; {DATA_RULE}"
             )
         for step, expected in zip(steps, whole, strict=True):
+            found_losses = fewer.losses(fewer.data.train_batch(step), model)
+            shape = tuple(found_losses.shape)
+            expect(shape == fewer.shape, f"losses of shape {fewer.shape} with {chosen}", shape)
             what = f"with {chosen}, in step {step} ({DATA_RULE}), a loss"
-            same(fewer.losses(fewer.data.train_batch(step), model), expected[..., places], what, rtol=RTOL, atol=ATOL)
+            same(found_losses, expected[..., places], what, rtol=RTOL, atol=ATOL)
         alone = fewer.evaluation("validation", model)
         same(alone.losses, validation.losses[..., places], f"with {chosen}, a validation loss", rtol=RTOL, atol=ATOL)
         for metric in fewer.problem.metrics:

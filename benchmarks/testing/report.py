@@ -23,7 +23,7 @@ CHECKS: Mapping[str, Callable[[Case], None]] = {
         data.splits_share_no_rows,
         data.counts_are_sane,
         data.bytes_are_the_same_in_another_process,
-        model.parameters_are_float32_and_some_are_trained,
+        model.trained_parameters_are_float32,
         model.initial_parameters_depend_on_the_seed_alone,
         model.losses_have_the_right_shape_and_a_graph,
         model.losses_are_a_pure_function,
