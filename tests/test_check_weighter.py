@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from broken_contract import BROKEN, Broken, Right
+from torch import Tensor
 
 import run_bench
 from benchmarks.catalog import weighter_class
+from weighting import Observation
 from weighting.testing import check_weighter
 from weighting.testing.contract import IN_EVERY_SETTING, ONCE
 from weighting.testing.report import ask
@@ -71,6 +74,41 @@ def test_a_mistake_is_one_line(words: list[str], told: str, capsys: pytest.Captu
     assert run_bench.main(["check-weighter", *words]) == 2
     error = capsys.readouterr().err
     assert told in error and error.count("\n") == 1
+
+
+class CannotBeMade(Right):
+    name = "cannot_be_made"
+
+    def __init__(self, num_tasks: int, *, batch_shape: Sequence[int] = (), beta: float = 0.9) -> None:
+        raise RuntimeError("no memory\nof two lines")
+
+
+class Leaves(Right):
+    """Ends the process, as a script that parses its arguments may."""
+
+    name = "leaves"
+
+    def weights(self, now: Observation) -> Tensor:
+        raise SystemExit("usage")
+
+
+class ClaimsTheUnknown(Right):
+    name = "claims_the_unknown"
+    claims = frozenset({"nonnegativ"})
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "words"),
+    [
+        (CannotBeMade, "can be made", "RuntimeError: no memory of two lines"),
+        (Leaves, "asking changes nothing", "SystemExit: usage"),
+        (ClaimsTheUnknown, "claim nonnegativ", "expected a claim among nonnegative, sums_to_one"),
+    ],
+)
+def test_whatever_a_method_does_is_a_result(kind: type[Right], name: str, words: str) -> None:
+    told = [result for result in check_weighter(kind).results if result.name == name]
+    assert told
+    assert all(words in str(result.message) and "\n" not in str(result.message) for result in told)
 
 
 # ---- the checks themselves -------------------------------------------------------------------------------------------

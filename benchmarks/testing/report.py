@@ -47,9 +47,9 @@ def check_problem(kind: type[Problem]) -> Report:
         case = Case(kind)
         try:
             tasks, parts = case.problem.tasks, (case.data, case.model)
-        except Exception as error:  # noqa: BLE001 - a problem of anybody's may raise anything
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - a problem of anybody's may raise anything
             meaning = "Problem, data and model can be made from their defaults and a seed."
-            return Report(f"{kind.name}: 1 check", (Result("can be made", meaning, kind.name, reason(error)),))
+            return Report(f"{kind.name}: checks: 1", (Result("can be made", meaning, kind.name, reason(error)),))
         results = tuple(ask(name, check, case, kind.name) for name, check in CHECKS.items())
     size = sum(value.numel() for value in parts[1].parameters())
-    return Report(f"{kind.name}: {len(results)} checks, tasks {', '.join(tasks)}, {size} parameters", results)
+    return Report(f"{kind.name}: checks: {len(results)}; tasks: {', '.join(tasks)}; parameters: {size}", results)

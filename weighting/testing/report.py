@@ -87,14 +87,14 @@ def check_weighter(kind: type[Weighter]) -> Report:
     with one_thread():
         results = list(_results(kind))
     claims = sorted(kind.claims)
-    return Report(f"{kind.name}: {len(results)} checks, claims: {', '.join(claims) or 'none'}", tuple(results))
+    return Report(f"{kind.name}: checks: {len(results)}; claims: {', '.join(claims) or 'none'}", tuple(results))
 
 
 def _results(kind: type[Weighter]) -> Iterator[Result]:
     try:
         subjects = subjects_of(kind)
         claimed = [(subject, claim) for subject in subjects for claim in sorted(subject.make().claimed())]
-    except Exception as error:  # noqa: BLE001 - a method of anybody's may raise anything
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - a method of anybody's may raise anything
         meaning = "An instance of three tasks can be made, in every setting."
         yield Result("can be made", meaning, kind.name, reason(error))
         return
@@ -127,7 +127,7 @@ def ask(name: str, check: Callable[..., None], subject: object, setting: str) ->
             message = left_out = None
         except CannotTellError as why:
             message, left_out = None, str(why)
-        except Exception as error:  # noqa: BLE001 - whatever is raised is what the check found
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever is raised is what the check found
             message, left_out = reason(error), None
     words = name if name.startswith("claim ") else name.replace("_", " ")
     return Result(words, first_line(check), setting, message, left_out)
