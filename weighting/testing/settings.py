@@ -25,6 +25,7 @@ FURTHER: dict[str, list[dict[str, Any]]] = {
     "gradnorm": [
         {"optimizer": "sgd", "lr": 0.003, "alpha": 0.5},
         {"initial_steps": 4},
+        {"floor": 0},
         {"variant": "libmtl", "initial_steps": 5, "weight_decay": 0.01},
         VALIDATION,
     ],
