@@ -106,10 +106,45 @@ class RunSpec(_Model):
     @property
     def key(self) -> str:
         """16 hexadecimal digits."""
+        return hashlib.sha256(as_json(self._content()).encode()).hexdigest()[:16]
+
+    @property
+    def conditions(self) -> dict[str, Any]:
+        """What must be equal for runs to be compared: all that makes the key but the method, the seed and the role.
+
+        Settings are those that differ from their defaults.
+        """
+        content = self._content()
+        name, version, tasks, contents = content["problem"]
+        return {
+            "problem": name,
+            "version": version,
+            "source": content["sources"][0],
+            "options": content["options"],
+            "contents": contents,
+            "tasks": tasks,
+            "training": content["training"],
+            "device": self.device,
+        }
+
+    @property
+    def method(self) -> dict[str, Any]:
+        """What makes the method another one: name, version, source and changed hyperparameters."""
+        content = self._content()
+        name, version = content["weighter"]
+        return {
+            "method": name,
+            "version": version,
+            "source": content["sources"][1],
+            "hyperparameters": content["hyperparameters"],
+        }
+
+    def _content(self) -> dict[str, Any]:
+        """All that makes the key."""
         problem, weighter, defaults = self.problem, self.weighter, defaults_of(self.problem.name, self.weighter.name)
         named = {option.partition(".")[0] for option in problem.contents}
         options = {name: value for name, value in problem.options.items() if name not in named}
-        content = {
+        return {
             "problem": [_short_name(problem.name, problem.source), problem.version, list(problem.tasks), problem.contents],
             "options": _changed(options, defaults.options),
             "weighter": [_short_name(weighter.name, weighter.source), weighter.version],
@@ -118,7 +153,6 @@ class RunSpec(_Model):
             "training": _changed(self.training.model_dump(mode="json"), defaults.training),
             "run": [self.seed, self.device, self.role],
         }
-        return hashlib.sha256(_json(content).encode()).hexdigest()[:16]
 
 
 def _short_name(name: str, source: str | None) -> str:
@@ -128,10 +162,13 @@ def _short_name(name: str, source: str | None) -> str:
 
 def _changed(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
     """What is not at its default, if it has one."""
-    return {name: value for name, value in values.items() if name not in defaults or _json(value) != _json(defaults[name])}
+    return {
+        name: value for name, value in values.items() if name not in defaults or as_json(value) != as_json(defaults[name])
+    }
 
 
-def _json(value: Any) -> str:
+def as_json(value: Any) -> str:
+    """Text that is equal for equal settings, whatever the order of their names."""
     # 2 and 2.0 are one setting, and so are a list and a tuple.
     return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), default=str)
 

@@ -111,7 +111,7 @@ def test_verdicts_are_corrected_for_their_number() -> None:
 def test_pairs_that_no_correction_leaves_a_chance_are_not_tested() -> None:
     (table,) = verdict_tables(two_rivals(6))
     assert set(frame_of(table)["verdict"]) == {"6 of 6 better; too few to test"}
-    assert "6 pairs cannot reach p < 0.062 over 2 methods; 7 pairs could be tested" in table.caption
+    assert "6 pairs cannot reach p < 0.062 over 2 comparisons; 7 pairs could be tested" in table.caption
 
 
 def test_without_uniform_there_is_no_verdict() -> None:
@@ -166,7 +166,7 @@ def test_other_fingerprints_keep_a_control_out() -> None:
     runs.append(replace(odd, record=odd.record.model_copy(update={"fingerprints": other})))
     section = section_of(runs)
     assert frozen_table(section) is None
-    assert "data_order" in section.excluded[0][1]
+    assert "data order" in section.excluded[0][1]
 
 
 def on_the_simplex() -> Section:

@@ -1,4 +1,4 @@
-"""Which runs may be compared: one section for each problem with one set of options, tasks and training settings."""
+"""The runs of a folder in sections: one for each set of conditions (see ``comparable``), with all methods under them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import weighting
-from benchmarks.base import DATA_RULE, Training
-from benchmarks.record import MetricInfo, ProblemSpec, Role, Run
+from benchmarks.analysis.comparable import UNIFORM, began_alike, conditions, difference, latest
+from benchmarks.base import Training
+from benchmarks.record import MetricInfo, ProblemSpec, Role, Run, RunSpec
 
-UNIFORM = "uniform"
-"""The method that costs are relative to."""
 COMPARED: tuple[Role, ...] = ("method", "single_task")
 """The roles that make a comparison; runs of the others are added to one."""
 STL = "STL"
@@ -26,6 +25,10 @@ STL = "STL"
 class Section:
     """Runs that are compared with each other, and those that would have been."""
 
+    key: str
+    """The conditions of its runs, see ``comparable``."""
+    spec: RunSpec
+    """Of one of them."""
     name: str
     slug: str
     """The name as part of a file name."""
@@ -73,43 +76,39 @@ class Section:
         return tuple(info for info in self.metrics if info.primary)
 
 
+def uniform_label(section: Section) -> str | None:
+    """What the section calls uniform weights, of several settings the plain one; None where there is no such method."""
+    names = {label: run.record.run.weighter.name for (label, _), run in section.runs.items()}
+    found = [label for label in section.methods if names.get(label) == UNIFORM]
+    return UNIFORM if UNIFORM in found else next(iter(found), None)
+
+
 def uniform_runs(section: Section) -> list[Run]:
     """The finished runs of uniform weights, in the order of the seeds; none where there is no such method."""
-    labels = [label for label in section.methods if label.partition("[")[0] == UNIFORM]
-    return section.finished(labels[0]) if labels else []
+    label = uniform_label(section)
+    return [] if label is None else section.finished(label)
 
 
 def sections(runs: Sequence[Run]) -> tuple[list[Section], list[str]]:
-    """The sections in the order of their names, and warnings about clashes and excluded runs."""
-    warnings: list[str] = []
-    groups: dict[str, list[Run]] = {}
-    for run in runs:
-        if run.record.run.role in COMPARED:
-            groups.setdefault(_digest(_setting(run)), []).append(run)
-    found: list[tuple[str, list[Run], list[Run]]] = []
-    for digest, members in groups.items():
-        methods = [run for run in members if run.record.run.role == "method"]
-        singles = [run for run in members if run.record.run.role == "single_task"]
-        chosen = sorted({run.record.tasks for run in methods})
-        for tasks in chosen or [()]:
-            same = [run for run in methods if run.record.tasks == tasks]
-            name = digest if len(chosen) < 2 else _digest([digest, tasks])
-            found.append((name, same, [run for run in singles if not tasks or run.record.tasks[0] in tasks]))
-    names = Counter((same or singles)[0].problem for _, same, singles in found)
+    """The sections in the order of their names, and warnings: what is shown apart, and every run that is in no section."""
+    single, doubled = latest(runs)
+    warnings = [_left_out(run, why) for run, why in doubled]
+    groups = _groups([run for run in single if run.record.run.role in COMPARED])
+    rest = {run.record.key: run for run in single}
+    names = Counter(group.problem for group in groups)
     result = []
-    others = [run for run in runs if run.record.run.role not in COMPARED]
-    for digest, same, singles in found:
-        name = (same or singles)[0].problem
-        if names[name] > 1:
-            name = f"{name}@{digest}"
-        section, more = _section(name, digest, same, singles, [run for run in others if same and _belongs(run, same[0])])
+    for group in groups:
+        digest = _digest(group.key)
+        name = group.problem if names[group.problem] == 1 else f"{group.problem}@{digest}"
+        others = [run for run in single if run.record.run.role not in COMPARED and group.takes(run)]
+        section, more = _section(name, digest, group, others)
         result.append(section)
         warnings += more
-    for name, count in names.items():
-        if count > 1:
-            warnings.append(f"{name}: runs of {count} different settings, shown apart and not compared with each other")
+        for run in (*group.methods, *group.singles, *others):
+            rest.pop(run.record.key, None)
+    warnings += [_left_out(run, "no run of a method has its conditions") for run in rest.values()]
     result.sort(key=lambda section: section.name)
-    return _with_unique_slugs(result), sorted(warnings)
+    return _with_unique_slugs(result), sorted(warnings + _apart(result))
 
 
 def method_labels(runs: Iterable[Run]) -> tuple[dict[str, str], list[str]]:
@@ -117,15 +116,15 @@ def method_labels(runs: Iterable[Run]) -> tuple[dict[str, str], list[str]]:
 
     A label may have changed while a suite grew: the latest run's counts.
     """
-    latest: dict[str, tuple[str, str]] = {}
+    newest: dict[str, tuple[str, str]] = {}
     for run in runs:
         if run.record.run.role == "method":
             entry = (run.record.started, run.label)
-            latest[method_id(run)] = max(latest.get(method_id(run), entry), entry)
-    count = Counter(label for _, label in latest.values())
-    labels = {key: label if count[label] == 1 else f"{label}@{key}" for key, (_, label) in latest.items()}
+            newest[method_id(run)] = max(newest.get(method_id(run), entry), entry)
+    count = Counter(label for _, label in newest.values())
+    labels = {key: label if count[label] == 1 else f"{label}@{key}" for key, (_, label) in newest.items()}
     warnings = [
-        f"{label}: {number} different sets of hyperparameters go by this name, shown apart"
+        f"{label}: {number} different methods go by this name (hyperparameters, version or source), shown apart"
         for label, number in count.items()
         if number > 1
     ]
@@ -133,21 +132,70 @@ def method_labels(runs: Iterable[Run]) -> tuple[dict[str, str], list[str]]:
 
 
 def method_id(run: Run) -> str:
-    """Short hash of a method and its hyperparameters."""
-    weighter = run.record.run.weighter
-    return _digest([weighter.name, weighter.hyperparameters])
+    """Short hash of a method: its name, version, source and hyperparameters."""
+    return _digest(run.record.run.method)
 
 
-def _belongs(other: Run, method: Run) -> bool:
-    """Whether a run of another role is compared with a method's: only a tuned method has its own learning rate."""
-    if other.record.tasks != method.record.tasks:
-        return False
-    learning_rate = other.record.run.role in ("trial", "tuned")
-    return _setting(other, but_lr=learning_rate) == _setting(method, but_lr=learning_rate)
+@dataclass(frozen=True)
+class _Group:
+    """Runs under the same conditions, and the single-task runs of their tasks."""
+
+    key: str
+    """The conditions; without the tasks where there are single-task runs alone."""
+    methods: tuple[Run, ...]
+    singles: tuple[Run, ...]
+
+    @property
+    def problem(self) -> str:
+        return (self.methods or self.singles)[0].problem
+
+    def takes(self, other: Run) -> bool:
+        """Whether a run of another role is compared with the methods: only a tuned one has its own learning rate."""
+        if not self.methods:
+            return False
+        but = ("training.lr",) if other.record.run.role in ("trial", "tuned") else ()
+        return conditions(other.record.run, but) == conditions(self.methods[0].record.run, but)
 
 
-def _section(name: str, digest: str, same: list[Run], singles: list[Run], others: list[Run]) -> tuple[Section, list[str]]:
-    kept, excluded = _comparable([*same, *others], singles)
+def _groups(runs: Sequence[Run]) -> list[_Group]:
+    methods: dict[str, list[Run]] = {}
+    singles: dict[str, list[Run]] = {}
+    for run in runs:
+        spec = run.record.run
+        groups, but = (methods, ()) if spec.role == "method" else (singles, ("tasks",))
+        groups.setdefault(conditions(spec, but), []).append(run)
+    found = []
+    for key, members in methods.items():
+        spec = members[0].record.run
+        own = [run for run in singles.get(conditions(spec, ("tasks",)), ()) if run.record.tasks[0] in spec.problem.tasks]
+        found.append(_Group(key, tuple(members), tuple(own)))
+    without_tasks = {conditions(group.methods[0].record.run, ("tasks",)) for group in found}
+    alone = [(key, members) for key, members in singles.items() if key not in without_tasks]
+    return found + [_Group(key, (), tuple(members)) for key, members in alone]
+
+
+def _apart(found: Sequence[Section]) -> list[str]:
+    """For every problem with several sections, that these are not compared, and in what they differ."""
+    warnings = []
+    for name in sorted({section.problem.name for section in found}):
+        first, *more = [section for section in found if section.problem.name == name]
+        if more:
+            spec = first.spec
+            details = "; ".join(f"{each.name}: {difference(spec, each.spec, 'there')}" for each in more)
+            warnings.append(
+                f"{first.problem.name}: runs of {1 + len(more)} different settings, shown apart and not compared with each "
+                f"other (beside {first.name}, {details})"
+            )
+    return warnings
+
+
+def _left_out(run: Run, why: str) -> str:
+    return f"run {run.record.key} ({_title(run)}) is left out: {why}"
+
+
+def _section(name: str, digest: str, group: _Group, others: list[Run]) -> tuple[Section, list[str]]:
+    same, singles = list(group.methods), list(group.singles)
+    kept, excluded = began_alike([*same, *others], singles)
     labels, warnings = method_labels(same)
     methods: dict[tuple[str, int], Run] = {}
     single: dict[tuple[str, int], Run] = {}
@@ -165,6 +213,8 @@ def _section(name: str, digest: str, same: list[Run], singles: list[Run], others
     first = next((run for run in same if run.record.metric_infos), (same or singles)[0])
     infos = first.record.metric_infos if same else tuple(_union(run.record.metric_infos for run in singles))
     section = Section(
+        key=group.key,
+        spec=first.record.run,
         name=name,
         slug=re.sub(r"[^A-Za-z0-9_.@-]+", "_", name).strip("._") or digest,
         problem=first.record.run.problem,
@@ -178,54 +228,7 @@ def _section(name: str, digest: str, same: list[Run], singles: list[Run], others
         others=further,
         excluded=tuple(excluded),
     )
-    left_out = [f"run {run.record.key} ({_title(run)}) is left out: {why}" for run, why in excluded]
-    return section, [f"{name}: {warning}" for warning in (*warnings, *left_out)]
-
-
-def _comparable(same: list[Run], singles: list[Run]) -> tuple[list[Run], list[tuple[Run, str]]]:
-    """Runs to keep, and runs to leave out with the reason: for every seed, those that differ from the majority."""
-    kept: list[Run] = []
-    excluded: list[tuple[Run, str]] = []
-    for seed in sorted({run.seed for run in same + singles}):
-        methods = [run for run in same if run.seed == seed]
-        alone = [run for run in singles if run.seed == seed]
-        usual = _majority(methods) or _majority(alone)
-        for run in methods + alone:
-            own = _fingerprints(run)
-            # A single-task run has other tasks, so only its data can be held against the others'.
-            fields = ["data"] if run.record.run.role == "single_task" else list(usual)
-            differing = [field for field in fields if own and usual and own[field] != usual[field]]
-            if differing:
-                why = f"{' and '.join(differing)} differ from the other runs of seed {seed}"
-                if run.record.run.role == "single_task":
-                    why = f"{why}; {DATA_RULE} (run_bench.py check-problem tells more)"
-                excluded.append((run, why))
-            else:
-                kept.append(run)
-    return kept, excluded
-
-
-def _majority(runs: Sequence[Run]) -> dict[str, str]:
-    """The fingerprints most runs share; of equally common ones those of the uniform run, else of the first key."""
-    known = [run for run in sorted(runs, key=lambda run: run.record.key) if _fingerprints(run)]
-    if not known:
-        return {}
-    count = Counter(tuple(_fingerprints(run).values()) for run in known)
-    best = max(known, key=lambda run: (count[tuple(_fingerprints(run).values())], run.record.run.weighter.name == UNIFORM))
-    return _fingerprints(best)
-
-
-def _fingerprints(run: Run) -> dict[str, str]:
-    found = run.record.fingerprints
-    if found is None:
-        return {}
-    return {"initial_parameters": found.initial_parameters, "data": found.data, "data_order": found.data_order}
-
-
-def _setting(run: Run, *, but_lr: bool = False) -> list[Any]:
-    spec = run.record.run
-    training = spec.training.model_dump(mode="json", exclude={"lr"} if but_lr else None)
-    return [spec.problem.name, spec.problem.options, training]
+    return section, [f"{name}: {warning}" for warning in (*warnings, *(_left_out(run, why) for run, why in excluded))]
 
 
 def _digest(value: Any) -> str:

@@ -11,8 +11,8 @@ import math
 
 import numpy as np
 
+from benchmarks.analysis.comparable import UNIFORM
 from benchmarks.analysis.relative_cost import middle, ratios
-from benchmarks.analysis.sections import UNIFORM
 from benchmarks.record import Run
 from benchmarks.regression.sides import Methods, Seeds, finished
 from benchmarks.regression.verdict import State, Verdict

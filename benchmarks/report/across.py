@@ -10,7 +10,8 @@ import pandas as pd
 from scipy.stats import friedmanchisquare, rankdata
 
 from benchmarks.analysis import delta_m, statistics
-from benchmarks.analysis.sections import UNIFORM, Section, uniform_runs
+from benchmarks.analysis.comparable import UNIFORM
+from benchmarks.analysis.sections import Section, uniform_runs
 from benchmarks.report.table import ERROR, Column, Table
 from benchmarks.report.tables import DELTAS, FINISHED, METHOD, PRICE, RANK, RELATIVE, SPREAD, SectionTables, seeds_note
 

@@ -13,7 +13,7 @@ from benchmarks.analysis.sections import Section
 from benchmarks.analysis.statistics import mean_and_error
 from benchmarks.record import Run
 from benchmarks.report.table import ERROR, Column, Table
-from benchmarks.report.verdicts import judge
+from benchmarks.report.verdicts import judged_rows
 
 
 def tuned_table(section: Section) -> Table | None:
@@ -24,7 +24,7 @@ def tuned_table(section: Section) -> Table | None:
     if not best:
         return None
     default = {label: by_seed(measured, section.finished(label)) for label in best}
-    judged = judge([differences(best[label], default[label]) for label in best], "tuned minus default")
+    judged = judged_rows([differences(best[label], default[label]) for label in best], "tuned minus default")
     rows = [
         {
             "method": label,
@@ -59,7 +59,7 @@ def frozen_table(section: Section) -> Table | None:
     if not constant:
         return None
     adaptive = {label: by_seed(measured, section.finished(label)) for label in constant}
-    judged = judge(
+    judged = judged_rows(
         [differences(adaptive[label], constant[label]) for label in constant],
         "adaptive minus frozen, negative where adapting helps beyond the average",
     )

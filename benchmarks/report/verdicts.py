@@ -5,17 +5,18 @@ Where a suite tunes, there are two: all at their defaults, and all at their best
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
 from benchmarks.analysis.delta_m import by_seed, differences, measure
-from benchmarks.analysis.paired import LEAST_PAIRS, LEVEL, Paired, holm, paired, smallest_p, too_few
-from benchmarks.analysis.sections import UNIFORM, Section
+from benchmarks.analysis.paired import LEVEL
+from benchmarks.analysis.sections import Section, uniform_label
 from benchmarks.analysis.statistics import Floats, mean_and_error
+from benchmarks.analysis.verdict import Judged, judge, pairs_needed
 from benchmarks.report.table import ERROR, Column, Table
 
 VERDICT = (Column("verdict", "verdict"), Column("pairs", "pairs"))
@@ -29,7 +30,7 @@ P_VALUE = Column("p_value", "p (Holm)", None, "p (Holm)", decimals=3)
 
 
 @dataclass(frozen=True)
-class Judged:
+class JudgedRows:
     """The paired comparisons of one table, corrected for their number."""
 
     rows: tuple[dict[str, object], ...]
@@ -40,13 +41,20 @@ class Judged:
 
 def verdict_tables(section: Section) -> tuple[Table, ...]:
     """Every method but uniform against it: at the defaults, then tuned; without those that nothing was trained for."""
-    measured = measure(section)
+    measured, uniform = measure(section), uniform_label(section)
     default = {label: by_seed(measured, section.finished(label)) for label in section.methods}
     tuned = {label: by_seed(measured, section.of_role("tuned", label)) for label in section.methods}
     tables = (
-        _table(default, "Verdict: against uniform", f"{section.slug}_verdict", f"{measured.header} minus that of uniform"),
+        _table(
+            default,
+            uniform,
+            "Verdict: against uniform",
+            f"{section.slug}_verdict",
+            f"{measured.header} minus that of uniform",
+        ),
         _table(
             {label: values for label, values in tuned.items() if values},
+            uniform,
             "Verdict: tuned, against tuned uniform",
             f"{section.slug}_verdict_tuned",
             f"{measured.header} minus that of uniform, both at the setting that was chosen for them",
@@ -55,80 +63,57 @@ def verdict_tables(section: Section) -> tuple[Table, ...]:
     return tuple(table for table in tables if table is not None)
 
 
-def judge(gaps: Sequence[Floats], what: str) -> Judged:
+def judged_rows(gaps: Sequence[Floats], what: str) -> JudgedRows:
     """Compare by the differences of pairs.
 
     gaps: for each comparison ``(n,)`` differences of pairs of the same seed, negative: better; what: the difference in
     words, as it stands after "Change:".
     """
-    found = [paired(gap) for gap in gaps]
-    corrected = holm([each.p_value if _testable(each, len(gaps)) else math.nan for each in found])
-    rows = tuple(
-        {**_row(each, gap), "p_value": p, "verdict": _verdict(each, p)}
-        for each, gap, p in zip(found, gaps, corrected, strict=True)
-    )
-    tested = any(math.isfinite(p) for p in corrected)
+    found = judge(gaps)
+    rows = tuple(_row(each, gap) for each, gap in zip(found, gaps, strict=True))
+    tested = any(math.isfinite(each.p_value) for each in found)
     caption = (
         f"Change: {what}; mean difference over pairs of the same seed ± standard error, negative: better. From, to: its "
         "95 % bootstrap interval (percentile, over pairs), which is too narrow for few pairs, see the suite aa. P(better): "
         f"share of pairs that are better, ties counting half. {_tests(found)}"
     )
-    return Judged(rows, (*VERDICT, CHANGE, *RANGE, *((P_VALUE,) if tested else ())), caption)
+    return JudgedRows(rows, (*VERDICT, CHANGE, *RANGE, *((P_VALUE,) if tested else ())), caption)
 
 
-def _table(values: Mapping[str, Mapping[int, float]], title: str, name: str, what: str) -> Table | None:
+def _table(values: Mapping[str, Mapping[int, float]], uniform: str | None, title: str, name: str, what: str) -> Table | None:
     """values: label -> seed -> measure. None where there is nothing to compare, or nothing to compare with."""
-    base = next((own for label, own in values.items() if label.partition("[")[0] == UNIFORM), {})
-    methods = [label for label in values if label.partition("[")[0] != UNIFORM]
+    base = values.get(uniform or "", {})
+    methods = [label for label in values if label != uniform]
     if not base or not methods:
         return None
-    judged = judge([differences(values[label], base) for label in methods], what)
+    judged = judged_rows([differences(values[label], base) for label in methods], what)
     rows = [{"method": label, **row} for label, row in zip(methods, judged.rows, strict=True)]
     return Table(name, title, judged.caption, (Column("method", "method"), *judged.columns), pd.DataFrame(rows))
 
 
-def _row(result: Paired, gap: Floats) -> dict[str, object]:
-    _, error = mean_and_error(gap)
+def _row(judged: Judged, gap: Floats) -> dict[str, object]:
+    result = judged.found
+    _, error = mean_and_error(gap[np.isfinite(gap)])
     return {
+        "verdict": judged.words,
         "pairs": result.pairs,
         CHANGE.key: result.mean,
         CHANGE.key + ERROR: error,
         "low": result.low,
         "high": result.high,
         "improvement": result.improvement,
+        P_VALUE.key: judged.p_value,
     }
 
 
-def _testable(result: Paired, comparisons: int) -> bool:
-    """Whether so many pairs can reach the level once p is corrected for as many comparisons."""
-    return result.pairs >= LEAST_PAIRS and smallest_p(result.pairs) * comparisons < LEVEL
-
-
-def _verdict(result: Paired, p_value: float) -> str:
-    if result.pairs == 0:
-        return "no pairs"
-    if math.isnan(p_value):
-        better = round(result.improvement * result.pairs, 1)
-        return f"{better:g} of {result.pairs} better; too few to test"
-    if p_value >= LEVEL:
-        return "no difference seen"
-    return "better" if result.mean < 0 else "worse"
-
-
-def _tests(found: Sequence[Paired]) -> str:
+def _tests(found: Sequence[Judged]) -> str:
     """Which test was made, and why not where none was."""
-    number = len(found)
-    made = [each for each in found if _testable(each, number)]
-    texts = [
-        f"p: {name}, Holm-corrected over the {number} methods of this table, verdict at {LEVEL:g}."
-        for name in dict.fromkeys(each.test for each in made)
-    ]
-    for pairs in sorted({each.pairs for each in found if not _testable(each, number)}):
-        why = too_few(pairs) or f"{pairs} pairs cannot reach p < {smallest_p(pairs) * number:.2g} over {number} methods"
-        texts.append(f"No test: {why}; {_needed(number)} pairs could be tested.")
+    number = max((each.comparisons for each in found), default=0)
+    names = dict.fromkeys(each.test for each in found if math.isfinite(each.p_value))
+    texts = [f"p: {name}, Holm-corrected over the {number} methods of this table, verdict at {LEVEL:g}." for name in names]
+    untested = [each for each in found if math.isnan(each.p_value) and each.verdict != "identical"]
+    reasons = dict.fromkeys(each.test for each in sorted(untested, key=lambda each: each.found.pairs))
+    texts += [f"No test: {reason}; {pairs_needed(number)} pairs could be tested." for reason in reasons]
+    if any(each.verdict == "identical" for each in found):
+        texts.append("Identical: equal to the last digit on every seed.")
     return " ".join(texts)
-
-
-def _needed(comparisons: int) -> int:
-    """The fewest pairs with which one of so many methods can be found to differ."""
-    return next(pairs for pairs in itertools.count(LEAST_PAIRS) if smallest_p(pairs) * comparisons < LEVEL)

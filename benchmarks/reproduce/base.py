@@ -11,10 +11,20 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.analysis import statistics
-from benchmarks.analysis.paired import LEVEL, Paired, holm, paired
+from benchmarks.analysis.paired import LEVEL
 from benchmarks.analysis.sections import Section
+from benchmarks.analysis.verdict import Judged, Verdict, judge
 
-Verdict = Literal["holds", "does not hold", "cannot be judged"]
+Says = Literal["holds", "does not hold", "cannot be judged"]
+SAYS: dict[Verdict, Says] = {
+    "better": "holds",
+    "worse": "does not hold",
+    "no difference seen": "cannot be judged",
+    "too few to test": "cannot be judged",
+    "identical": "cannot be judged",
+    "no pairs": "cannot be judged",
+}
+"""What the verdict on a comparison says of the claim that the first is better."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +46,7 @@ class Check:
     claim: str
     criterion: str
     numbers: str
-    verdict: Verdict
+    verdict: Says
 
 
 @dataclass(frozen=True)
@@ -86,16 +96,14 @@ def below(
     frame: one row per run; claim: a sentence with ``{rival}`` in it.
     """
     values = [_pairs(section, frame, column, weighter, rival) for rival in rivals]
-    results = [paired(pairs[:, 0] - pairs[:, 1]) for pairs in values]
-    corrected = holm([result.p_value for result in results])
-    tests = sum(math.isfinite(result.p_value) for result in results)
+    judged = judge([pairs[:, 0] - pairs[:, 1] for pairs in values])
     criterion = (
         f"{column} of {weighter} minus that of the rival, same seeds: holds if below 0 with p < {LEVEL:g}, does not hold if "
         "above 0 with such a p, and cannot be judged otherwise."
     )
     return tuple(
-        Check(claim.format(rival=rival), criterion, _numbers(pairs, result, p, tests), _verdict(result, p))
-        for rival, pairs, result, p in zip(rivals, values, results, corrected, strict=True)
+        Check(claim.format(rival=rival), criterion, _numbers(pairs, each), SAYS[each.verdict])
+        for rival, pairs, each in zip(rivals, values, judged, strict=True)
     )
 
 
@@ -108,13 +116,8 @@ def _pairs(section: Section, frame: pd.DataFrame, column: str, weighter: str, ri
     return values[np.isfinite(values).all(axis=1)]
 
 
-def _verdict(result: Paired, p_value: float) -> Verdict:
-    if not p_value < LEVEL:
-        return "cannot be judged"
-    return "holds" if result.mean < 0 else "does not hold"
-
-
-def _numbers(pairs: statistics.Floats, result: Paired, p_value: float, tests: int) -> str:
+def _numbers(pairs: statistics.Floats, judged: Judged) -> str:
+    result = judged.found
     if result.pairs == 0:
         return "no seed with finished runs of both"
     own, other = pairs.mean(axis=0)
@@ -122,8 +125,9 @@ def _numbers(pairs: statistics.Floats, result: Paired, p_value: float, tests: in
     if math.isfinite(result.low):
         parts[1] += f" (95% interval {result.low:+.4g} to {result.high:+.4g})"
     parts.append(f"probability of improvement {result.improvement:.2f} over {result.pairs} seeds")
-    if result.test:
-        parts.append(f"p = {p_value:.3g} ({result.test}{f', Holm over {tests}' if tests > 1 else ''})")
+    if math.isfinite(judged.p_value):
+        over = f", Holm over {judged.comparisons}" if judged.comparisons > 1 else ""
+        parts.append(f"{judged.words}: p = {judged.p_value:.3g} ({judged.test}{over})")
     else:
-        parts.append(f"no test: {result.note}")
+        parts.append(f"{judged.words}: {judged.test}")
     return "; ".join(parts)

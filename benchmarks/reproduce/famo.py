@@ -11,7 +11,7 @@ from benchmarks.analysis import statistics
 from benchmarks.analysis.sections import Section
 from benchmarks.problems.famo_toy import STARTS
 from benchmarks.record import Run
-from benchmarks.reproduce.base import Check, Experiment, Measured, Ours, Verdict, label_of
+from benchmarks.reproduce.base import Check, Experiment, Measured, Ours, Says, label_of
 
 EXPECTED = {"uniform": 1, "famo": 0}
 """Starts that miss the front, as the paper has it."""
@@ -40,7 +40,7 @@ def _check(weighter: str, runs: list[Run], tolerance: float) -> Check:
         f"better in both losses by more than {100 * tolerance:g} % of their ranges on the front. Holds if every run misses "
         f"{expected} of {len(STARTS)}."
     )
-    verdict: Verdict = "cannot be judged"
+    verdict: Says = "cannot be judged"
     if runs:
         verdict = "holds" if all(len(_missed(run, tolerance)) == expected for run in runs) else "does not hold"
     numbers = "; ".join(dict.fromkeys(_numbers(run, tolerance) for run in runs)) or "no finished run"

@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from benchmarks.report.across import Changes
 from benchmarks.report.palette import Style
 from benchmarks.report.plots import style
-from benchmarks.analysis.sections import UNIFORM
+from benchmarks.analysis.comparable import UNIFORM
 
 CAPTION = (
     "Share of all primary metrics, over problems and seeds, whose change against uniform weights of the same seed is at most "
