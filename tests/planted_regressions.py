@@ -84,14 +84,14 @@ def quality_alone(base: sides.Side, planted: Sequence[Planted]) -> list[list[str
     """A row for each problem and regression: as it is, then as it is planted."""
     rows = []
     for each in planted:
-        for methods in base.settings.values():
-            runs, problem = methods[each.method], sides.problem_of(methods)
+        for key, methods in base.settings.items():
+            runs, problem = methods[each.method], base.sections[key].name
             unchanged = {seed: trained(run) for seed, run in runs.items()}
             with pytest.MonkeyPatch.context() as patch:
                 each.plant(patch)
                 broken = {seed: trained(run) for seed, run in runs.items()}
             for what, now in (("none", unchanged), (each.what, broken)):
-                verdict = quality.judge(problem, each.method, methods, now)
+                verdict = quality.judge(problem, each.method, methods, each.method, now)
                 rows.append([problem, each.method, what, verdict.state, verdict.reason])
                 print(*rows[-1], sep=" | ", flush=True)
     return rows

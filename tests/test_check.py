@@ -61,7 +61,7 @@ def room(tmp_path: Path, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Room:
     monkeypatch.setattr(tiny_runs, "SMALL", {})
     monkeypatch.setattr(provenance, "commit", lambda: COMMIT)
     # The fingerprints of made-up records are made up too.
-    monkeypatch.setattr(check, "check_beginnings", lambda *_: None)
+    monkeypatch.setattr(check, "check_beginnings", lambda *_: [])
     regression_runs.suite(tmp_path, weighters=METHODS)
     made = Room(tmp_path, bench, monkeypatch)
     write_baseline(made)
@@ -100,7 +100,7 @@ def test_worse_metrics_fail_the_quality_gate_alone(room: Room) -> None:
     (line,) = [line for line in said.stdout.splitlines() if "  FAILED  " in line]
     assert line.startswith("quality ")
     assert " famo " in line
-    assert "metrics 20.00 % worse" in line
+    assert "metrics changed by +20.00 %" in line
     assert "worse on 3 of 3 seeds" in line
     assert said.stdout.rstrip().endswith("FAILED: famo (quality)")
 
@@ -195,7 +195,7 @@ def test_junit_has_a_case_for_every_verdict(room: Room) -> None:
     failed = [case for case in cases if case.find("failure") is not None]
     assert (len(cases), len(failed)) == (int(suite.attrib["tests"]), int(suite.attrib["failures"]))
     assert [(case.attrib["classname"], case.attrib["name"]) for case in failed] == [(regression_runs.OWN, "famo: quality")]
-    assert "20.00 % worse" in failed[0].findall("failure")[0].attrib["message"]
+    assert "changed by +20.00 %" in failed[0].findall("failure")[0].attrib["message"]
     for gate in ("quality", "cost", "trajectories"):
         assert {f"{method}: {gate}" for method in METHODS} <= {case.attrib["name"] for case in cases}
 
@@ -310,8 +310,9 @@ def test_a_baseline_of_another_problem(room: Room) -> None:
 
 
 def test_a_baseline_of_another_schema_version(room: Room) -> None:
-    changed_record(room, schema_version=0)
-    assert_no_verdict(room, room.check(), "expected schema_version 2, found 0")
+    for place in run_folders(room.baseline / "mine"):
+        rewrite(place, json.loads((place / RUN_FILE).read_bytes()) | {"schema_version": 0})
+    assert_no_verdict(room, room.check(), "expected schema_version 2, found 0", "more that cannot be used")
 
 
 def test_missing_seeds(room: Room) -> None:
@@ -323,18 +324,55 @@ def test_one_seed_is_too_few(room: Room) -> None:
     assert_no_verdict(room, room.check("--seeds", "1"), "expected at least 2 seeds for", "found 1")
 
 
+def place_of(room: Room, method: str, seed: int) -> Path:
+    """Where the baseline has a run."""
+    (spec,) = [
+        spec
+        for spec in regression_runs.plan(Path(room.suite)).runs
+        if (spec.role, spec.weighter.name, spec.seed) == ("method", method, seed)
+    ]
+    return room.baseline / "mine" / "runs" / spec.key
+
+
 @pytest.mark.parametrize("file", [RUN_FILE, "trajectory.parquet"])
-def test_a_damaged_baseline(file: str, room: Room) -> None:
-    sorted((room.baseline / "mine" / "runs").glob(f"*/{file}"))[0].write_text("{", encoding="utf-8")
-    assert_no_verdict(room, room.check(), str(room.baseline), "cannot be")
+def test_a_gate_is_never_green_without_what_it_should_judge_by(file: str, room: Room) -> None:
+    """A damaged record of the baseline: its method is not judged, the others are, and the command does not pass."""
+    (place_of(room, "famo", 1) / file).write_text("{", encoding="utf-8")
+    junit = room.folder / "junit.xml"
+    said = room.check("--junit", str(junit))
+    assert (said.code, said.stderr) == (1, "")
+    for gate in ("quality", "cost"):
+        assert sum("  ok  " in line for line in lines(said, gate)) == len(METHODS)
+        (line,) = [line for line in lines(said, gate) if "not judged" in line]
+        assert " famo " in line
+        assert "seed 1 is left out: " in line
+    assert said.stdout.rstrip().endswith("NOT JUDGED, since records were left out: famo (quality), famo (cost)")
+    root = ElementTree.parse(junit).getroot()
+    assert (root.attrib["failures"], root.attrib["errors"]) == ("0", "2")
 
 
-def test_runs_with_other_fingerprints_are_not_judged(room: Room) -> None:
+def test_what_is_worse_without_the_damaged_record_fails_all_the_same(room: Room) -> None:
+    (place_of(room, "famo", 1) / RUN_FILE).write_text("{", encoding="utf-8")
+    said = room.check(metric=famo(1.2))
+    assert said.code == 1
+    assert said.stdout.rstrip().endswith("FAILED: famo (quality)")
+
+
+def test_a_method_whose_baseline_is_damaged_altogether_does_not_pass(room: Room) -> None:
+    for seed in (0, 1, 2):
+        (place_of(room, "famo", seed) / RUN_FILE).write_text("{", encoding="utf-8")
+    said = room.check()
+    assert said.code == 1
+    assert said.stdout.rstrip().endswith("NOT JUDGED, since records were left out: famo (quality), famo (cost)")
+
+
+def test_runs_that_began_otherwise_are_not_judged(room: Room) -> None:
+    """All prints are those of seed 0, and other data: no seed begins as in the baseline."""
     said = room.check(fingerprints=regression_runs.prints(0, data="other"))
-    assert said.code == 2
-    assert said.stderr.count("\n") == 1
-    assert "expected runs that began alike, found other " in said.stderr
-    assert room.entries() == []
+    assert said.code == 1
+    assert "data differ from those of" in said.stdout
+    assert "NOT JUDGED" in said.stdout
+    assert not [line for line in lines(said, "quality") if "  ok  " in line]
 
 
 @pytest.mark.parametrize(
@@ -380,13 +418,13 @@ def test_from_beginning_to_end(tmp_path: Path, bench: Bench, monkeypatch: pytest
     assert (said.code, said.stderr) == (0, "")
     quality = [line for line in said.stdout.splitlines() if line.startswith("quality")]
     assert len(quality) == 2
-    assert all("metrics 0.00 % apart" in line for line in quality)
+    assert all("metrics changed by +0.00 %" in line and ": identical; " in line for line in quality)
 
     # A baseline that began otherwise is told before anything is trained.
-    place = next(place for place in run_folders(reference / "mine") if read_run(place).seed == 1)
-    content = json.loads((place / RUN_FILE).read_bytes())
-    content["fingerprints"]["data_order"] = "another"
-    rewrite(place, content)
+    for place in run_folders(reference / "mine"):
+        content = json.loads((place / RUN_FILE).read_bytes())
+        content["fingerprints"]["data_order"] = "another"
+        rewrite(place, content)
     said = bench("check", path, *only, "--against", str(reference), "--out", str(tmp_path / "newer"), *plots)
-    assert_refused(said, "seed 1: expected runs that began alike, found other data order than those of")
+    assert_refused(said, "found other beginnings: ", "seed 0: data order differ from those of")
     assert not (tmp_path / "newer").exists()

@@ -8,14 +8,20 @@ from pathlib import Path
 
 import fake_runs
 import numpy as np
+import pandas as pd
 import pytest
 import regression_runs
 from regression_runs import same
 from test_commands import Bench, assert_refused, bench
 from written_records import rewrite
 
+from benchmarks.analysis.delta_m import measure
+from benchmarks.analysis.loading import load
+from benchmarks.analysis.sections import sections
 from benchmarks.record import RUN_FILE, Run, RunSpec
-from benchmarks.regression.compare import compare
+from benchmarks.regression.compare import compare, markdown
+from benchmarks.report.verdicts import verdict_tables
+from benchmarks.reproduce.base import below
 
 __all__ = ["bench"]
 
@@ -40,22 +46,22 @@ def test_verdicts_of_eight_pairs(single: bool, measure: str, tmp_path: Path) -> 
     found = compare(*folders(tmp_path, 10, worse_and_better, single))
     rows = {row.method: row for row in found.rows}
     assert {row.measure for row in found.rows} == {measure}
-    assert (rows["famo"].verdict, rows["coba"].verdict) == ("worse", "better")
-    assert {rows[name].verdict for name in ("uniform", "random", "gradnorm", "dwa")} == {"no difference seen"}
-    assert rows["famo"].change.mean == pytest.approx(10, abs=0.1)
-    assert rows["famo"].change.low <= rows["famo"].change.mean <= rows["famo"].change.high
+    assert (rows["famo"].judged.verdict, rows["coba"].judged.verdict) == ("worse", "better")
+    assert {rows[name].judged.verdict for name in ("uniform", "random", "gradnorm", "dwa")} == {"no difference seen"}
+    assert rows["famo"].judged.found.mean == pytest.approx(10, abs=0.1)
+    assert rows["famo"].judged.found.low <= rows["famo"].judged.found.mean <= rows["famo"].judged.found.high
     # Ten pairs that agree: 2 / 2^10, times the six rows of the table after Holm.
-    assert rows["famo"].p_value == pytest.approx(6 * 2 / 2**10)
+    assert rows["famo"].judged.p_value == pytest.approx(6 * 2 / 2**10)
     assert rows["famo"].seconds == pytest.approx((1.34, 1.34))
     assert (np.isfinite(rows["famo"].base), np.isfinite(rows["famo"].head)) == (single, single)
 
 
 def test_three_pairs_are_too_few(tmp_path: Path) -> None:
     found = compare(*folders(tmp_path, 3, worse_and_better))
-    verdicts = {row.method: row.verdict for row in found.rows}
-    assert (verdicts.pop("famo"), verdicts.pop("coba")) == ("too few pairs", "too few pairs")
+    verdicts = {row.method: row.judged.verdict for row in found.rows}
+    assert (verdicts.pop("famo"), verdicts.pop("coba")) == ("too few to test", "too few to test")
     assert set(verdicts.values()) == {"identical"}
-    assert {row.method: round(row.change.mean) for row in found.rows}["famo"] == 10
+    assert {row.method: round(row.judged.found.mean) for row in found.rows}["famo"] == 10
 
 
 def test_the_command_prints_and_writes(tmp_path: Path, bench: Bench) -> None:
@@ -91,7 +97,7 @@ def test_runs_of_one_side_are_named(tmp_path: Path) -> None:
     head = regression_runs.write(tmp_path / "head", lost)
     found = compare(base, head)
     assert "dwa" not in {row.method for row in found.rows}
-    assert {row.method: row.change.pairs for row in found.rows}["famo"] == 2
+    assert {row.method: row.judged.found.pairs for row in found.rows}["famo"] == 2
     notes = "\n".join(found.notes)
     assert "famo: seed 2 finished in base only" in notes
     assert "dwa: seed 0, 1, 2 finished in base only" in notes
@@ -129,31 +135,105 @@ def test_folders_without_records(tmp_path: Path, bench: Bench) -> None:
     assert_refused(bench("compare", str(base)), "compare: expected two folders of records, found")
 
 
+def place_of(folder: Path, method: str, seed: int) -> Path:
+    """Where a folder has the run of a method."""
+    (key,) = [
+        run.record.key for run in runs_in(folder) if (run.label, run.seed, run.record.run.role) == (method, seed, "method")
+    ]
+    return folder / "runs" / key
+
+
+def runs_in(folder: Path) -> tuple[Run, ...]:
+    return load(folder).runs
+
+
+def pairs(base: Path, head: Path) -> dict[str, int]:
+    return {row.method: row.judged.found.pairs for row in compare(base, head).rows}
+
+
 def test_another_schema_version(tmp_path: Path, bench: Bench) -> None:
     base, head = folders(tmp_path, 2)
     changed(base, "schema_version", 99)
-    assert_refused(bench("compare", str(base), str(head)), "expected schema_version 2, found 99")
+    said = bench("compare", str(base), str(head))
+    assert (said.code, said.stderr) == (0, "")
+    assert "expected schema_version 2, found 99" in said.stdout
+    for place in (base / "runs").iterdir():
+        rewrite(place, json.loads((place / RUN_FILE).read_bytes()) | {"schema_version": 99})
+    assert_refused(bench("compare", str(base), str(head)), "expected schema_version 2, found 99", "more that cannot be used")
 
 
-def test_a_damaged_file(tmp_path: Path, bench: Bench) -> None:
-    base, head = folders(tmp_path, 2)
-    sorted((head / "runs").glob("*/trajectory.parquet"))[0].write_bytes(b"PAR1")
-    assert_refused(bench("compare", str(base), str(head)), str(head), "cannot be")
-    assert not (head / "compare.md").exists()
+@pytest.mark.parametrize("file", [RUN_FILE, "trajectory.parquet"])
+def test_a_damaged_record_is_listed_and_the_others_are_compared(file: str, tmp_path: Path, bench: Bench) -> None:
+    base, head = folders(tmp_path, 3)
+    (place_of(head, "famo", 1) / file).write_bytes(b"PAR1")
+    said = bench("compare", str(base), str(head))
+    assert (said.code, said.stderr) == (0, "")
+    page = (head / "compare.md").read_text(encoding="utf-8")
+    for text in (said.stdout, page.replace("\\", "")):
+        assert f"head: {head / 'runs'}" in text
+        assert "famo: seed 1 finished in base only" in text
+    assert pairs(base, head) == {"uniform": 3, "random": 3, "gradnorm": 3, "dwa": 3, "famo": 2, "coba": 3}
 
 
 @pytest.mark.parametrize("what", ["initial_parameters", "data", "data_order"])
-def test_other_fingerprints(what: str, tmp_path: Path, bench: Bench) -> None:
-    path = regression_runs.suite(tmp_path)
-    specs = regression_runs.plan(path).runs
+def test_runs_that_began_otherwise_are_left_out(what: str, tmp_path: Path, bench: Bench) -> None:
+    """All of a seed, as after a change of the data; then all of all seeds, and nothing is left to compare."""
+    specs = regression_runs.plan(regression_runs.suite(tmp_path)).runs
+    seeds = {spec.seed for spec in specs}
 
-    def began(spec: RunSpec, **changes: str) -> Run:
-        return regression_runs.run(spec, "mine", fingerprints=regression_runs.prints(spec.seed, **changes))
+    def side(name: str, odd: set[int]) -> Path:
+        prints = {seed: regression_runs.prints(seed, **({what: "x"} if seed in odd else {})) for seed in seeds}
+        runs = [regression_runs.run(spec, "mine", fingerprints=prints[spec.seed]) for spec in specs]
+        return regression_runs.write(tmp_path / name, runs)
 
-    base = regression_runs.write(tmp_path / "base", [began(spec, **{what: "x"} if spec.seed == 1 else {}) for spec in specs])
-    head = regression_runs.write(tmp_path / "head", [began(spec) for spec in specs])
+    base, head = side("base", {1}), side("head", set())
     said = bench("compare", str(base), str(head))
-    assert_refused(said, "seed 1: expected runs that began alike, found other " + what.replace("_", " "))
+    assert (said.code, said.stderr) == (0, "")
+    assert set(pairs(base, head).values()) == {2}
+    assert f"seed 1) is left out: {what.replace('_', ' ')} differ from those of " in said.stdout
+    nothing = bench("compare", str(side("other", seeds)), str(head))
+    assert_refused(nothing, "expected runs that can be paired, found none: ", what.replace("_", " ") + " differ")
+
+
+@pytest.mark.parametrize("side", ["base", "head"])
+def test_one_excluded_run_does_not_stop_the_comparison(side: str, tmp_path: Path) -> None:
+    """Of one folder one run began otherwise than the rest of its seed."""
+    base, head = folders(tmp_path, 3)
+    folder = {"base": base, "head": head}[side]
+    place = place_of(folder, "dwa", 2)
+    content = json.loads((place / RUN_FILE).read_bytes())
+    content["fingerprints"]["data"] = "another"
+    rewrite(place, content)
+    found = compare(base, head)
+    assert {row.method: row.judged.found.pairs for row in found.rows}["dwa"] == 2
+    assert any(note.startswith(f"{side}: ") and "data differ from the other runs of seed 2" in note for note in found.notes)
+
+
+def test_what_finished_in_neither_folder_is_named(tmp_path: Path) -> None:
+    base, head = folders(tmp_path, 3)
+    for folder in (base, head):
+        place = place_of(folder, "coba", 0)
+        rewrite(place, json.loads((place / RUN_FILE).read_bytes()) | {"state": "diverged", "reason": "loss of small"})
+    assert any("coba: seed 0 finished in neither" in note for note in compare(base, head).notes)
+
+
+def test_runs_of_two_devices_are_compared_with_their_own(tmp_path: Path) -> None:
+    base, head = folders(tmp_path, 3)
+    for folder, factor in ((base, 1.0), (head, 1.5)):
+        for run in runs_in(folder):
+            spec = run.record.run.model_copy(update={"device": "cuda"})
+            metrics = {
+                split: {name: value * (factor if run.label == "famo" else 1) for name, value in values.items()}
+                for split, values in run.record.metrics.items()
+            }
+            record = run.record.model_copy(update={"run": spec, "key": spec.key, "metrics": metrics})
+            regression_runs.write(folder, [replace(run, record=record)])
+    found = compare(base, head)
+    assert len(found.rows) == 12
+    changes = sorted(round(row.judged.found.mean) for row in found.rows if row.method == "famo")
+    assert changes == [0, 50]
+    assert len({row.problem for row in found.rows}) == 2
+    assert any("device" in note and "not compared with each other" in note for note in found.notes)
 
 
 def test_settings_that_have_nothing_in_common(tmp_path: Path, bench: Bench) -> None:
@@ -165,16 +245,60 @@ def test_settings_that_have_nothing_in_common(tmp_path: Path, bench: Bench) -> N
     assert_refused(bench("compare", str(base), str(head)), "equal settings in both, found training.steps 20, there 40")
 
 
-def test_two_records_of_one_method_and_seed(tmp_path: Path, bench: Bench) -> None:
+def test_two_methods_of_one_name(tmp_path: Path, bench: Bench) -> None:
+    """The one that is equal in all is the partner; the other is named."""
     base, head = folders(tmp_path, 2)
-    run = next(run for run in compare_runs(head) if run.label == "famo" and run.seed == 1)
+    run = next(run for run in runs_in(head) if run.label == "famo" and run.seed == 1)
     weighter = run.record.run.weighter.model_copy(update={"hyperparameters": {"lr": 1.0}})
     spec = run.record.run.model_copy(update={"weighter": weighter})
     regression_runs.write(head, [replace(run, record=run.record.model_copy(update={"run": spec, "key": spec.key}))])
-    assert_refused(bench("compare", str(base), str(head)), "expected one record of famo", "seed 1, found several")
+    assert pairs(base, head) == dict.fromkeys(("uniform", "random", "gradnorm", "dwa", "famo", "coba"), 2)
+    notes = compare(base, head).notes
+    assert any("famo: 2 different methods go by this name" in note for note in notes)
+    assert any("famo@" in note and "seed 1 finished in head only" in note for note in notes)
+    assert pairs(head, base).keys() >= {"uniform", "coba"}
 
 
-def compare_runs(folder: Path) -> tuple[Run, ...]:
-    from benchmarks.analysis.loading import load
+# ---- the same words everywhere ---------------------------------------------------------------------------------------
 
-    return load(folder).runs
+
+@pytest.mark.parametrize("seeds", [3, 6, 7, 10])
+@pytest.mark.parametrize("single", [True, False])
+def test_the_report_compare_and_reproduce_say_the_same_of_the_same_pairs(seeds: int, single: bool, tmp_path: Path) -> None:
+    """Base: every method has the numbers of uniform. Head: its own. So head minus base is the method minus uniform."""
+
+    def own(spec: RunSpec) -> float:
+        draw = np.random.default_rng([spec.seed, len(spec.weighter.name)])
+        shift = {"famo": 0.1, "coba": -0.1, "dwa": 0.0, "gradnorm": 0.01, "random": -0.01}.get(spec.weighter.name, 0.0)
+        noise = 0.0 if spec.weighter.name in ("uniform", "dwa") else 0.02
+        return 1 + shift + noise * float(draw.normal())
+
+    base, head = folders(tmp_path, seeds, own, single)
+    rows = {row.method: row for row in compare(base, head).rows}
+    (section,), _ = sections(runs_in(head))
+    (table,) = verdict_tables(section)
+    shown = table.frame.set_index("method").to_dict("index")
+    assert len(shown) == 5
+    for method, cells in shown.items():
+        judged = rows[method].judged
+        assert cells["verdict"] == judged.words
+        assert cells["pairs"] == judged.found.pairs
+        numbers = [judged.found.mean, judged.found.low, judged.found.high, judged.found.improvement, judged.p_value]
+        expected = [cells[key] for key in ("change", "low", "high", "improvement", "p_value")]
+        assert numbers == pytest.approx(expected, nan_ok=True, rel=1e-9, abs=1e-12)
+        assert judged.words in markdown(compare(base, head))
+    measured = measure(section)
+    frame = pd.DataFrame(
+        [{"method": run.label, "seed": run.seed, "value": measured.of(run)} for run in section.runs.values()]
+    )
+    # The claim that uniform is better than the method: the same pairs with the other sign.
+    mirrored = {"better": "does not hold", "worse": "holds"}
+    for method, check in zip(shown, below(section, frame, "value", "uniform", list(shown), "{rival}"), strict=True):
+        judged = rows[method].judged
+        assert check.verdict == mirrored.get(judged.verdict, "cannot be judged")
+        if np.isfinite(judged.p_value):
+            assert f"p = {judged.p_value:.3g} " in check.numbers
+    assert rows["dwa"].judged.verdict == "identical"
+    assert {rows[name].judged.verdict for name in ("famo", "coba")} == (
+        {"too few to test"} if seeds < 8 else {"worse", "better"}
+    )

@@ -126,24 +126,24 @@ def test_cost_is_the_median_of_ratios_to_uniform_of_the_same_seed() -> None:
 
 def test_more_passes_fail_however_fast() -> None:
     base, head = methods(uniform=[1, 1], famo=[1, 1]), methods(uniform=[1, 1], famo=[1, 1])
-    assert cost.judge("pictures", "famo", base, head).state == "ok"
+    assert cost.judge("pictures", "famo", (base, "famo"), (head, "famo")).state == "ok"
     for seed, run in head["famo"].items():
         costs = run.record.costs
         assert costs is not None
         more = costs.model_copy(update={"extra_forwards": costs.extra_forwards + 1})
         head["famo"][seed] = Run(run.record.model_copy(update={"costs": more}), run.trajectory)
-    verdict = cost.judge("pictures", "famo", base, head)
+    verdict = cost.judge("pictures", "famo", (base, "famo"), (head, "famo"))
     assert verdict.state == "failed"
     assert verdict.reason.endswith("extra passes per step 1.00, now 2.00")
 
 
 def test_disturbed_runs_are_left_out_and_where_none_is_left_nothing_is_judged() -> None:
     base, head = methods(uniform=[1, 1], famo=[1, 1]), methods(uniform=[1, 1], famo=[1, 9])
-    assert cost.judge("pictures", "famo", base, head).state == "failed"
+    assert cost.judge("pictures", "famo", (base, "famo"), (head, "famo")).state == "failed"
     head["famo"][1] = fake_runs.disturbed(head["famo"][1])
-    assert cost.judge("pictures", "famo", base, head).state == "ok"
+    assert cost.judge("pictures", "famo", (base, "famo"), (head, "famo")).state == "ok"
     head["uniform"][0] = fake_runs.disturbed(head["uniform"][0])
-    verdict = cost.judge("pictures", "famo", base, head)
+    verdict = cost.judge("pictures", "famo", (base, "famo"), (head, "famo"))
     assert verdict.state == "not judged"
     assert verdict.reason == "no finished and undisturbed run of the method and of uniform in this run"
 

@@ -84,8 +84,8 @@ def compare_groups(methods: Methods, size: int) -> list[Comparison]:
             judged = quality.rule(quality.percent(before, list(head[method].values())), spread)
             error = spread * (2 / size) ** 0.5
             ratio = cost.relative(head, method) / cost.relative(base, method)
-            mean = judged.comparison.mean
-            agree = quality.seeds_agree(judged.comparison)
+            mean = judged.judged.found.mean
+            agree = quality.seeds_agree(judged.judged)
             rows.append(Comparison(size, (first, second), method, mean, mean / error, agree, ratio))
     return rows
 

@@ -8,13 +8,14 @@ with those of the baseline's runs directly.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
 
+from benchmarks.analysis.comparable import conditions, difference
 from benchmarks.analysis.loading import load
 from benchmarks.analysis.sections import STL
 from benchmarks.errors import UserError
@@ -37,8 +38,8 @@ class Expected:
     """What a baseline holds of a plan."""
 
     side: Side
-    labels: Mapping[str, tuple[str, ...]]
-    """Setting -> methods of the plan, those that the baseline lacks included."""
+    planned: Mapping[str, Mapping[str, Sequence[RunSpec]]]
+    """Conditions -> label -> runs of the plan, those of methods that the baseline lacks included."""
 
 
 def methods_only(plan: Plan) -> Plan:
@@ -63,21 +64,20 @@ def expected(plan: Plan, against: Path) -> Expected:
     other = next((run for run in side.runs if run.record.suite != plan.suite), None)
     if other is not None:
         raise UserError(f"{folder}: expected records of suite {plan.suite!r}, found {other.record.suite!r}")
-    labels: dict[str, list[str]] = {}
+    planned: dict[str, dict[str, list[RunSpec]]] = {}
     for spec in plan.runs:
-        key = sides.setting(spec)
+        key = conditions(spec)
         if key not in side.settings:
-            raise UserError(f"{folder}: expected runs of {spec.problem.name} as planned here, {_found(side, spec, key)}")
-        labels.setdefault(key, [])
-        if spec.weighter.label not in labels[key]:
-            labels[key].append(spec.weighter.label)
-        seeds = side.settings[key].get(spec.weighter.label)
-        if seeds is not None and spec.seed not in seeds:
+            raise UserError(f"{folder}: expected runs of {spec.problem.name} as planned here, {_found(side, spec)}")
+        planned.setdefault(key, {}).setdefault(spec.weighter.label, []).append(spec)
+        label = sides.partner(side.settings[key], spec, spec.weighter.label)
+        seeds = None if label is None else side.settings[key][label]
+        if seeds is not None and spec.seed not in seeds and not sides.why_lost(side, spec):
             raise UserError(
                 f"{folder}: expected a run of {spec.weighter.label} on {spec.problem.name}, seed {spec.seed}, found only "
                 f"seeds {', '.join(map(str, sorted(seeds)))}"
             )
-    return Expected(side, {key: tuple(names) for key, names in labels.items()})
+    return Expected(side, planned)
 
 
 def fresh_folder(given: Path | None, plan: Plan) -> Path:
@@ -101,12 +101,13 @@ def fresh_folder(given: Path | None, plan: Plan) -> Path:
     return given
 
 
-def check_beginnings(base: Expected, plan: Plan) -> None:
-    """Raise UserError where runs would begin otherwise than the baseline's: told before anything is trained.
+def check_beginnings(base: Expected, plan: Plan) -> list[str]:
+    """Which runs would begin otherwise than the baseline's, in words: told before anything is trained.
 
-    What cannot even be made is left to its run, whose record says why.
+    What cannot even be made is left to its run, whose record says why. Raises UserError where no run would begin alike.
     """
-    for spec in {(sides.setting(spec), spec.seed): spec for spec in plan.runs}.values():
+    found = []
+    for spec in {(conditions(spec), spec.seed): spec for spec in plan.runs}.values():
         try:
             problem = problem_from(spec.problem)
             data = problem.data(spec.seed, spec.training)
@@ -114,42 +115,69 @@ def check_beginnings(base: Expected, plan: Plan) -> None:
             loop = Loop(problem, data, uniform, spec.training, spec.seed, device=torch.device("cpu"))
         except Exception:  # noqa: BLE001 - a problem may raise anything
             continue
-        sides.check_beginning(base.side, spec, loop.fingerprints())
+        why = sides.began_otherwise(base.side, spec, loop.fingerprints())
+        found.append(f"{spec.problem.name}, seed {spec.seed}: {why}" if why else "")
+    if found and all(found):
+        raise UserError(f"{base.side.folder}: expected runs that begin as these, found other beginnings: {found[0]}")
+    return [text for text in found if text]
 
 
 def judge(base: Expected, head: Side) -> list[Verdict]:
     """Quality and cost of every method of the plan."""
-    verdicts = []
-    for key, labels in base.labels.items():
-        before, after = base.side.settings[key], head.settings[key]
-        problem = sides.problem_of(after)
-        for label in labels:
-            if label not in before:
-                reason = "not in the baseline: nothing to compare with"
-                verdicts += [Verdict(gate, problem, label, "not judged", reason) for gate in (quality.GATE, cost.GATE)]
-                continue
-            settings = sides.changed_settings(before, after, label)
-            verdicts.append(_with(settings, quality.judge(problem, label, before, after[label])))
-            verdicts.append(_with(settings, cost.judge(problem, label, before, after)))
-    return verdicts
+    return [
+        verdict
+        for key, methods in base.planned.items()
+        for label, specs in methods.items()
+        for verdict in _judge(base.side, head, key, label, specs)
+    ]
+
+
+def _judge(base: Side, head: Side, key: str, label: str, specs: Sequence[RunSpec]) -> list[Verdict]:
+    before, after = base.settings[key], head.settings.get(key, {})
+    problem = base.sections[key].name
+    lost = {spec.seed: why for spec in specs if (why := sides.why_lost(base, spec) or sides.why_lost(head, spec))}
+    there, now = (sides.partner(methods, specs[0], label) for methods in (before, after))
+    if there is None or now is None:
+        reason = f"not in {'the baseline' if there is None else 'this run'}: nothing to compare with"
+        found = [Verdict(gate, problem, label, "not judged", reason) for gate in (quality.GATE, cost.GATE)]
+    else:
+        changed = sides.changed_hyperparameters(before[there], after[now])
+        found = [
+            _with(changed, quality.judge(problem, label, before, there, after[now])),
+            _with(changed, cost.judge(problem, label, (before, there), (after, now))),
+        ]
+    return [_lacking(verdict, lost) for verdict in found]
+
+
+def _lacking(verdict: Verdict, lost: Mapping[int, str]) -> Verdict:
+    """The verdict, which is none where it passes without runs that were left out."""
+    if not lost:
+        return verdict
+    reason = "; ".join(f"seed {seed} is left out: {why}" for seed, why in sorted(lost.items()))
+    reason = f"{reason}; without: {verdict.reason}"
+    if verdict.state == "failed":
+        return replace(verdict, reason=reason)
+    return replace(verdict, state="not judged", reason=reason, lacking=True)
 
 
 def only_in_baseline(base: Expected) -> list[str]:
     """Methods of the baseline that the plan has not, as ``method on problem``."""
-    return [
-        f"{label} on {sides.problem_of(methods)}"
-        for key, methods in base.side.settings.items()
-        for label in methods
-        if label not in base.labels.get(key, ())
-    ]
+    found = []
+    for key, methods in base.side.settings.items():
+        planned = base.planned.get(key, {})
+        partners = {sides.partner(methods, specs[0], label) for label, specs in planned.items()}
+        found += [f"{label} on {base.side.sections[key].name}" for label in methods if label not in partners]
+    return found
 
 
 def _with(settings: str, verdict: Verdict) -> Verdict:
     return replace(verdict, reason=f"{verdict.reason} (hyperparameters: {settings})") if settings else verdict
 
 
-def _found(side: Side, spec: RunSpec, key: str) -> str:
-    near = [other for other, methods in side.settings.items() if sides.problem_of(methods) == spec.problem.name]
-    if near:
-        return f"found {sides.difference(near[0], key, 'here')}"
-    return f"found only {', '.join(sorted({sides.problem_of(methods) for methods in side.settings.values()}))}"
+def _found(side: Side, spec: RunSpec) -> str:
+    specs = [side.sections[key].spec for key in side.settings]
+    near = next((each for each in specs if each.problem.name == spec.problem.name), None)
+    if near is not None:
+        return f"found {difference(near, spec, 'here')}"
+    note = f" ({side.notes[0]})" if side.notes else ""
+    return f"found only {', '.join(sorted({each.problem.name for each in specs})) or 'single-task runs'}{note}"

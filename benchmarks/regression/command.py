@@ -55,9 +55,10 @@ def _check(options: argparse.Namespace, plan: Plan) -> int:
     recorded = trajectories.read(against)
     base = gates.expected(plan, against)
     out = gates.fresh_folder(options.out, plan)
-    if not options.dry_run:
-        gates.check_beginnings(base, plan)
+    otherwise = [] if options.dry_run else gates.check_beginnings(base, plan)
     print(f"check {plan.suite} against {against}: {len(plan.runs)} runs, recorded in {out / plan.suite}", flush=True)
+    for note in (*base.side.notes, *otherwise):
+        print(f"! baseline: {note}", flush=True)
     if options.dry_run:
         return 0
     verdicts = trajectories.judge(recorded, _methods(plan))
@@ -66,14 +67,16 @@ def _check(options: argparse.Namespace, plan: Plan) -> int:
         print(f"\nstopped: {len(outcome.recorded)} of {len(plan.runs)} runs are recorded, nothing was judged")
         return INTERRUPTED
     head = sides.read(out / plan.suite, {spec.key for spec in plan.runs})
-    sides.check_fingerprints(base.side, head)
+    head = sides.without_those_that_began_otherwise(base.side, head)
     verdicts += gates.judge(base, head)
     print("\n".join(["", *said.lines(verdicts)]))
+    for note in head.notes:
+        print(f"! this run: {note}")
     if alone := gates.only_in_baseline(base):
         print(f"\nonly in the baseline: {', '.join(alone)}")
     _keep(options, plan, base, verdicts)
     print(f"\n{said.summary(verdicts)}")
-    return FAILED if any(verdict.state == "failed" for verdict in verdicts) else 0
+    return FAILED if any(verdict.state == "failed" or verdict.lacking for verdict in verdicts) else 0
 
 
 def _calibrate(options: argparse.Namespace) -> int:

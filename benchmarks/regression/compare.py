@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import math
 import textwrap
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from tabulate import tabulate
 
-from benchmarks.analysis.paired import LEAST_PAIRS, LEVEL, Paired, holm, paired
 from benchmarks.analysis.per_run import DELTA_METRICS, per_run
-from benchmarks.analysis.sections import sections
+from benchmarks.analysis.sections import Section
+from benchmarks.analysis.statistics import Floats
+from benchmarks.analysis.verdict import VERDICTS, Judged, judge
 from benchmarks.errors import UserError
 from benchmarks.regression import cost, quality, sides
 from benchmarks.regression.sides import Methods, Side, finished
@@ -36,11 +36,11 @@ HEADER = (
     "s/step: base",
     "head",
 )
-VERDICTS = ("worse", "better", "no difference seen", "too few pairs", "identical")
 CAPTION = (
     "Change: head minus base of the same seed, negative is better: of Δm in points where both folders have the single-task "
     "runs, else of the primary metrics in percent of the base's, mean over metrics. Interval: paired bootstrap. p: "
-    "sign-flip test, Holm over this table; there is none below 6 pairs. s/step: relative to uniform in the same folder."
+    "sign-flip test, Holm over the methods of a problem that are not identical; verdict at 0.05. s/step: relative to "
+    "uniform in the same folder, median over the seeds whose runs were trained together."
 )
 
 
@@ -51,27 +51,13 @@ class Row:
     problem: str
     method: str
     measure: str
-    """``Δm`` in points, or ``metrics`` in percent of the base's."""
+    """``Δm`` in points, or ``metrics %`` in percent of the base's."""
     base: float
     head: float
-    change: Paired
-    identical: bool
-    """To the last digit, on every seed that both have."""
-    p_value: float
-    """After Holm, over the rows of the table."""
+    judged: Judged
+    """Holm over the rows of the problem."""
     seconds: tuple[float, float]
     """s/step relative to uniform in each folder."""
-
-    @property
-    def verdict(self) -> str:
-        """In words; a test decides, and where there can be none that is said."""
-        if self.identical:
-            return "identical"
-        if self.change.pairs < LEAST_PAIRS:
-            return "too few pairs"
-        if not self.p_value < LEVEL:
-            return "no difference seen"
-        return "better" if self.change.mean < 0 else "worse"
 
 
 @dataclass(frozen=True)
@@ -82,25 +68,39 @@ class Comparison:
     head: Path
     rows: tuple[Row, ...]
     notes: tuple[str, ...]
-    """Runs in one folder only, hyperparameters that changed."""
+    """Records that are damaged or left out, runs in one folder only, hyperparameters that changed."""
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """A method on both sides, before it is judged."""
+
+    label: str
+    measure: str
+    base: float
+    head: float
+    changes: Floats
+    seconds: tuple[float, float]
 
 
 def compare(base_folder: Path, head_folder: Path) -> Comparison:
-    """Raises UserError on folders that cannot be compared."""
+    """Compare what can be paired and name the rest. Raises UserError where that is nothing."""
     base, head = sides.read(base_folder), sides.read(head_folder)
-    sides.check_fingerprints(base, head)
+    head = sides.without_those_that_began_otherwise(base, head)
     shared = [key for key in base.settings if key in head.settings]
     if not shared:
         raise UserError(
-            f"{base_folder} and {head_folder}: expected a problem with equal settings in both, {_why(base, head)}"
+            f"{base_folder} and {head_folder}: expected a problem with equal settings in both, "
+            f"{sides.why_not_shared(base, head)}"
         )
-    deltas = _delta_m(base), _delta_m(head)
+    rows = [row for key in shared for row in _rows(base, head, key)]
+    notes = _notes(base, head, shared)
+    if not any(row.judged.found.pairs for row in rows):
+        first = next(iter([*base.notes, *head.notes, *notes]), "no method is in both")
+        raise UserError(f"{base_folder} and {head_folder}: expected runs that can be paired, found none: {first}")
     places = {name: place for place, name in enumerate(names())}
-    rows = [row for key in shared for row in _rows(base.settings[key], head.settings[key], deltas)]
     rows.sort(key=lambda row: (row.problem, places.get(row.method.partition("[")[0], len(places)), row.method))
-    corrected = holm([row.change.p_value for row in rows])
-    rows = [replace(row, p_value=p) for row, p in zip(rows, corrected, strict=True)]
-    return Comparison(base_folder, head_folder, tuple(rows), tuple(_notes(base, head, shared)))
+    return Comparison(base_folder, head_folder, tuple(rows), tuple(notes))
 
 
 def terminal(found: Comparison) -> str:
@@ -122,12 +122,28 @@ def markdown(found: Comparison) -> str:
     return "\n".join(parts) + "\n"
 
 
-def _rows(base: Methods, head: Methods, deltas: tuple[Mapping[str, float], Mapping[str, float]]) -> list[Row]:
-    return [_row(label, base, head, deltas) for label in base if label in head]
+def _rows(base: Side, head: Side, key: str) -> list[Row]:
+    before, after = base.settings[key], head.settings[key]
+    deltas = _delta_m(base.sections[key]), _delta_m(head.sections[key])
+    found = [_pairs(before, after, label, other, deltas) for label, other in _partners(before, after).items()]
+    judged = judge([each.changes for each in found])
+    problem = base.sections[key].name
+    return [
+        Row(problem, each.label, each.measure, each.base, each.head, verdict, each.seconds)
+        for each, verdict in zip(found, judged, strict=True)
+    ]
 
 
-def _row(label: str, base: Methods, head: Methods, deltas: tuple[Mapping[str, float], Mapping[str, float]]) -> Row:
-    before, after = finished(base[label]), finished(head[label])
+def _partners(before: Methods, after: Methods) -> dict[str, str]:
+    """The base's label of every method that both have -> the head's."""
+    found = {label: sides.partner(after, sides.any_of(seeds).record.run, label) for label, seeds in before.items()}
+    return {label: other for label, other in found.items() if other is not None}
+
+
+def _pairs(
+    base: Methods, head: Methods, label: str, other: str, deltas: tuple[Mapping[str, float], Mapping[str, float]]
+) -> _Pairs:
+    before, after = finished(base[label]), finished(head[other])
     seeds = [seed for seed in before if seed in after]
     old = np.array([deltas[0].get(before[seed].record.key, math.nan) for seed in seeds])
     new = np.array([deltas[1].get(after[seed].record.key, math.nan) for seed in seeds])
@@ -135,84 +151,83 @@ def _row(label: str, base: Methods, head: Methods, deltas: tuple[Mapping[str, fl
     if not np.isfinite(changes).all():
         measure, old, new = "metrics %", np.array([math.nan]), np.array([math.nan])
         changes = quality.percent(np.stack([quality.values(before[s]) for s in seeds]), [after[s] for s in seeds])
-    change = paired(changes)
-    return Row(
-        problem=next(iter(base[label].values())).problem,
-        method=label,
+    return _Pairs(
+        label=label,
         measure=measure,
         base=float(old.mean()) if seeds else math.nan,
         head=float(new.mean()) if seeds else math.nan,
-        change=change,
-        identical=bool(len(changes)) and not changes.any(),
-        p_value=change.p_value,
-        seconds=(cost.relative(base, label), cost.relative(head, label)),
+        changes=changes,
+        seconds=(cost.relative(base, label), cost.relative(head, other)),
     )
 
 
-def _delta_m(side: Side) -> dict[str, float]:
-    """Key of a run -> Δm in percent, NaN where there is none. Raises UserError."""
-    found: dict[str, float] = {}
-    for section in sections(side.runs)[0]:
-        if section.excluded:
-            run, why = section.excluded[0]
-            raise UserError(f"{side.folder}: run {run.record.key} ({run.label}, seed {run.seed}): {why}")
-        rows, _ = per_run(section)
-        found |= dict(zip(rows["run"], rows[DELTA_METRICS], strict=True))
-    return found
+def _delta_m(section: Section) -> dict[str, float]:
+    """Key of a run -> Δm in percent, NaN where there is none."""
+    rows, _ = per_run(section)
+    return dict(zip(rows["run"], rows[DELTA_METRICS], strict=True))
 
 
 def _notes(base: Side, head: Side, shared: Sequence[str]) -> list[str]:
     notes = []
     for side, other, name in ((base, head, "base"), (head, base, "head")):
+        notes += [f"{name}: {note}" for note in side.notes]
         for key, methods in side.settings.items():
-            problem = sides.problem_of(methods)
+            problem = side.sections[key].name
             if key not in shared:
-                notes.append(f"{problem}: with these settings in {name} only ({_difference(key, other)})")
+                what = sides.in_what(key, side, other, "there")
+                notes.append(f"{problem}: with these settings in {name} only ({what})")
                 continue
             notes += [f"{problem}: {text} finished in {name} only" for text in _alone(methods, other.settings[key])]
     for key in shared:
-        for label in base.settings[key].keys() & head.settings[key].keys():
-            changed = sides.changed_settings(base.settings[key], head.settings[key], label)
+        problem, before, after = base.sections[key].name, base.settings[key], head.settings[key]
+        for label, other_label in _partners(before, after).items():
+            changed = sides.changed_hyperparameters(before[label], after[other_label])
             if changed:
-                notes.append(f"{sides.problem_of(base.settings[key])}: {label}: hyperparameters changed: {changed}")
+                notes.append(f"{problem}: {label}: hyperparameters changed: {changed}")
+        notes += [f"{problem}: {text} finished in neither" for text in _in_neither(before, after)]
     return sorted(notes)
 
 
 def _alone(own: Methods, other: Methods) -> list[str]:
     """Runs that finished on one side only, methods with the same seeds in one line."""
-    found: dict[str, list[str]] = {}
+    partners = _partners(own, other)
+    missing = {}
     for label, seeds in own.items():
-        only = sorted(set(finished(seeds)) - set(finished(other.get(label, {}))))
-        if only:
-            found.setdefault(", ".join(map(str, only)), []).append(label)
+        there = finished(other[partners[label]]) if label in partners else {}
+        missing[label] = set(finished(seeds)) - set(there)
+    return _by_seeds(missing)
+
+
+def _in_neither(before: Methods, after: Methods) -> list[str]:
+    """Runs that both sides have and that finished on none."""
+    missing = {}
+    for label, other in _partners(before, after).items():
+        done = finished(before[label]).keys() | finished(after[other]).keys()
+        missing[label] = (before[label].keys() & after[other].keys()) - done
+    return _by_seeds(missing)
+
+
+def _by_seeds(missing: Mapping[str, Set[int]]) -> list[str]:
+    """Methods with the same seeds in one line; those without any in none."""
+    found: dict[str, list[str]] = {}
+    for label, seeds in missing.items():
+        if seeds:
+            found.setdefault(", ".join(map(str, sorted(seeds))), []).append(label)
     return [f"{', '.join(labels)}: seed {seeds}" for seeds, labels in found.items()]
 
 
-def _why(base: Side, head: Side) -> str:
-    if not base.settings or not head.settings:
-        return "found single-task runs alone"
-    return f"found {_difference(next(iter(base.settings)), head)}"
-
-
-def _difference(key: str, other: Side) -> str:
-    """In what a setting differs from the one of the same problem on the other side."""
-    name = json.loads(key)["problem"]
-    near = [found for found, methods in other.settings.items() if sides.problem_of(methods) == name]
-    return sides.difference(key, near[0], "there") if near else f"no {name} there"
-
-
 def _title(found: Comparison) -> str:
-    count = Counter(row.verdict for row in found.rows)
+    count = Counter(row.judged.verdict for row in found.rows)
     parts = [f"{count[verdict]} {verdict}" for verdict in VERDICTS if count[verdict]]
     return f"{len(found.rows)} methods on problems of both: {', '.join(parts) or 'none'}"
 
 
 def _cells(row: Row) -> list[str]:
-    change = row.change
+    change = row.judged.found
     interval = f"{number(change.low, 2)} to {number(change.high, 2)}" if math.isfinite(change.low) else MISSING
-    p_value = number(row.p_value, 3)
+    p_value = number(row.judged.p_value, 3)
     numbers = [number(row.base, 2), number(row.head, 2), number(change.mean, 2), interval, str(change.pairs), p_value]
-    return [row.problem, row.method, row.verdict, row.measure, *numbers, *(number(each, 2) for each in row.seconds)]
+    return [row.problem, row.method, row.judged.words, row.measure, *numbers, *(number(each, 2) for each in row.seconds)]
 
 
 def _align() -> list[str]:

@@ -23,10 +23,10 @@ PASSES = 0.01
 """Per step; a method that asks for less in some steps may do so a step earlier or later."""
 
 
-def judge(problem: str, label: str, base: Methods, head: Methods) -> Verdict:
-    """The verdict on one method."""
-    before, after = relative(base, label), relative(head, label)
-    passes, passes_now = passes_per_step(base[label]), passes_per_step(head[label])
+def judge(problem: str, label: str, base: tuple[Methods, str], head: tuple[Methods, str]) -> Verdict:
+    """The verdict on one method, from all runs of either side and what the method is called there."""
+    before, after = relative(*base), relative(*head)
+    passes, passes_now = (passes_per_step(methods[name]) for methods, name in (base, head))
     ratio, more = after / before, passes_now > passes + PASSES
     if math.isfinite(ratio):
         reason = f"s/step relative to uniform {before:.2f}, now {after:.2f}: times {ratio:.2f}, allowed {FACTOR:g}"

@@ -23,8 +23,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.analysis.delta_m import changes_percent, over_metrics, values_on_test
-from benchmarks.analysis.paired import LEAST_PAIRS, LEVEL, Paired, paired
 from benchmarks.analysis.statistics import Floats
+from benchmarks.analysis.verdict import Judged
+from benchmarks.analysis.verdict import judge as judge_pairs
 from benchmarks.record import Run
 from benchmarks.regression.sides import Methods, Seeds, finished
 from benchmarks.regression.verdict import Verdict
@@ -42,16 +43,16 @@ class Judgement:
     """The rule on one method's pairs."""
 
     worse: bool
-    comparison: Paired
-    """Of the changes in percent, positive: worse."""
+    judged: Judged
+    """Of the changes in percent, positive: worse, as a comparison of its own."""
     worse_pairs: int
     allowed: float
     """What the mean had to exceed, percent."""
 
 
-def judge(problem: str, label: str, base: Methods, head: Seeds) -> Verdict:
-    """The verdict on one method, from its runs and the baseline's runs of all methods."""
-    before, after = finished(base[label]), finished(head)
+def judge(problem: str, label: str, base: Methods, there: str, head: Seeds) -> Verdict:
+    """The verdict on one method, from its runs and the baseline's runs of all methods, where it is called ``there``."""
+    before, after = finished(base[there]), finished(head)
     broken = [run for seed, run in sorted(head.items()) if seed in before and seed not in after]
     if broken:
         record = broken[0].record
@@ -65,22 +66,22 @@ def judge(problem: str, label: str, base: Methods, head: Seeds) -> Verdict:
             f"{len(seeds)} pair{'s' * (len(seeds) != 1)} of finished runs with a change in percent, {LEAST_SEEDS} needed"
         )
         return Verdict(GATE, problem, label, "not judged", reason)
-    found = rule(changes, noise(base, label))
-    return Verdict(GATE, problem, label, "failed" if found.worse else "ok", _reason(found), found.comparison.mean)
+    found = rule(changes, noise(base, there))
+    return Verdict(GATE, problem, label, "failed" if found.worse else "ok", _reason(found), found.judged.found.mean)
 
 
 def rule(changes: Floats, spread: float) -> Judgement:
     """The three conditions. changes: ``(n,)`` percent by seed, positive: worse; spread: standard deviation over seeds."""
-    comparison = paired(changes)
-    error = spread * math.sqrt(2 / comparison.pairs)
+    (judged,) = judge_pairs([changes])
+    error = spread * math.sqrt(2 / judged.found.pairs)
     allowed = max(FACTOR, NOISES * error)
-    worse = seeds_agree(comparison) and comparison.mean > allowed
-    return Judgement(worse, comparison, int((changes > 0).sum()), allowed)
+    worse = seeds_agree(judged) and judged.found.mean > allowed
+    return Judgement(worse, judged, int((changes > 0).sum()), allowed)
 
 
-def seeds_agree(comparison: Paired) -> bool:
+def seeds_agree(judged: Judged) -> bool:
     """The third condition."""
-    return comparison.p_value < LEVEL if comparison.pairs >= LEAST_PAIRS else comparison.improvement == 0
+    return judged.verdict == "worse" or (judged.verdict == "too few to test" and judged.found.improvement == 0)
 
 
 def noise(base: Methods, label: str) -> float:
@@ -116,10 +117,11 @@ def _higher(run: Run) -> list[bool]:
 
 
 def _reason(found: Judgement) -> str:
-    pairs = found.comparison
-    agree = f"worse on {found.worse_pairs} of {pairs.pairs} seeds"
-    how = f"p = {pairs.p_value:.3g}, {pairs.test}" if pairs.test else agree
+    pairs = found.judged.found
+    how = f"p = {found.judged.p_value:.3g}, {pairs.test}"
+    if math.isnan(found.judged.p_value):
+        how = f"worse on {found.worse_pairs} of {pairs.pairs} seeds"
     return (
-        f"metrics {abs(pairs.mean):.2f} % {'worse' if pairs.mean > 0 else 'better' if pairs.mean < 0 else 'apart'} "
-        f"[{pairs.low:+.2f}, {pairs.high:+.2f}], allowed {found.allowed:.2f} %; {how}"
+        f"metrics changed by {pairs.mean:+.2f} % [{pairs.low:+.2f}, {pairs.high:+.2f}], positive: worse, allowed "
+        f"{found.allowed:.2f} %: {found.judged.words}; {how}"
     )

@@ -19,18 +19,21 @@ def lines(verdicts: Sequence[Verdict]) -> list[str]:
 def summary(verdicts: Sequence[Verdict]) -> str:
     """The last line: what failed, by name."""
     failed = [verdict for verdict in verdicts if verdict.state == "failed"]
+    lacking = [verdict for verdict in verdicts if verdict.lacking]
+    if lacking and not failed:
+        return f"NOT JUDGED, since records were left out: {_named(lacking)}"
     if not failed:
         judged = sum(verdict.state == "ok" for verdict in verdicts)
         return f"passed: {judged} comparisons, {len(verdicts) - judged} not judged"
-    named = dict.fromkeys(f"{verdict.method.partition('[')[0]} ({verdict.gate})" for verdict in failed)
-    return f"FAILED: {', '.join(named)}"
+    return f"FAILED: {_named(failed)}"
 
 
 def junit(suite: str, verdicts: Sequence[Verdict]) -> bytes:
     """One test case for each gate, problem (or fixed input) and method."""
     failed = sum(verdict.state == "failed" for verdict in verdicts)
-    skipped = sum(verdict.state == "not judged" for verdict in verdicts)
-    counts = {"tests": str(len(verdicts)), "failures": str(failed), "errors": "0", "skipped": str(skipped)}
+    lacking = sum(verdict.lacking for verdict in verdicts)
+    skipped = sum(verdict.state == "not judged" for verdict in verdicts) - lacking
+    counts = {"tests": str(len(verdicts)), "failures": str(failed), "errors": str(lacking), "skipped": str(skipped)}
     root = ElementTree.Element("testsuites", counts)
     cases = ElementTree.SubElement(root, "testsuite", {"name": f"check {suite}", **counts})
     for verdict in verdicts:
@@ -39,12 +42,18 @@ def junit(suite: str, verdicts: Sequence[Verdict]) -> bytes:
         if verdict.state == "failed":
             message = ElementTree.SubElement(case, "failure", {"message": _printable(verdict.reason)})
             message.text = _printable(f"{verdict.place}, {name}: {verdict.reason}")
+        elif verdict.lacking:
+            ElementTree.SubElement(case, "error", {"message": _printable(verdict.reason)})
         elif verdict.state == "not judged":
             ElementTree.SubElement(case, "skipped", {"message": _printable(verdict.reason)})
         else:
             ElementTree.SubElement(case, "system-out").text = _printable(verdict.reason)
     ElementTree.indent(root)
     return bytes(ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)) + b"\n"
+
+
+def _named(verdicts: Sequence[Verdict]) -> str:
+    return ", ".join(dict.fromkeys(f"{verdict.method.partition('[')[0]} ({verdict.gate})" for verdict in verdicts))
 
 
 def _row(verdict: Verdict) -> tuple[str, str, str, str, str]:

@@ -1,13 +1,14 @@
-"""One side of a comparison: the records of a suite folder, by setting, method and seed. Bad input is one line."""
+"""One side of a comparison: the records of a suite folder, by conditions, method and seed, and what cannot be compared."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.analysis.comparable import conditions, difference, differing
 from benchmarks.analysis.loading import load
+from benchmarks.analysis.sections import Section, sections
 from benchmarks.errors import UserError
 from benchmarks.record import Fingerprints, Run, RunSpec
 
@@ -22,92 +23,117 @@ class Side:
 
     folder: Path
     runs: tuple[Run, ...]
+    """All that can be read, also those that are left out."""
+    sections: Mapping[str, Section]
+    """Conditions -> runs that may be compared."""
     settings: Mapping[str, Methods]
-    """Setting (see ``setting``) -> runs of methods; the single-task runs are in ``runs`` alone."""
-
-
-def setting(spec: RunSpec) -> str:
-    """What must be equal for runs to be compared, as text: problem, options, tasks, training settings, kind of device."""
-    content = {
-        "problem": spec.problem.name,
-        "source": spec.problem.source,
-        "options": spec.problem.options,
-        "tasks": list(spec.problem.tasks),
-        "training": spec.training.model_dump(mode="json"),
-        "device": spec.device,
-    }
-    return json.dumps(content, sort_keys=True)
-
-
-def difference(one: str, other: str, place: str) -> str:
-    """In what two settings of a problem differ, e.g. ``training.steps 300, here 600`` with ``place="here"``."""
-    first, second = _flat(json.loads(one)), _flat(json.loads(other))
-    names = [name for name in {**first, **second} if first.get(name) != second.get(name)]
-    return "; ".join(f"{name} {json.dumps(first.get(name))}, {place} {json.dumps(second.get(name))}" for name in names)
+    """Conditions -> runs of methods; the single-task runs are in ``sections`` alone."""
+    lost: Mapping[str, str]
+    """Key of a run that has a record here but is not compared -> why."""
+    notes: tuple[str, ...]
+    """What is left out and what is shown apart, in words."""
 
 
 def read(folder: Path, keys: Collection[str] | None = None) -> Side:
-    """The records of a suite folder, or those with the given keys.
-
-    Raises UserError where there are none, where one cannot be read, or where two claim the same method and seed: a verdict
-    on what is left would be on something else than it says.
-    """
+    """The records of a suite folder, or those with the given keys. Raises UserError where none can be read."""
     try:
         loaded = load(folder, keys)
     except OSError as error:
         raise UserError(f"{folder}: expected a folder of records that can be read: {error.strerror}") from error
-    if loaded.unusable:
-        more = len(loaded.unusable) - 1
-        raise UserError(loaded.unusable[0].reason + (f" (and {more} more that cannot be used)" if more else ""))
     if not loaded.runs:
-        raise UserError(f"expected records in {folder / 'runs'}, found none")
+        reasons = [each.reason for each in loaded.unusable]
+        more = f" (and {len(reasons) - 1} more that cannot be used)" if len(reasons) > 1 else ""
+        raise UserError(f"{reasons[0]}{more}" if reasons else f"expected records in {folder / 'runs'}, found none")
+    found, warnings = sections(loaded.runs)
+    kept = {section.key: section for section in found}
+    lost = {each.folder.name: each.reason for each in loaded.unusable}
+    lost |= {run.record.key: why for section in found for run, why in section.excluded}
+    return Side(
+        folder=folder,
+        runs=loaded.runs,
+        sections=kept,
+        settings={key: _methods(section) for key, section in kept.items() if section.runs},
+        lost=lost,
+        notes=(*(each.reason for each in loaded.unusable), *warnings),
+    )
+
+
+def began_otherwise(base: Side, spec: RunSpec, found: Fingerprints) -> str:
+    """In what a run began otherwise than those of the same conditions and seed there; empty where it did not."""
+    for run in _of_seed(base, spec):
+        what = differing(found, run.record.fingerprints)
+        if what:
+            return f"{' and '.join(what)} differ from those of {run.label} in {base.folder} ({run.record.key})"
+    return ""
+
+
+def without_those_that_began_otherwise(base: Side, head: Side) -> Side:
+    """The head without the runs that began otherwise than the base's of the same conditions and seed, which it names."""
+    lost: dict[str, str] = {}
+    notes: list[str] = []
     settings: dict[str, dict[str, dict[int, Run]]] = {}
-    for run in loaded.runs:
-        if run.record.run.role != "method":
-            continue
-        seeds = settings.setdefault(setting(run.record.run), {}).setdefault(run.label, {})
-        if run.seed in seeds:
-            raise UserError(
-                f"{folder}: expected one record of {run.label} on {run.problem}, seed {run.seed}, found several: "
-                f"{seeds[run.seed].record.key} and {run.record.key}"
-            )
-        seeds[run.seed] = run
-    return Side(folder, loaded.runs, settings)
+    for key, methods in head.settings.items():
+        kept = settings.setdefault(key, {})
+        for label, seeds in methods.items():
+            for seed, run in seeds.items():
+                prints = run.record.fingerprints
+                why = "" if prints is None else began_otherwise(base, run.record.run, prints)
+                if why:
+                    lost[run.record.key] = why
+                    notes.append(f"{run.problem}: run {run.record.key} ({label}, seed {seed}) is left out: {why}")
+                else:
+                    kept.setdefault(label, {})[seed] = run
+    return Side(head.folder, head.runs, head.sections, settings, {**head.lost, **lost}, (*head.notes, *notes))
 
 
-def check_fingerprints(base: Side, head: Side) -> None:
-    """Raise UserError unless runs of the same setting and seed began alike: parameters, data and order of the batches."""
-    for methods in head.settings.values():
-        for run in (run for seeds in methods.values() for run in seeds.values()):
-            if run.record.fingerprints is not None:
-                check_beginning(base, run.record.run, run.record.fingerprints)
+def why_lost(side: Side, spec: RunSpec) -> str:
+    """Why a planned run is not compared, though it or its like has a record there; empty where that is not so."""
+    if spec.key in side.lost:
+        return side.lost[spec.key]
+    like = (conditions(spec), spec.weighter.label, spec.seed)
+    for run in side.runs:
+        if run.record.key in side.lost and (conditions(run.record.run), run.label, run.seed) == like:
+            return side.lost[run.record.key]
+    return ""
 
 
-def check_beginning(base: Side, spec: RunSpec, found: Fingerprints) -> None:
-    """Raise UserError where a run of the same setting and seed began otherwise."""
-    for seeds in base.settings.get(setting(spec), {}).values():
-        run = seeds.get(spec.seed)
-        there = None if run is None else run.record.fingerprints
-        if run is None or there is None or there == found:
-            continue
-        differing = [name.replace("_", " ") for name, value in there if value != getattr(found, name)]
-        raise UserError(
-            f"{base.folder}: {spec.problem.name}, seed {spec.seed}: expected runs that began alike, found other "
-            f"{' and '.join(differing)} than those of {run.label} ({run.record.key})"
-        )
+def why_not_shared(base: Side, head: Side) -> str:
+    """In what the folders differ where no conditions are in both."""
+    if not base.settings or not head.settings:
+        return "found single-task runs alone"
+    return f"found {in_what(next(iter(base.settings)), base, head, 'there')}"
 
 
-def changed_settings(base: Methods, head: Methods, label: str) -> str:
+def in_what(key: str, own: Side, other: Side, place: str) -> str:
+    """In what conditions differ from the ones of the same problem on the other side."""
+    spec = own.sections[key].spec
+    specs = [other.sections[each].spec for each in other.settings]
+    near = next((each for each in specs if each.problem.name == spec.problem.name), None)
+    return f"no {spec.problem.name} {place}" if near is None else difference(spec, near, place)
+
+
+def changed_hyperparameters(base: Seeds, head: Seeds) -> str:
     """The hyperparameters of a method that are not as they were, e.g. ``lr 0.025, now 0.25``; empty if all are."""
-    one, other = (next(iter(side[label].values())).record.run.weighter for side in (base, head))
+    one, other = (any_of(seeds).record.run.weighter for seeds in (base, head))
     names = dict.fromkeys([*one.hyperparameters, *other.hyperparameters])
     old, new = ({name: side.hyperparameters.get(name, "none") for name in names} for side in (one, other))
     return "; ".join(f"{name} {old[name]}, now {new[name]}" for name in names if old[name] != new[name])
 
 
-def problem_of(methods: Methods) -> str:
-    """The problem of some runs of one setting."""
-    return next(iter(next(iter(methods.values())).values())).problem
+def partner(methods: Methods, like: RunSpec, label: str) -> str | None:
+    """What a method is called on the other side: the same, or as the one of several of its name that is equal in all."""
+    if label in methods:
+        return label
+    for other, seeds in methods.items():
+        spec = any_of(seeds).record.run
+        if spec.weighter.label == like.weighter.label and spec.method == like.method:
+            return other
+    return None
+
+
+def any_of(seeds: Seeds) -> Run:
+    """One of a method's runs."""
+    return next(iter(seeds.values()))
 
 
 def finished(seeds: Seeds) -> dict[int, Run]:
@@ -115,11 +141,14 @@ def finished(seeds: Seeds) -> dict[int, Run]:
     return {seed: run for seed, run in sorted(seeds.items()) if run.record.state == "finished"}
 
 
-def _flat(content: Mapping[str, object]) -> dict[str, object]:
-    found: dict[str, object] = {}
-    for name, value in content.items():
-        if isinstance(value, dict):
-            found |= {f"{name}.{inner}": each for inner, each in value.items()}
-        else:
-            found[name] = value
-    return found
+def _methods(section: Section) -> dict[str, dict[int, Run]]:
+    found: dict[str, dict[int, Run]] = {label: {} for label in section.methods}
+    for (label, seed), run in sorted(section.runs.items()):
+        found[label][seed] = run
+    return {label: seeds for label, seeds in found.items() if seeds}
+
+
+def _of_seed(side: Side, spec: RunSpec) -> Iterator[Run]:
+    for seeds in side.settings.get(conditions(spec), {}).values():
+        if spec.seed in seeds:
+            yield seeds[spec.seed]

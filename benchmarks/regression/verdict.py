@@ -23,3 +23,5 @@ class Verdict:
     value: float = math.nan
     """The number that was judged: largest relative difference of a weight; mean change in percent, positive: worse; s/step
     relative to uniform by that of the baseline."""
+    lacking: bool = False
+    """Not judged since a record that it should be judged by was left out: no reason to pass."""
