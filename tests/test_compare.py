@@ -277,7 +277,7 @@ def test_the_report_compare_and_reproduce_say_the_same_of_the_same_pairs(seeds: 
     rows = {row.method: row for row in compare(base, head).rows}
     (section,), _ = sections(runs_in(head))
     (table,) = verdict_tables(section)
-    shown = table.frame.set_index("method").to_dict("index")
+    shown = {str(cells["method"]): cells for cells in table.frame.to_dict("records")}
     assert len(shown) == 5
     for method, cells in shown.items():
         judged = rows[method].judged

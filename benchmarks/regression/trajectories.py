@@ -129,8 +129,9 @@ def judge(baseline: Baseline, places: Iterable[str]) -> list[Verdict]:
         for label in dict.fromkeys([*after, *before]):
             verdict = _verdict(name, label, before.get(label), after.get(label))
             method = label.partition("[")[0]
-            old, new = baseline.versions.get(method, 1), versions.get(method, 1)
-            if verdict.state == "failed" and old != new:
+            old, new = baseline.versions.get(method, 1), versions.get(method)
+            # A method that is gone has no new version, and stays a failure.
+            if verdict.state == "failed" and new is not None and old != new:
                 reason = f"version {new}, recorded is {old}; `check --record` records it anew"
                 verdict = replace(verdict, state="not judged", reason=reason)
             verdicts.append(verdict)
