@@ -16,11 +16,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.base import DATA_RULE
-from benchmarks.record import Fingerprints, Run, RunSpec, as_json
+from benchmarks.record import Fingerprints, Run, RunSpec, WeighterSpec, as_json
 
 UNIFORM = "uniform"
 """The method that others are compared with."""
 FINGERPRINTS = tuple(Fingerprints.model_fields)
+
+
+def uniform_label(methods: Mapping[str, WeighterSpec]) -> str | None:
+    """What uniform weights are called among methods (label -> method); None where there are none.
+
+    Under a prior they are no longer uniform; of other settings the plain one counts.
+    """
+    found = [label for label, spec in methods.items() if spec.name == UNIFORM and spec.hyperparameters.get("prior") is None]
+    return UNIFORM if UNIFORM in found else next(iter(found), None)
 
 
 def conditions(spec: RunSpec, but: Sequence[str] = ()) -> str:

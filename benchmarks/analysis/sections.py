@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import weighting
-from benchmarks.analysis.comparable import UNIFORM, began_alike, conditions, difference, latest
+from benchmarks.analysis import comparable
+from benchmarks.analysis.comparable import began_alike, conditions, difference, latest
 from benchmarks.base import Training
 from benchmarks.record import MetricInfo, ProblemSpec, Role, Run, RunSpec
 
@@ -77,10 +78,9 @@ class Section:
 
 
 def uniform_label(section: Section) -> str | None:
-    """What the section calls uniform weights, of several settings the plain one; None where there is no such method."""
-    names = {label: run.record.run.weighter.name for (label, _), run in section.runs.items()}
-    found = [label for label in section.methods if names.get(label) == UNIFORM]
-    return UNIFORM if UNIFORM in found else next(iter(found), None)
+    """What the section calls uniform weights, see ``comparable.uniform_label``."""
+    specs = {label: run.record.run.weighter for (label, _), run in section.runs.items()}
+    return comparable.uniform_label({label: specs[label] for label in section.methods if label in specs})
 
 
 def uniform_runs(section: Section) -> list[Run]:

@@ -22,6 +22,7 @@ from benchmarks.catalog import (
 )
 from benchmarks.contents import content_hashes
 from benchmarks.errors import UserError, one_line, unknown
+from benchmarks.harness import priors
 from benchmarks.harness.gradients import SharedLayerNorms
 from benchmarks.harness.simplex import simplex_weights
 from benchmarks.harness.suite import ProblemEntry, SuiteFile, Tune, WeighterEntry, explain
@@ -260,20 +261,26 @@ class _ProblemPlanner:
         for name in self.entry.hyperparameters:
             if name not in named:
                 raise self.file.error([*self.place, "hyperparameters", name], unknown("weighter", name, named))
-        specs = [spec for number, entry in enumerate(entries) for spec in self._grid([*place, number], entry)]
-        specs += [
-            spec for control in CONTROLS if control not in named for spec in self._grid(place, WeighterEntry(name=control))
+        changes = self.entry.hyperparameters
+        specs = [
+            spec
+            for number, entry in enumerate(entries)
+            for spec in self._grid([*place, number], entry, changes.get(entry.name, {}))
         ]
+        # Under a prior a control is another weighting, and what the others are held against is missing.
+        there = {spec.name for spec in specs if spec.hyperparameters[priors.NAME] is None}
+        for control in CONTROLS:
+            if control not in there:
+                specs += self._grid(place, WeighterEntry(name=control), {})
         return [spec for spec in _labelled(specs) if self._wanted(spec.name)]
 
-    def _grid(self, place: list[str | int], entry: WeighterEntry) -> list[WeighterSpec]:
-        """One spec for each combination of values."""
+    def _grid(self, place: list[str | int], entry: WeighterEntry, changes: Mapping[str, Any]) -> list[WeighterSpec]:
+        """One spec for each combination of values. changes: to the entry's hyperparameters, for this problem."""
         try:
             kind = weighter_class(entry.name)
             source = own_source(entry.name)
         except UserError as error:
             raise self.file.error([*place, "name"], str(error)) from error
-        changes = self.entry.hyperparameters.get(entry.name, {})
         given = {**entry.hyperparameters, **changes}
         defaults = hyperparameters_of(kind)
         hints = _hints(kind)
@@ -282,7 +289,9 @@ class _ProblemPlanner:
             here = [*self.place, "hyperparameters", entry.name, name] if name in changes else [*place, name]
             if name not in defaults:
                 raise self.file.error(here, f"{entry.name}: {unknown('hyperparameter', name, defaults)}")
-            axes[name] = self._values(here, value, hints.get(name, Any))
+            axes[name] = (
+                self._priors(here, value) if name == priors.NAME else self._values(here, value, hints.get(name, Any))
+            )
         combinations = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
         return [self._checked(place, entry.name, kind, source, combination) for combination in combinations]
 
@@ -296,6 +305,12 @@ class _ProblemPlanner:
         for item in values:
             self._check_type(place, item, hint)
         return list(values)
+
+    def _priors(self, place: list[str | int], value: Any) -> list[Any]:
+        try:
+            return priors.priors(value, self.problem.tasks)
+        except ValueError as error:
+            raise self.file.error(place, f"{error} (for problem {self.entry.name})") from error
 
     def _check_type(self, place: list[str | int], value: Any, hint: Any) -> None:
         try:

@@ -17,6 +17,8 @@
     weighters:
       - uniform
       - {name: coba, tau: [2, 5]}               # a list is a grid: one run for each value
+      - {name: famo, prior: {left: 20}}         # constants that multiply any method's weights: by task, 1 for the others,
+                                                # or [20, 1, 1] in the order of the tasks; a list of these is a grid
     tune:                                       # every method also at its best setting: see ``benchmarks.protocol``
       learning_rates: [3e-4, 1e-3, 3e-3]
       trials: 3                                 # for each method, chosen on validation; default: one per learning rate

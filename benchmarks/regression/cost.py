@@ -11,9 +11,9 @@ import math
 
 import numpy as np
 
-from benchmarks.analysis.comparable import UNIFORM
+from benchmarks.analysis.comparable import uniform_label
 from benchmarks.analysis.relative_cost import middle, ratios
-from benchmarks.record import Run
+from benchmarks.record import Run, WeighterSpec
 from benchmarks.regression.sides import Methods, Seeds, finished
 from benchmarks.regression.verdict import State, Verdict
 
@@ -41,8 +41,9 @@ def judge(problem: str, label: str, base: tuple[Methods, str], head: tuple[Metho
 
 def relative(methods: Methods, label: str) -> float:
     """Median over seeds of s/step by that of uniform weights; NaN where no seed has a finished, undisturbed run of both."""
-    uniform = next((finished(seeds).values() for seeds in methods.values() if _name(seeds) == UNIFORM), ())
-    return middle(ratios(finished(methods.get(label, {})).values(), uniform))
+    uniform = uniform_label({name: _spec(seeds) for name, seeds in methods.items()})
+    base = finished(methods[uniform]).values() if uniform is not None else ()
+    return middle(ratios(finished(methods.get(label, {})).values(), base))
 
 
 def passes_per_step(seeds: Seeds) -> float:
@@ -52,6 +53,6 @@ def passes_per_step(seeds: Seeds) -> float:
     return float(np.mean(passes)) if passes else math.nan
 
 
-def _name(seeds: Seeds) -> str:
+def _spec(seeds: Seeds) -> WeighterSpec:
     run: Run = next(iter(seeds.values()))
-    return run.record.run.weighter.name
+    return run.record.run.weighter
