@@ -58,6 +58,8 @@ class Training(BaseModel):
     """What every method's weights are rescaled to before they are used; the same for all methods of a suite."""
     log_every: int = Field(default=10, ge=1)
     """Steps between logged rows of losses and weights."""
+    probes: bool = False
+    """Whether the logged rows hold the numbers inside the method too (``Weighter.probes``)."""
     evaluate_every: int = Field(default=50, ge=1)
     """Steps between evaluations on the whole validation split."""
     selection: str = "best_validation"

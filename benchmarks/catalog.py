@@ -18,12 +18,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from benchmarks.base import Problem
+from benchmarks.base import Problem, Training
 from benchmarks.errors import UserError, one_line, unknown
 from benchmarks.problems import LISTED
 from weighting import METHODS, RunFacts, Weighter
 from weighting.factory import hyperparameters_of
 
+ADDED_LATER = ("probes",)
+"""Training settings that are younger than the first keys: at their default they are in no key, whatever the problem."""
 AUTO = "auto"
 """Stands in the plan for a default that the run's facts decide."""
 
@@ -49,7 +51,7 @@ def weighter_class(name: str) -> type[Weighter]:
 
 @dataclass(frozen=True)
 class Defaults:
-    """Of a problem and a method; empty where a class cannot be had."""
+    """Of a problem and a method; empty, but for ``ADDED_LATER``, where a class cannot be had."""
 
     options: Mapping[str, Any]
     training: Mapping[str, Any]
@@ -59,7 +61,7 @@ class Defaults:
 def defaults_of(problem: str, weighter: str) -> Defaults:
     """Every setting's default for a problem under a method, by their names."""
     options: Mapping[str, Any] = {}
-    training: Mapping[str, Any] = {}
+    training: Mapping[str, Any] = {name: Training.model_fields[name].default for name in ADDED_LATER}
     hyperparameters: Mapping[str, Any] = {}
     with contextlib.suppress(UserError):
         kind = problem_class(problem)

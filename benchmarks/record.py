@@ -14,6 +14,8 @@ weight         float64  coefficient of the raw loss in this step; NaN in the las
 count          float64  units over which the training loss was meaned, as the problem counts them; 0: the batch lacked the
                         task, and its loss and weight are NaN; NaN: the problem does not count, and the task was there
 probe.<name>   float64  further numbers of the problem (``Problem.probe``), where it has any
+method.<name>  float64  numbers inside the method (``Weighter.probes``), of which the weights of this row are made; in the
+                        last row those at the end; where ``training.probes`` asks for them and the method has any
 =============  =======  ==========================================================================================
 """
 
@@ -41,6 +43,8 @@ SCHEMA = 2
 RUN_FILE = "run.json"
 TRAJECTORY_FILE = "trajectory.parquet"
 COLUMNS = ("step", "replica", "task", "train_loss", "val_loss", "weight", "count")
+OF_PROBLEM, OF_METHOD = "probe.", "method."
+"""What the names of further columns begin with."""
 
 Role = Literal["method", "single_task", "simplex", "trial", "tuned", "frozen"]
 """What a run is for.
@@ -301,6 +305,11 @@ class Run:
     def problem(self) -> str:
         """The problem's name."""
         return self.record.run.problem.name
+
+    @property
+    def further_columns(self) -> list[str]:
+        """The trajectory's columns of numbers of the problem or the method."""
+        return [name for name in self.trajectory.columns if name.startswith((OF_PROBLEM, OF_METHOD))]
 
 
 UNREADABLE = (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, MemoryError, NotImplementedError)

@@ -24,7 +24,7 @@ RUN_COLUMNS = {
     "training.optimizer": "str", "training.lr": "float64", "training.weight_decay": "float64",
     "training.momentum": "float64", "training.lr_schedule": "str", "training.grad_clip": "float64",
     "training.threads": "int64", "training.normalize": "str", "training.log_every": "int64",
-    "training.evaluate_every": "int64", "training.selection": "str",
+    "training.probes": "bool", "training.evaluate_every": "int64", "training.selection": "str",
 }  # fmt: skip
 """Columns that every frame of runs has, in this order, with their types; the others depend on the runs."""
 TRAJECTORY_COLUMNS = {
@@ -32,7 +32,7 @@ TRAJECTORY_COLUMNS = {
     "replica": "int32", "task": "str", "train_loss": "float64", "val_loss": "float64", "weight": "float64",
     "count": "float64",
 }  # fmt: skip
-"""The same for trajectories; columns ``probe.*`` follow where a problem has them."""
+"""The same for trajectories; columns ``probe.*`` and ``method.*`` of float64 follow where runs have them."""
 OF_RUN = ("key", "suite", "problem", "method", "role", "seed")
 PREFIXES = ("hp", "validation", "test", "version")
 LEVELS = ("", "*", "*/*")
@@ -53,7 +53,8 @@ def load(path: str | Path) -> pd.DataFrame:
 
 
 def load_trajectories(path: str | Path) -> pd.DataFrame:
-    """One row per run, logged step, replica and task below ``path``; columns: ``TRAJECTORY_COLUMNS``, then ``probe.*``.
+    """One row per run, logged step, replica and task below ``path``; columns: ``TRAJECTORY_COLUMNS``, then ``probe.*``
+    and ``method.*``.
 
     Warns and raises as ``load``.
     """
@@ -80,7 +81,8 @@ def _runs(path: Path) -> Iterator[tuple[Path, Run]]:
 def _typed(run: Run) -> Run:
     """The run with the types of ``TRAJECTORY_COLUMNS``. Raises DamagedRecordError where a column holds something else."""
     frame = run.trajectory
-    other = {name: TRAJECTORY_COLUMNS[name] for name in COLUMNS if str(frame[name].dtype) != TRAJECTORY_COLUMNS[name]}
+    types = {name: TRAJECTORY_COLUMNS[name] for name in COLUMNS} | dict.fromkeys(run.further_columns, "float64")
+    other = {name: kind for name, kind in types.items() if str(frame[name].dtype) != kind}
     try:
         return Run(run.record, frame.astype(other)) if other else run
     except (TypeError, ValueError) as error:

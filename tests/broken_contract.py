@@ -90,6 +90,28 @@ class LearnsWhenAsked(Broken):
         return super().weights(now)
 
 
+class ProbesForAnotherTask(Broken):
+    name, breaks = "probes_for_another_task", ("probes_are_numbers_of_the_state",)
+
+    def probes(self) -> dict[str, Tensor]:
+        return {"mean": torch.cat([self.mean, self.mean[..., :1]], dim=-1)}
+
+
+class LearnsWhenProbed(Broken):
+    name, breaks = "learns_when_probed", ("probes_are_numbers_of_the_state",)
+
+    def probes(self) -> dict[str, Tensor]:
+        self.mean.mul_(1.01)
+        return {"mean": self.mean.clone()}
+
+
+class GivesItsMemoryAsAProbe(Broken):
+    name, breaks = "gives_its_memory_as_a_probe", ("probes_are_numbers_of_the_state",)
+
+    def probes(self) -> dict[str, Tensor]:
+        return {"mean": self.mean}
+
+
 class WantsMore(Broken):
     name, breaks = "wants_more", ("wants_no_more_than_it_needs",)
 

@@ -112,6 +112,13 @@ def test_hyperparameters(name: str, kind: type[Weighter]) -> None:
 
 
 @LISTED
+def test_probes_are_named(name: str, kind: type[Weighter]) -> None:
+    written = re.findall(r"^Probes, (?:.*?): (.*)$", sections(read(name))["Update rule"].replace("{probes: true}", ""), re.M)
+    named = [probe for line in written for probe in re.findall(r"`(\w+)`", line)]
+    assert named == list(kind(3).probes())
+
+
+@LISTED
 def test_guards_are_named(name: str, kind: type[Weighter]) -> None:
     departures = sections(read(name))["Departures"]
     assert [guard for guard in kind.guards.keys() - Weighter.guards if f"`{guard}`" not in departures] == []

@@ -245,7 +245,11 @@ class Weighter(State, ABC):
         return self.claims
 
     def probes(self) -> dict[str, Tensor]:
-        """Numbers inside the method that are worth a curve: name -> ``(*batch_shape, K)``, or ``(*batch_shape)``."""
+        """Numbers inside the method that are worth a curve: name -> ``(*batch_shape, K)``, or ``(*batch_shape)``.
+
+        Those of which the coming answer is made, as far as the state knows them. Asking changes nothing, and what is given
+        is the caller's.
+        """
         return {}
 
     def guards_taken(self) -> dict[str, int]:

@@ -91,6 +91,10 @@ class DynamicWeightAverage(Weighter):
             return self.claims - {"sums_to_num_tasks", "scale_free", "task_scale_free"} | {"sums_to_one"}
         return self.claims
 
+    def probes(self) -> dict[str, Tensor]:
+        """The ratio r of the losses of the last two windows before this step, 1 where it is not known."""
+        return {"ratio": self._ratio(*((self.last, self.previous) if self.variant == "paper" else self._halves(self.past)))}
+
     def weights(self, now: Observation) -> Tensor:
         """Positive, sum K (variant "nash_mtl": 1), ``(*batch_shape, K)``."""
         return self.reply(self.current if self.variant == "paper" else self._sliding_weights(now), now)
@@ -117,11 +121,13 @@ class DynamicWeightAverage(Weighter):
         self.current.copy_(self.num_tasks * self._shares(self.last, self.previous))
 
     def _sliding_weights(self, now: Observation) -> Tensor:
-        past = self._with(now)
+        return self._shares(*self._halves(self._with(now)))
+
+    def _halves(self, past: Tensor) -> tuple[Tensor, Tensor]:
+        """Means over the newer and over the older half of the memory; the older is NaN where it is not to be used yet."""
         older, newer = past.narrow(-1, 0, self.window).mean(-1), past.narrow(-1, self.window, self.window).mean(-1)
         # A task moves from its loss number window + 2 on, as that code does.
-        older = torch.where(self.count > self.window, older, torch.full_like(older, float("nan")))
-        return self._shares(newer, older)
+        return newer, torch.where(self.count > self.window, older, torch.full_like(older, float("nan")))
 
     def _with(self, seen: Observation) -> Tensor:
         """The last losses of each task, oldest first, with those of this step: ``(*batch_shape, K, 2 window)``."""
@@ -129,9 +135,12 @@ class DynamicWeightAverage(Weighter):
         return torch.where(self.present(seen).unsqueeze(-1), moved, self.past)
 
     def _shares(self, newer: Tensor, older: Tensor) -> Tensor:
-        """Softmax of the ratios over the temperature; the ratio is 1 where it is not known."""
+        """Softmax of the ratios over the temperature."""
+        return (self._ratio(newer, older) / self.temperature).softmax(-1)
+
+    def _ratio(self, newer: Tensor, older: Tensor) -> Tensor:
+        """Newer by older; 1 where it is not known."""
         ratio = newer / older
         undecided = older.isnan() | ((newer == 0) & (older == 0))
         largest = torch.finfo(ratio.dtype).max / self.num_tasks
-        ratio = torch.where(undecided, torch.ones_like(ratio), ratio.clamp(max=largest))
-        return (ratio / self.temperature).softmax(-1)
+        return torch.where(undecided, torch.ones_like(ratio), ratio.clamp(max=largest))

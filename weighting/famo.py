@@ -79,6 +79,10 @@ class Famo(Weighter):
             self.add_state("last_log_distance", float("nan"))
             self.last_log_distance: Tensor
 
+    def probes(self) -> dict[str, Tensor]:
+        """The logits xi."""
+        return {"logits": self.logits.clone()}
+
     def wants(self) -> Needs:
         """The losses after the step, unless the next batch stands for them."""
         return Needs.LOSSES_AFTER_STEP if self.lookahead == "same_batch" else Needs.NOTHING

@@ -79,14 +79,21 @@ class GradNorm(Weighter):
         """w in variant "paper", s in variant "libmtl"."""
         self.add_state("initial_losses", float("nan"))
         self.add_state("initial_counts", 0.0)
+        self.add_state("relative_rate", 1.0)
+        """r of the last update, by which no later one goes."""
         self.current: Tensor
         self.initial_losses: Tensor
         self.initial_counts: Tensor
+        self.relative_rate: Tensor
         self.optimizer = ElementOptimizer(self.name, self.shape, optimizer=optimizer, lr=lr, weight_decay=weight_decay)
 
     def claimed(self) -> frozenset[str]:
         """Without a floor a weight may cross 0; a softmax cannot."""
         return self.claims if self.variant == "libmtl" or self.floor > 0 else self.claims - {"nonnegative"}
+
+    def probes(self) -> dict[str, Tensor]:
+        """The relative inverse training rate r of the last update, 1 before there was one."""
+        return {"relative_rate": self.relative_rate.clone()}
 
     def wants(self) -> Needs:
         """No gradient norms while L_i(0) is averaged."""
@@ -125,12 +132,13 @@ class GradNorm(Weighter):
         return self.current if self.variant == "paper" else self.num_tasks * self.current.softmax(-1)
 
     def _gradient(self, losses: Tensor, norms: Tensor, present: Tensor) -> Tensor:
-        """Of the objective with respect to w, 0 for absent tasks."""
+        """Of the objective with respect to w, 0 for absent tasks; notes the relative rates."""
         weights = self._weights()
         weighted = weights.abs() * norms
         rate = torch.where(self._lacks_initial(), 1.0, losses / self.initial_losses)
         mean = _mean(rate, present)
         relative_rate = torch.where(mean == 0, 1.0, rate / mean)
+        self.relative_rate.copy_(torch.where(present, relative_rate, self.relative_rate))
         target = _mean(weighted, present) * relative_rate**self.alpha
         gradient = torch.sign(weighted - target) * torch.sign(weights) * norms
         return torch.where(present, gradient, torch.zeros_like(gradient))

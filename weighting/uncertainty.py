@@ -53,6 +53,10 @@ class UncertaintyWeighting(Weighter):
             self.name, self.shape, optimizer=optimizer, lr=lr, momentum=momentum, weight_decay=weight_decay
         )
 
+    def probes(self) -> dict[str, Tensor]:
+        """The learned noise sigma."""
+        return {"sigma": torch.exp(self.log_variance / 2)}
+
     def weights(self, now: Observation) -> Tensor:
         """Positive, ``(*batch_shape, K)``."""
         return self.reply(torch.exp(-self.log_variance) / 2, now)

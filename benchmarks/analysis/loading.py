@@ -54,7 +54,7 @@ def load(suite_folder: Path, keys: Collection[str] | None = None) -> Loaded:
 def _checked(run: Run) -> Run:
     """The run, if its trajectory can be computed with. Raises DamagedRecordError."""
     record, trajectory = run.record, run.trajectory
-    for column in ("step", "replica", "train_loss", "val_loss", "weight"):
+    for column in ("step", "replica", "train_loss", "val_loss", "weight", "count", *run.further_columns):
         if len(trajectory) and not pd.api.types.is_numeric_dtype(trajectory[column]):
             raise DamagedRecordError(f"{record.key}: expected numbers in column {column}, found {trajectory[column].dtype}")
     if trajectory.duplicated(["step", "replica", "task"]).any():

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from benchmarks.errors import StorageError
 
-FORMAT = 3
+FORMAT = 4
 """Of the state; one of another format is a start from nothing."""
 
 

@@ -24,7 +24,7 @@ from benchmarks.harness.step import Stepper, StepResult
 from benchmarks.harness.stopwatch import Stopwatch
 from benchmarks.harness.trajectory import Trajectory
 from benchmarks.harness.watch import Watch
-from benchmarks.record import Costs, Fingerprints, Flag, Selection
+from benchmarks.record import OF_METHOD, OF_PROBLEM, Costs, Fingerprints, Flag, Selection
 from weighting import Needs, Weighter
 
 CHECKPOINT_SECONDS = 5.0
@@ -124,6 +124,7 @@ class Loop:
                 saved_at = time.monotonic()
             if stop:
                 raise Stopped
+        self._log_probes()
         return self._score()
 
     def begin(self) -> None:
@@ -136,6 +137,7 @@ class Loop:
         first, training = self.step, self.training
         end = min(_next_multiple(first, training.log_every), _next_multiple(first, training.evaluate_every), training.steps)
         self._open_row()
+        self._log_probes()
         self.block_start, self.block = first, []
         self.stepper.health.clear()
         with self.stopwatch.block(end - first):
@@ -161,6 +163,12 @@ class Loop:
         self.trajectory.fill("weight", result.weights.masked_fill(absent, math.nan))
         if result.counts is not None:
             self.trajectory.fill("count", result.counts)
+
+    def _log_probes(self) -> None:
+        """The numbers inside the method of which this row's weights are made; in the last row, those at the end."""
+        if self.training.probes:
+            with undisturbed(self.model, self.device, evaluation=False):
+                self.trajectory.fill_probes(OF_METHOD, self.weighter.probes())
 
     # ---- around the steps ----------------------------------------------------------------------------------------
 
@@ -189,7 +197,8 @@ class Loop:
             return self.problem.evaluate(self.model, batches)
 
     def _open_row(self) -> None:
-        self.trajectory.open_row(self.step, lambda: self.problem.probe(self.model))
+        if self.trajectory.open_row(self.step):
+            self.trajectory.fill_probes(OF_PROBLEM, self.problem.probe(self.model))
 
     @property
     def bad_step(self) -> int | None:

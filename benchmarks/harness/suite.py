@@ -4,7 +4,7 @@
 
     question: Which weighting should I use?     # printed above the plan
     seeds: [0, 1, 2]                            # paired: the same initial parameters and batches for every weighter
-    training: {normalize: none}                 # changes to the training settings of every problem
+    training: {probes: true}                    # changes to the training settings of every problem: see ``Training``
     problems:
       - multidigits                             # a listed name, path/to/file.py:Class or package.module:Class
       - name: code_lm

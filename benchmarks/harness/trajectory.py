@@ -3,45 +3,58 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from torch import Tensor
 
 from benchmarks.base import Problem, replicas
 
-Column = Literal["train_loss", "val_loss", "weight", "count"]
-COLUMNS: tuple[Column, ...] = ("train_loss", "val_loss", "weight", "count")
-
-Rows = list[list[float]]
-"""One row for each logged step, of as many numbers as the problem has replicas and tasks."""
+COLUMNS = ("train_loss", "val_loss", "weight", "count")
+"""Of every run; others join them where there is something to log."""
 
 
 class Trajectory:
-    """Raw losses and weights of the logged steps of one run; NaN where something was not measured."""
+    """Raw losses, weights and probes of the logged steps of one run; NaN where something was not measured."""
 
     def __init__(self, problem: Problem) -> None:
         self.tasks = problem.tasks
+        self.batch_shape = tuple(problem.batch_shape)
         self.replicas = replicas(problem.batch_shape)
         self.steps: list[int] = []
-        self.columns: dict[Column, Rows] = {column: [] for column in COLUMNS}
-        self.probes: dict[str, Rows] = {}
+        self.columns: dict[str, list[list[float]]] = {column: [] for column in COLUMNS}
+        """Column -> one row for each logged step, of as many numbers as there are replicas and tasks."""
 
-    def open_row(self, step: int, probe: Callable[[], Mapping[str, Tensor]]) -> None:
-        """Make the row of a step, unless it is there. probe: gives name -> ``(replicas,)``."""
+    def open_row(self, step: int) -> bool:
+        """Make the row of a step; False where it is there."""
         if self.steps and self.steps[-1] == step:
-            return
+            return False
         self.steps.append(step)
         for rows in self.columns.values():
-            rows.append([math.nan] * (self.replicas * len(self.tasks)))
-        for name, values in probe().items():
-            self.probes.setdefault(name, []).append(values.detach().flatten().tolist())
+            rows.append(self._nothing())
+        return True
 
-    def fill(self, column: Column, values: Tensor) -> None:
-        """Set what was measured in the last row. values: ``(*batch_shape, K)``."""
-        self.columns[column][-1] = values.double().flatten().tolist()
+    def fill(self, column: str, values: Tensor) -> None:
+        """Set what was measured in the last row. values: ``(*batch_shape, K)``, or ``(*batch_shape)`` for all tasks alike.
+
+        Raises ValueError on another shape.
+        """
+        rows = self.columns.setdefault(column, [self._nothing() for _ in self.steps])
+        shape = (*self.batch_shape, len(self.tasks))
+        if tuple(values.shape) == self.batch_shape:
+            values = values.unsqueeze(-1).expand(shape)
+        if tuple(values.shape) != shape:
+            expected = f"expected {column} of shape {shape} or {self.batch_shape}"
+            raise ValueError(f"{expected}, found {tuple(values.shape)}")
+        rows[-1] = values.detach().double().flatten().tolist()
+
+    def fill_probes(self, kind: str, probes: Mapping[str, Tensor]) -> None:
+        """Set numbers of the problem or the method in the last row. kind: ``OF_PROBLEM`` or ``OF_METHOD``."""
+        for name, values in probes.items():
+            self.fill(kind + name, values if isinstance(values, Tensor) else torch.as_tensor(values, dtype=torch.float64))
 
     def frame(self) -> pd.DataFrame:
         """One row per step, replica and task, as ``benchmarks.record`` describes it."""
@@ -53,14 +66,15 @@ class Trajectory:
         }
         for column, values in self.columns.items():
             content[column] = np.array(values, dtype=float).reshape(-1)
-        for name, values in self.probes.items():
-            content[f"probe.{name}"] = np.repeat(np.array(values, dtype=float).reshape(-1), len(tasks))
         return pd.DataFrame(content)
 
     def state_dict(self) -> dict[str, Any]:
         """For the checkpoint."""
-        return {"steps": self.steps, "columns": self.columns, "probes": self.probes}
+        return {"steps": self.steps, "columns": self.columns}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """From the checkpoint."""
-        self.steps, self.columns, self.probes = state["steps"], state["columns"], state["probes"]
+        self.steps, self.columns = state["steps"], state["columns"]
+
+    def _nothing(self) -> list[float]:
+        return [math.nan] * (self.replicas * len(self.tasks))

@@ -104,6 +104,28 @@ def asking_changes_nothing(subject: Subject) -> None:
             weighter.update(after_step(weighter, step))
 
 
+def probes_are_numbers_of_the_state(subject: Subject) -> None:
+    """probes() gives tensors for each task, or one number a replica, without a graph; asking changes nothing."""
+    for batch_shape in BATCH_SHAPES[:2]:
+        shown = script(3, 12, batch_shape=batch_shape)
+        weighter = subject.make(batch_shape=batch_shape)
+        weighter.start(at_start(weighter, shown.first))
+        for step in shown.steps:
+            before, found = state_of(weighter), weighter.probes()
+            same_state(state_of(weighter), before, "after probes()")
+            kept = {name: _probe(name, value, batch_shape).clone() for name, value in found.items()}
+            go_on(weighter, [step])
+            for name, value in found.items():
+                same(value, kept[name], f"probe {name!r} already given, after update,")
+
+
+def _probe(name: str, value: Tensor, batch_shape: tuple[int, ...]) -> Tensor:
+    shapes = ((*batch_shape, 3), batch_shape)
+    expect(tuple(value.shape) in shapes, f"probe {name!r} of shape {shapes[0]} or {shapes[1]}", tuple(value.shape))
+    expect(not value.requires_grad, f"probe {name!r} without a graph", "one")
+    return value
+
+
 def wants_no_more_than_it_needs(subject: Subject) -> None:
     """wants() is within needs, in every step."""
     weighter, shown = subject.make(), script(3, 20)
