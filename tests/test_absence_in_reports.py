@@ -14,6 +14,7 @@ from benchmarks.analysis.sections import sections
 from benchmarks.protocol.frozen import frozen_run
 from benchmarks.record import Run
 from benchmarks.report.plots import weights as picture
+from benchmarks.report.spread import MOST_LINES
 
 TASKS = ("one", "two", "three")
 SPARSE = (1.0, 0.8, 0.3)
@@ -77,5 +78,5 @@ def test_many_tasks_are_drawn_by_their_spread(number: int, tmp_path: Path) -> No
     made = picture.figure(sections(runs)[0][0])
     assert made is not None
     lines = max(len(axis.get_lines()) for axis in made.axes)
-    assert (lines <= 2) == (number > picture.MOST_LINES)
+    assert (lines <= 2) == (number > MOST_LINES)
     made.savefig(tmp_path / "weights.png", dpi=80)

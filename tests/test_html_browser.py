@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from fake_runs import make, suite, write_suite
 from playwright.sync_api import Browser, ConsoleMessage, Page, Request, sync_playwright
 
 from benchmarks.html import write_html
+from benchmarks.report.spread import HALF, MEDIAN, MOST, OPACITY
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
 WIDTHS = (390, 1280)
@@ -230,3 +232,53 @@ def test_the_first_stop_of_the_keyboard_skips_to_the_verdict(page: Page) -> None
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")
     assert page.evaluate("document.activeElement.id") == "verdict"
+
+
+def light(colour: str) -> float:
+    """Relative luminance of ``#rrggbb``, as WCAG has it."""
+    parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return sum(share * part for share, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def through(colour: str, opacity: float, ground: str) -> str:
+    """What is seen of a colour through which the ground is seen."""
+    mixed = [
+        round(opacity * int(colour[place : place + 2], 16) + (1 - opacity) * int(ground[place : place + 2], 16))
+        for place in (1, 3, 5)
+    ]
+    return "#" + "".join(f"{part:02x}" for part in mixed)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_spread_of_many_tasks_is_seen_in_both_themes_and_its_ends_have_names(
+    width: int, browser: Browser, tmp_path: Path
+) -> None:
+    runs = [make("famo", seed, tasks=tuple(f"language {index}" for index in range(40))) for seed in (0, 1)]
+    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme="light")
+    page.goto(write_html(write_suite(tmp_path / "fake", runs), "").as_uri())
+    figure = page.locator("figure.chart:has(> h3:text-is('Weights: famo'))")
+    place = f"#{figure.locator('.plot').get_attribute('id')}"
+    show(page, place)
+    assert figure.locator(".legend li").all_text_contents() == [MEDIAN, HALF, MOST]
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    for theme, ink in (("light", "#000000"), ("dark", "#ffffff")):
+        page.wait_for_function(f"document.querySelector('{place}').data[2].line.color === '{ink}'")
+        most, half, median = page.evaluate(f"document.querySelector('{place}').data.map(t => t.fillcolor || t.line.color)")
+        ground = page.evaluate("getComputedStyle(document.documentElement).getPropertyValue('--ground').trim()")
+        outer = through(most, OPACITY[MOST], ground)
+        inner = through(half, OPACITY[HALF], outer)
+        seen = [light(colour) + 0.05 for colour in (ground, outer, inner, median)]
+        ordered = sorted(seen, reverse=theme == "light")
+        assert seen == ordered
+        # Not the 3 of lines: bands are areas, beside each other and beside the line.
+        assert min(max(one, other) / min(one, other) for one, other in itertools.pairwise(seen)) > 1.25
+        page.locator("#theme").click()
+        page.locator(place).scroll_into_view_if_needed()
+    box = page.locator(f"{place} .nsewdrag").first.bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.wait_for_selector(f"{place} .hoverlayer .legendtext")
+    said = page.locator(f"{place} .hoverlayer").text_content() or ""
+    assert all(words in said for words in (MEDIAN, "highest: language ", "lowest: language "))
+    page.close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from benchmarks.analysis.statistics import Floats
-from benchmarks.record import DamagedRecordError, Run, read_run, run_folders
+from benchmarks.analysis.statistics import Floats, present_mean
+from benchmarks.record import OF_METHOD, DamagedRecordError, Run, read_run, run_folders
 
 
 @dataclass(frozen=True)
@@ -83,3 +83,23 @@ def cube(run: Run, column: str) -> tuple[NDArray[np.int64], Floats]:
     values = np.full((len(steps), max(1, len(replicas)), len(tasks)), np.nan)
     values[row, layer, place] = known[column].to_numpy(np.float64)
     return steps, values
+
+
+def together(runs: Sequence[Run], column: str) -> tuple[NDArray[np.int64], Floats]:
+    """A column of several runs at the steps at which all of them have it, those without any left out.
+
+    Returns steps ``(T,)`` and values ``(n, T, K)``, means over the replicas that are there.
+    """
+    found = [cube(run, column) for run in runs if column in run.trajectory]
+    found = [(steps, values) for steps, values in found if len(steps)]
+    if not found:
+        return np.empty(0, dtype=np.int64), np.empty((0, 0, 0))
+    shared = found[0][0]
+    for steps, _ in found[1:]:
+        shared = np.intersect1d(shared, steps)
+    return shared, np.stack([present_mean(values[np.isin(steps, shared)], 1) for steps, values in found])
+
+
+def probes_of(runs: Sequence[Run]) -> list[str]:
+    """The columns of numbers inside the method that the runs have."""
+    return list(dict.fromkeys(name for run in runs for name in run.further_columns if name.startswith(OF_METHOD)))

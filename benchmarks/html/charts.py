@@ -2,47 +2,33 @@
 
 from __future__ import annotations
 
-import html
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
 from benchmarks.analysis import statistics
-from benchmarks.analysis.loading import cube
+from benchmarks.analysis.loading import cube, probes_of
 from benchmarks.analysis.per_run import DELTA_METRICS
 from benchmarks.analysis.sections import STL, Section
-from benchmarks.analysis.statistics import Floats, band, present_mean, windows
-from benchmarks.html.looks import Key, curve_key, line, marker, point_key
-from benchmarks.record import MetricInfo, Run
+from benchmarks.analysis.statistics import Floats, band
+from benchmarks.html.by_task import by_task_chart
+from benchmarks.html.chart import POINTS, Chart, layout, numbers, text
+from benchmarks.html.looks import curve_key, line, marker, point_key
+from benchmarks.record import OF_METHOD, MetricInfo, Run
 from benchmarks.report.front import objectives
-from benchmarks.report.palette import DASHES, STL_STYLE, Style, task_styles
+from benchmarks.report.palette import DASHES, STL_STYLE, Style
 from benchmarks.report.plots.front import MOST_PANELS
 from benchmarks.report.scales import Scale, of_losses
 from benchmarks.report.table import ERROR
 from benchmarks.report.tables import RELATIVE, SectionTables
 
-POINTS = 200
-"""Of a curve: more could not be told apart on a screen."""
 MARKS = 8
 """Marks along a curve: enough to follow it without colour."""
 STATIC = Style("#8a8a8a", "o", DASHES[0])
-
-
-@dataclass(frozen=True)
-class Chart:
-    """A chart with what it says in words; ``figure`` is Plotly's JSON."""
-
-    title: str
-    caption: str
-    keys: tuple[Key, ...]
-    """The legend."""
-    figure: dict[str, Any]
 
 
 def section_charts(section: Section, tables: SectionTables, styles: Mapping[str, Style]) -> list[Chart]:
@@ -50,6 +36,7 @@ def section_charts(section: Section, tables: SectionTables, styles: Mapping[str,
     return [
         *_losses(section, styles),
         *_weights(section),
+        *_probes(section),
         *_cost(section, tables, styles),
         *_fronts(section, tables, styles),
     ]
@@ -69,7 +56,7 @@ def _losses(section: Section, styles: Mapping[str, Style]) -> Iterator[Chart]:
                 keys.append(curve_key(name, look, name))
         if keys:
             shown, off = of_losses(drawn)
-            _layout(figure, "step", "validation loss", hovermode="x unified")
+            layout(figure, "step", "validation loss", hovermode="x unified")
             _values_axis(figure, shown)
             caption = (
                 f"{section.name}: mean over seeds and replicas; the band is ± one standard error over seeds. The range is "
@@ -95,7 +82,7 @@ def _curve(figure: go.Figure, name: str, steps: list[int], mean: Floats, error: 
     if np.isfinite(error).any():
         figure.add_scatter(
             x=[*steps, *reversed(steps)],
-            y=_numbers([*(mean + error), *reversed(mean - error)]),
+            y=numbers([*(mean + error), *reversed(mean - error)]),
             mode="lines",
             fill="toself",
             fillcolor=look.color,
@@ -107,28 +94,19 @@ def _curve(figure: go.Figure, name: str, steps: list[int], mean: Floats, error: 
     marks = (
         {"mode": "lines+markers", "marker": marker(look, 8) | {"maxdisplayed": MARKS}} if look.marker else {"mode": "lines"}
     )
-    figure.add_scatter(x=steps, y=_numbers(mean), name=_text(name), line=line(look), meta={"method": name}, **marks)
+    figure.add_scatter(x=steps, y=numbers(mean), name=text(name), line=line(look), meta={"method": name}, **marks)
 
 
 def _weights(section: Section) -> Iterator[Chart]:
-    looks = task_styles(section.tasks)
     for method in section.methods:
-        found = [cube(run, "weight") for run in section.finished(method)]
-        found = [(steps, weights) for steps, weights in found if len(steps)]
-        if not found:
-            continue
-        length = min(len(steps) for steps, _ in found)
-        mean = present_mean(np.stack([present_mean(weights[:length], 1) for _, weights in found]), 0)
-        steps, mean = windows(found[0][0][:length].astype(float), POINTS), windows(mean, POINTS)
-        figure = go.Figure()
-        for place, task in enumerate(section.tasks):
-            look = line(looks[task])
-            figure.add_scatter(x=_numbers(steps), y=_numbers(mean[:, place]), name=_text(task), mode="lines", line=look)
-        _layout(figure, "step", "weight", hovermode="x unified")
-        figure.update_layout(meta={"method": method})
-        caption = f"{section.name}: mean over seeds and replicas, in at most {POINTS} windows of steps."
-        keys = tuple(curve_key(task, looks[task], None) for task in section.tasks)
-        yield Chart(f"Weights: {method}", caption, keys, figure.to_plotly_json())
+        yield from by_task_chart(section, method, "weight", "weight", f"Weights: {method}")
+
+
+def _probes(section: Section) -> Iterator[Chart]:
+    for method in section.methods:
+        for column in probes_of(section.finished(method)):
+            name = column.removeprefix(OF_METHOD)
+            yield from by_task_chart(section, method, column, name, f"Inside {method}: {name}")
 
 
 def _cost(section: Section, tables: SectionTables, styles: Mapping[str, Style]) -> Iterator[Chart]:
@@ -141,7 +119,7 @@ def _cost(section: Section, tables: SectionTables, styles: Mapping[str, Style]) 
         if math.isfinite(cost) and math.isfinite(quality):
             _point(figure, name, cost, quality, styles[name], float(row.get(DELTA_METRICS + ERROR, math.nan)))
             keys.append(point_key(name, styles[name], name))
-    _layout(figure, "s/step relative to uniform (lower is better)", "Δm % (lower is better)")
+    layout(figure, "s/step relative to uniform (lower is better)", "Δm % (lower is better)")
     caption = (
         f"{section.name}: Δm is the mean over metrics against single-task training, ± one standard error over seeds; 0 is "
         "single-task training."
@@ -166,7 +144,7 @@ def _fronts(section: Section, tables: SectionTables, styles: Mapping[str, Style]
             name = str(row["label"])
             _point(figure, name, float(row[first.key]), float(row[second.key]), styles[name], math.nan)
         arrows = ["higher" if info.higher_is_better else "lower" for info in (first, second)]
-        _layout(figure, f"{first.key} ({arrows[0]} is better)", f"{second.key} ({arrows[1]} is better)")
+        layout(figure, f"{first.key} ({arrows[0]} is better)", f"{second.key} ({arrows[1]} is better)")
         caption = (
             f"{section.name}: means over seeds. Line: the front of the static weights in these two metrics; filled grey "
             "points are on their front over all metrics."
@@ -180,12 +158,12 @@ def _static(figure: go.Figure, static: pd.DataFrame, first: MetricInfo, second: 
     front = points[statistics.non_dominated(points, [first.higher_is_better, second.higher_is_better])]
     front = front[np.argsort(front[:, 0])]
     figure.add_scatter(
-        x=_numbers(front[:, 0]), y=_numbers(front[:, 1]), mode="lines", line=line(STATIC) | {"width": 1}, hoverinfo="skip"
+        x=numbers(front[:, 0]), y=numbers(front[:, 1]), mode="lines", line=line(STATIC) | {"width": 1}, hoverinfo="skip"
     )
     figure.add_scatter(
-        x=_numbers(points[:, 0]),
-        y=_numbers(points[:, 1]),
-        text=[_text(str(label)) for label in static["label"]],
+        x=numbers(points[:, 0]),
+        y=numbers(points[:, 1]),
+        text=[text(str(label)) for label in static["label"]],
         name="static weights",
         mode="markers",
         marker=marker(STATIC, 7) | {"symbol": ["circle" if on else "circle-open" for on in static["on_front"]]},
@@ -193,22 +171,9 @@ def _static(figure: go.Figure, static: pd.DataFrame, first: MetricInfo, second: 
 
 
 def _point(figure: go.Figure, name: str, x: float, y: float, look: Style, error: float) -> None:
-    bars = {"type": "data", "array": _numbers([error]), "visible": math.isfinite(error), "thickness": 1}
+    bars = {"type": "data", "array": numbers([error]), "visible": math.isfinite(error), "thickness": 1}
     figure.add_scatter(
-        x=[x], y=[y], error_y=bars, name=_text(name), mode="markers", marker=marker(look, 11), meta={"method": name}
-    )
-
-
-def _layout(figure: go.Figure, x: str, y: str, hovermode: str = "closest") -> None:
-    figure.update_layout(
-        template=None,
-        xaxis={"title": {"text": _text(x)}, "automargin": True},
-        yaxis={"title": {"text": _text(y)}, "automargin": True},
-        hovermode=hovermode,
-        margin={"l": 8, "r": 12, "t": 12, "b": 8},
-        # Legends are part of the page: Plotly's own would take the charts' room on a phone.
-        showlegend=False,
-        height=340,
+        x=[x], y=[y], error_y=bars, name=text(name), mode="markers", marker=marker(look, 11), meta={"method": name}
     )
 
 
@@ -223,13 +188,3 @@ def _values_axis(figure: go.Figure, shown: Scale | None) -> None:
     steps = (1, 2, 5) if high - low < 2.2 else (1,)
     ticks = [step * 10.0**power for power in range(math.floor(low), math.ceil(high) + 1) for step in steps]
     figure.update_yaxes(type="log", range=[low, high], tickvals=ticks, ticktext=[f"{tick:g}" for tick in ticks])
-
-
-def _text(name: str) -> str:
-    """A name as Plotly must be given it, which reads marks of HTML in names."""
-    return html.escape(name, quote=False)
-
-
-def _numbers(values: Sequence[float] | Floats) -> list[float | None]:
-    """Six digits, which no screen shows more of; None where there is no number."""
-    return [float(f"{value:.6g}") if math.isfinite(value) else None for value in values]

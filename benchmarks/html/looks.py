@@ -39,11 +39,18 @@ class Key:
     """Outline of the mark as an SVG path around (0, 0), None for no mark."""
     method: str | None = None
     """The method that hides it; None for what is always shown."""
+    band: float | None = None
+    """Opacity of a sample of a band; None for no band."""
 
 
 def curve_key(name: str, look: Style, method: str | None) -> Key:
     """A line with the marks it carries, if any."""
     return Key(name, look.color, _dashes(look), _MARKS[look.marker][1] if look.marker else None, method)
+
+
+def band_key(name: str, color: str, opacity: float) -> Key:
+    """A band alone."""
+    return Key(name, color, None, None, band=opacity)
 
 
 def point_key(name: str, look: Style, method: str | None) -> Key:

@@ -20,12 +20,15 @@
   };
 
   // On a dark ground black becomes white, and what is too dark is mixed with white up to the contrast WCAG asks of graphics.
-  const visibleColour = (colour) => {
+  // What is seen through needs more: its ground takes a part of it.
+  const GRAPHICS = 3;
+  const SEEN_THROUGH = 9;
+  const visibleColour = (colour, contrast = GRAPHICS) => {
     if (!dark() || !/^#[0-9a-f]{6}$/i.test(colour)) return colour;
     if (colour === "#000000") return "#ffffff";
     const ground = luminance(channels(colours().ground));
     let rgb = channels(colour);
-    while ((luminance(rgb) + 0.05) / (ground + 0.05) < 3) rgb = rgb.map((part) => Math.round(part + (255 - part) / 10));
+    while ((luminance(rgb) + 0.05) / (ground + 0.05) < contrast) rgb = rgb.map((part) => Math.round(part + (255 - part) / 10));
     return `#${rgb.map((part) => part.toString(16).padStart(2, "0")).join("")}`;
   };
 
@@ -43,7 +46,7 @@
     for (const trace of data) {
       if (trace.line && trace.line.color) trace.line.color = visibleColour(trace.line.color);
       if (trace.marker) trace.marker.color = visibleColour(trace.marker.color);
-      if (trace.fillcolor) trace.fillcolor = visibleColour(trace.fillcolor);
+      if (trace.fillcolor) trace.fillcolor = visibleColour(trace.fillcolor, SEEN_THROUGH);
       if (trace.meta && hidden.has(trace.meta.method)) trace.visible = false;
     }
     return { data, layout };
@@ -79,7 +82,10 @@
   const setTheme = (name) => {
     root.dataset.theme = name;
     themeButton.setAttribute("aria-pressed", String(name === "dark"));
-    for (const sample of document.querySelectorAll("[data-color]")) sample.style.color = visibleColour(sample.dataset.color);
+    for (const sample of document.querySelectorAll("[data-color]")) {
+      const contrast = sample.dataset.band === undefined ? GRAPHICS : SEEN_THROUGH;
+      sample.style.color = visibleColour(sample.dataset.color, contrast);
+    }
     redraw();
   };
 

@@ -15,7 +15,8 @@ from plotly.offline import get_plotlyjs
 
 from benchmarks.analysis.loading import Loaded, load
 from benchmarks.analysis.sections import STL, sections
-from benchmarks.html.charts import Chart, section_charts
+from benchmarks.html.chart import Chart
+from benchmarks.html.charts import section_charts
 from benchmarks.html.looks import Key, curve_key
 from benchmarks.record import SCHEMA, Run
 from benchmarks.report import formatting

@@ -17,7 +17,7 @@ from benchmarks.report.calibration import calibration_table
 from benchmarks.report.front import objectives
 from benchmarks.report.page import Chapter, Picture, failures, page, terminal
 from benchmarks.report.palette import Style, method_styles
-from benchmarks.report.plots import critical, curves, front, landscape, overview, profiles, settings, style, weights
+from benchmarks.report.plots import critical, curves, front, landscape, overview, probes, profiles, settings, style, weights
 from benchmarks.report.table import Table
 from benchmarks.report.tables import SectionTables, section_tables
 from benchmarks.report.write import write
@@ -123,6 +123,7 @@ def _section_pictures(
         ),
         *draw(curves.figure(section, styles), f"{name}_curves", f"{section.name}: validation loss", curves.CAPTION),
         *draw(weights.figure(section), f"{name}_weights", f"{section.name}: weights", weights.CAPTION),
+        *draw(probes.figure(section), f"{name}_probes", f"{section.name}: inside the methods", probes.CAPTION),
         *draw(
             front.figure(tables.front, objectives(section), styles), f"{name}_front", f"{section.name}: front", front.CAPTION
         ),

@@ -1,0 +1,48 @@
+"""Numbers inside the methods over the steps: one panel per method and number, one line per task."""
+
+from __future__ import annotations
+
+from matplotlib.figure import Figure
+
+from benchmarks.analysis.loading import probes_of
+from benchmarks.analysis.sections import Section
+from benchmarks.record import OF_METHOD
+from benchmarks.report.palette import task_styles
+from benchmarks.report.plots import by_task, style
+from benchmarks.report.scales import off_scale, scale
+from benchmarks.report.spread import alike
+
+CAPTION = (
+    f"Numbers inside the methods, of which the weights of each step are made, {by_task.AVERAGED}: mean over seeds (and "
+    "replicas), band ± standard error over seeds. Panels of one number share their axis unless they say otherwise."
+)
+
+
+def figure(section: Section) -> Figure | None:
+    """All methods of a section that have such numbers, or None if none was logged."""
+    curves: dict[tuple[str, str], by_task.Curves] = {}
+    for method in section.methods:
+        runs = by_task.shown_runs(section, method)
+        for column in probes_of(runs):
+            found = by_task.mean_curves(runs, column)
+            if found is not None:
+                curves[column, method] = found
+    if not curves:
+        return None
+    made, axes = style.grid(len(curves), height=1.4)
+    looks = task_styles(section.tasks)
+    for axis, ((column, method), found) in zip(axes, curves.items(), strict=True):
+        if alike(found[1][:, 0]):
+            by_task.common(axis, found)
+        else:
+            by_task.panel(axis, found, section.tasks, looks)
+        means = {name: values[:, 0] for (other, name), (_, values) in curves.items() if other == column}
+        own = off_scale(means)
+        shared = [means[method]] if method in own else [values for name, values in means.items() if name not in own]
+        style.values_axis(axis, scale(shared))
+        style.steps_axis(axis, section.training.steps)
+        style.title(axis, f"{column.removeprefix(OF_METHOD)}, {method}", "own scale" if method in own else "")
+    style.edges(axes, "step", "")
+    by_task.legend(made, section.tasks, looks, with_common=any(alike(values[:, 0]) for _, values in curves.values()))
+    return made
+

@@ -1,0 +1,45 @@
+"""Many tasks in one chart, in pictures and on the page: more lines than can be told apart are shown by their spread."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.analysis.statistics import Floats
+
+MOST_LINES = 12
+"""More tasks than this cannot be told apart."""
+COLOR = "#31688e"
+MEDIAN, HALF, MOST = "median over tasks", "middle half of the tasks", "middle nine tenths"
+COMMON = "all tasks alike"
+OPACITY = {HALF: 0.35, MOST: 0.2}
+"""Of the bands; the first lies on the second."""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How the values of many tasks lie at each point of a curve at which any task has one."""
+
+    known: NDArray[np.bool_]
+    """``(T,)``: where that is; the other fields have those points alone."""
+    median: Floats
+    half: tuple[Floats, Floats]
+    """Lower and upper end of the middle half."""
+    most: tuple[Floats, Floats]
+    """The same of the middle nine tenths."""
+
+
+def spread(values: Floats) -> Spread:
+    """values: ``(K, T)``; what is not finite counts as not there."""
+    there = np.isfinite(values)
+    known = np.asarray(there.any(axis=0))
+    present = np.where(there, values, np.nan)[:, known]
+    low, quarter, median, three, high = np.nanquantile(present, (0.05, 0.25, 0.5, 0.75, 0.95), axis=0)
+    return Spread(known, median, (quarter, three), (low, high))
+
+
+def alike(values: Floats) -> bool:
+    """Whether all of several tasks have the same curve, as a number that belongs to no task has. values: ``(K, T)``."""
+    return len(values) > 1 and bool(np.array_equal(values, np.broadcast_to(values[:1], values.shape), equal_nan=True))
