@@ -115,10 +115,11 @@ def changed(run: Run, values: Any) -> Run:
     return Run(run.record, frame)
 
 
-def test_numbers_that_begin_later_in_one_run_are_meaned_where_both_have_them() -> None:
+@pytest.mark.parametrize("starts", [(0, 200), (200, 0)])
+def test_numbers_that_begin_later_in_one_run_are_meaned_where_both_have_them(starts: tuple[int, int]) -> None:
     """By step, not by their place in the file."""
     found = [run for run in runs(2, ("uniform", "famo")) if run.label == "uniform"]
-    for seed, start in ((0, 0), (1, 200)):
+    for seed, start in enumerate(starts):
         run = fake_runs.probed(fake_runs.make("famo", seed, tasks=found[0].record.tasks))
         found.append(changed(run, lambda frame, start=start: frame["step"].where(frame["step"] >= start).astype(float)))
     axis = drawn(found).axes[0]

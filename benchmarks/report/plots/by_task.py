@@ -56,7 +56,7 @@ def panel(axis: Axes, curves: Curves, tasks: Sequence[str], looks: Mapping[str, 
 def common(axis: Axes, curves: Curves) -> Axes:
     """One line where all tasks have the same number."""
     steps, values = curves
-    _line(axis, steps, *values[0], COMMON, Style(_COMMON_COLOR, "", "-"))
+    _line(axis, steps, values[0, 0], values[0, 1], COMMON, Style(_COMMON_COLOR, "", "-"))
     return axis
 
 
