@@ -82,7 +82,7 @@ def test_tasks_are_alike_where_no_number_differs() -> None:
 @pytest.mark.parametrize("number", NUMBERS)
 def test_every_number_of_every_method_has_a_panel(number: int) -> None:
     figure = drawn(runs(number))
-    assert [axis.get_title() for axis in figure.axes] == ["score, famo", "share, famo", "score, coba", "share, coba"]
+    assert [axis.get_title() for axis in figure.axes] == ["score, famo", "score, coba", "share, famo", "share, coba"]
     tasks = [f"language <{index}>" for index in range(number)]
     few = number <= MOST_LINES
     for axis in figure.axes:
@@ -155,7 +155,15 @@ def test_panels_of_one_number_share_their_axis() -> None:
 def test_a_method_whose_runs_all_failed_shows_the_first() -> None:
     failed = fake_runs.make("famo", 0, tasks=("left", "right"), state="diverged", failed_step=120)
     found = [fake_runs.make("uniform", 0), fake_runs.probed(failed)]
-    assert [axis.get_title() for axis in drawn(found).axes] == ["score, famo", "share, famo"]
+    titles = [axis.get_title() for axis in drawn(found).axes]
+    assert titles == ["score, famo (0/1 seeds)", "share, famo (0/1 seeds)"]
+
+
+def test_shares_are_on_a_linear_axis_however_small_they_become() -> None:
+    found = [run if run.label == "uniform" else changed(run, lambda frame: 10.0 ** (-frame["step"] / 20)) for run in runs(3)]
+    assert {axis.get_yscale() for axis in drawn(found).axes} == {"linear"}
+    found = [run if run.label == "uniform" else changed(run, lambda frame: 10.0 ** (frame["step"] / 200)) for run in runs(3)]
+    assert [axis.get_yscale() for axis in drawn(found).axes] == ["log", "log", "linear", "linear"]
 
 
 def test_no_numbers_no_picture_and_with_them_one_on_the_page(tmp_path: Path) -> None:

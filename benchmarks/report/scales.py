@@ -23,14 +23,14 @@ class Scale:
     logarithmic: bool
 
 
-def scale(curves: Iterable[Floats]) -> Scale | None:
-    """The axis for these curves; None where they have no finite value."""
+def scale(curves: Iterable[Floats], *, shares: bool = False) -> Scale | None:
+    """The axis for these curves; None where they have no finite value. shares: linear where all lie between 0 and 1."""
     stacked = np.concatenate([np.ravel(values) for values in curves] or [np.zeros(1)])
     known = stacked[np.isfinite(stacked)]
     if known.size == 0:
         return None
     low, high = float(known.min()), float(known.max())
-    if low > 0 and high / low > DECADE:
+    if low > 0 and high / low > DECADE and not (shares and high <= 1):
         margin = (high / low) ** 0.05
         return Scale(low / margin, high * margin, True)
     margin = 0.05 * (high - low) or 0.1 * abs(high) or 0.1

@@ -33,6 +33,12 @@ def shown_runs(section: Section, method: str) -> list[Run]:
     return section.finished(method) or failed[:1]
 
 
+def titled(section: Section, method: str) -> str:
+    """The method, with how many of its seeds finished where that is not all of them."""
+    number = len(section.finished(method))
+    return method if number == len(section.seeds) else f"{method} ({number}/{len(section.seeds)} seeds)"
+
+
 def mean_curves(runs: Sequence[Run], column: str) -> Curves | None:
     """A column of the trajectories, meaned over runs and replicas; None where there is nothing to see."""
     steps, values = together(runs, column)

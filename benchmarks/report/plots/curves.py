@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from benchmarks.record import Run
 from benchmarks.analysis.loading import cube
 from benchmarks.report.palette import STL_STYLE, Style
-from benchmarks.report.plots import style
+from benchmarks.report.plots import by_task, style
 from benchmarks.report.scales import of_losses
 from benchmarks.analysis.sections import STL, Section
 from benchmarks.analysis.statistics import Floats, band
@@ -116,9 +116,8 @@ def _legend(section: Section, styles: Mapping[str, Style]) -> tuple[list[Line2D]
     handles, labels = [], []
     for method in section.methods:
         look = styles[method]
-        number = len(section.finished(method))
         handles.append(Line2D([], [], marker=look.marker, markeredgewidth=0, **look.line))
-        labels.append(method if number == len(section.seeds) else f"{method} ({number}/{len(section.seeds)} seeds)")
+        labels.append(by_task.titled(section, method))
     if section.single:
         handles.append(Line2D([], [], linewidth=0.9, **STL_STYLE.line))
         labels.append(STL)

@@ -18,15 +18,13 @@ CAPTION = (
 )
 
 
+Curves = dict[tuple[str, str], by_task.Curves]
+"""(Column, method) -> its curves."""
+
+
 def figure(section: Section) -> Figure | None:
     """All methods of a section that have such numbers, or None if none was logged."""
-    curves: dict[tuple[str, str], by_task.Curves] = {}
-    for method in section.methods:
-        runs = by_task.shown_runs(section, method)
-        for column in probes_of(runs):
-            found = by_task.mean_curves(runs, column)
-            if found is not None:
-                curves[column, method] = found
+    curves = _curves(section)
     if not curves:
         return None
     made, axes = style.grid(len(curves), height=1.4)
@@ -39,10 +37,23 @@ def figure(section: Section) -> Figure | None:
         means = {name: values[:, 0] for (other, name), (_, values) in curves.items() if other == column}
         own = off_scale(means)
         shared = [means[method]] if method in own else [values for name, values in means.items() if name not in own]
-        style.values_axis(axis, scale(shared))
+        style.values_axis(axis, scale(shared, shares=True))
         style.steps_axis(axis, section.training.steps)
-        style.title(axis, f"{column.removeprefix(OF_METHOD)}, {method}", "own scale" if method in own else "")
+        title = f"{column.removeprefix(OF_METHOD)}, {by_task.titled(section, method)}"
+        style.title(axis, title, "own scale" if method in own else "")
     style.edges(axes, "step", "")
     by_task.legend(made, section.tasks, looks, with_common=any(alike(values[:, 0]) for _, values in curves.values()))
     return made
 
+
+def _curves(section: Section) -> Curves:
+    """Methods in the section's order, one number after the other."""
+    found: Curves = {}
+    for method in section.methods:
+        runs = by_task.shown_runs(section, method)
+        for column in probes_of(runs):
+            own = by_task.mean_curves(runs, column)
+            if own is not None:
+                found[column, method] = own
+    columns = dict.fromkeys(column for column, _ in found)
+    return {place: found[place] for column in columns for place in found if place[0] == column}

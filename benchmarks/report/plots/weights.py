@@ -33,9 +33,7 @@ def figure(section: Section) -> Figure | None:
         by_task.panel(axis, found, section.tasks, looks)
         style.values_axis(axis, scale([found[1][:, 0]] if method in own else common))
         style.steps_axis(axis, section.training.steps)
-        number = len(section.finished(method))
-        rest = "" if number == len(section.seeds) else f" ({number}/{len(section.seeds)} seeds)"
-        style.title(axis, method + rest, "own scale" if method in own else "")
+        style.title(axis, by_task.titled(section, method), "own scale" if method in own else "")
     style.edges(axes, "step", "weight")
     by_task.legend(made, section.tasks, looks)
     return made
