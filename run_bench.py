@@ -17,18 +17,17 @@ python run_bench.py reproduce famo      a paper's published numbers beside ours,
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from benchmarks import commands
+# Nothing heavy before the handlers of signals are set: what is imported in functions brings torch along.
+from benchmarks import interrupts
 from benchmarks.errors import StorageError, UserError, unknown
-from benchmarks.harness.suite import suite_names
-from benchmarks.tracking import PACKAGES
-
-INTERRUPTED = 130
 
 CHECKED = {"check-weighter": "method", "check-problem": "problem"}
 """Command -> what it holds to its contract."""
@@ -42,6 +41,10 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
+    from benchmarks import commands
+    from benchmarks.harness.suite import suite_names
+    from benchmarks.tracking import PACKAGES
+
     parser = _Parser(
         prog="run_bench.py",
         description=__doc__,
@@ -97,6 +100,9 @@ def _positive(text: str) -> int:
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options, with ``command`` and ``suite`` filled in. Raises UserError."""
+    from benchmarks import commands
+    from benchmarks.harness.suite import suite_names
+
     parser = _parser()
     # Intermixed, since options may come before the suite as well as after it.
     options, rest = parser.parse_known_intermixed_args(arguments)
@@ -137,10 +143,18 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command. Returns 0, 1 when a run failed, 2 for bad input, 3 for results that cannot be written, 130."""
+    """Run one command.
+
+    Returns 0, 1 when a run failed, 2 for bad input, 3 for results that cannot be written, 128 + the number of a signal that
+    ended it: 130 for Ctrl-C, 143 for SIGTERM, 129 for a closed terminal.
+    """
     try:
+        from benchmarks import commands
+
         options = _parse(arguments)
-        return commands.COMMANDS[options.command](options)
+        code = commands.COMMANDS[options.command](options)
+        sys.stdout.flush()
+        return code
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -148,13 +162,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}; everything that was finished is kept", file=sys.stderr)
         return 3
     except BrokenPipeError:
-        # Whoever read the output has seen enough (`| head`); Python's own last flush must not fail again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Whoever read the output has seen enough (`| head`).
+        _close_output()
         return 0
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return INTERRUPTED
+    except OSError as error:
+        # The commands know what they read and write; what is left is the output itself, into a file on a full disk.
+        place = error.filename or "the output"
+        print(f"error: {place}: {error.strerror or error}; everything that was finished is kept", file=sys.stderr)
+        _close_output()
+        return 3
+    except KeyboardInterrupt as error:
+        print(interrupts.LINE, file=sys.stderr)
+        return interrupts.exit_code(error.number if isinstance(error, interrupts.Interrupted) else signal.SIGINT)
+
+
+def _close_output() -> None:
+    """Python's own last flush must not fail again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _run() -> int:
+    """``main`` as a process of its own, which a signal may end at any time."""
+    interrupts.set_handlers(interrupts.leave)
+    sys.unraisablehook = interrupts.leave_if_unraisable
+    importlib.import_module("benchmarks.commands")
+    try:
+        interrupts.set_handlers(interrupts.interrupt)
+        code = main()
+        interrupts.set_handlers(interrupts.leave)
+    except interrupts.Interrupted as error:
+        # Just before or after the command.
+        print(error, file=sys.stderr)
+        return interrupts.exit_code(error.number)
+    return code
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(_run())

@@ -23,7 +23,6 @@ from benchmarks.record import RunSpec
 from benchmarks.tracking import check_tracker, track
 
 FAILED = 1
-INTERRUPTED = 130
 
 
 def run(options: argparse.Namespace) -> int:
@@ -38,7 +37,7 @@ def run(options: argparse.Namespace) -> int:
         return 0
     plan, outcome = trained
     if outcome.interrupted:
-        return INTERRUPTED
+        return outcome.exit_code
     _report(plan, options.out / plan.suite, options.plots)
     if options.track:
         _track(options.track, plan, options.out / plan.suite)
@@ -181,7 +180,7 @@ def reproduce(options: argparse.Namespace) -> int:
             return 0
         plan, outcome = trained
         if outcome.interrupted:
-            return INTERRUPTED
+            return outcome.exit_code
         keys = {spec.key for spec in plan.runs}
     _check_folder(folder)
     try:

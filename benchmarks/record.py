@@ -21,6 +21,8 @@ method.<name>  float64  numbers inside the method (``Weighter.probes``), of whic
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import io
 import json
@@ -312,6 +314,9 @@ class Run:
         return [name for name in self.trajectory.columns if name.startswith((OF_PROBLEM, OF_METHOD))]
 
 
+IN_THE_WAY = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
+"""What a system says when a folder is to take the place of something that is not an empty folder."""
+
 UNREADABLE = (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, MemoryError, NotImplementedError)
 """What readers of files raise on what nobody would write."""
 
@@ -382,7 +387,10 @@ def _checksum_line(rest: bytes) -> bytes:
 
 
 def write_run(runs_folder: Path, record: Record, trajectory: pd.DataFrame) -> Path:
-    """Write a run so that its folder is complete or not there; an older record of the same key is replaced."""
+    """Write a run so that its folder is complete or not there; an older record of the same key is replaced.
+
+    Of several writers at once the last one's record stays. Raises OSError.
+    """
     content = io.BytesIO()
     trajectory.to_parquet(content, index=False, compression="zstd")
     return write_files(runs_folder, record, content.getvalue())
@@ -400,25 +408,38 @@ def write_files(runs_folder: Path, record: Record, trajectory: bytes) -> Path:
         for name in (TRAJECTORY_FILE, RUN_FILE):
             with (scratch / name).open("rb") as file:
                 os.fsync(file.fileno())
-        target = runs_folder / record.key
-        if target.exists():
-            shutil.rmtree(target)
         scratch.chmod(0o755)
-        scratch.replace(target)
+        return _replace(runs_folder / record.key, scratch)
     except BaseException:
         shutil.rmtree(scratch, ignore_errors=True)
         raise
-    return target
+
+
+def _replace(target: Path, scratch: Path) -> Path:
+    """Put a complete folder in the place of whatever is there, as often as another writer comes in between."""
+    while True:
+        place = tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent, ignore_cleanup_errors=True)
+        with place as old:
+            with contextlib.suppress(FileNotFoundError):
+                target.replace(Path(old) / target.name)
+            try:
+                return scratch.replace(target)
+            except OSError as error:
+                if error.errno not in IN_THE_WAY:
+                    raise
 
 
 def set_aside(folder: Path, reason: str) -> Path:
-    """Move an unusable run folder out of the way, with the reason in a file, and return where it went."""
+    """Move an unusable run folder out of the way, with the reason in a file, and return where it went.
+
+    Raises FileNotFoundError where another command was faster.
+    """
     attic = folder.parent.parent / "set_aside"
     attic.mkdir(parents=True, exist_ok=True)
     number = 0
     while (target := attic / f"{folder.name}-{number}").exists():
         number += 1
-    if not folder.is_dir():
+    if folder.is_file():
         target.mkdir()
         folder.replace(target / folder.name)
     else:

@@ -21,9 +21,11 @@ import yaml
 from written_records import change, change_trajectory, rewrite
 
 from benchmarks.harness import loop, pool
+from benchmarks.harness.locks import lock_of
 from benchmarks.harness.plan import Filters, make_plan
 from benchmarks.harness.suite import read_suite
-from benchmarks.harness.worker import Job, lock_of, remove_leftovers, run_folder, work
+from benchmarks.harness.worker import Job, remove_leftovers, run_folder, work
+from benchmarks.interrupts import SIGNALS
 from benchmarks.record import (
     COLUMNS,
     DISTURBED,
@@ -65,11 +67,13 @@ def environment(folder: Path, sleep: float = 0.0) -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "TINY_SLEEP": str(sleep), "TINY_TRACE": str(folder / "trace.txt")}
 
 
-def start(suite: Path, *more: str, out: str = "out", sleep: float = 0.0, **popen: Any) -> subprocess.Popen[str]:
-    """A command in a process group of its own."""
+def start(
+    suite: Path, *words: str, out: str = "out", sleep: float = 0.0, more: dict[str, str] | None = None, **popen: Any
+) -> subprocess.Popen[str]:
+    """A command in a process group of its own. more: further environment."""
     return subprocess.Popen(
-        command(suite, *more, out=out),
-        env=environment(suite.parent, sleep),
+        command(suite, *words, out=out),
+        env=environment(suite.parent, sleep) | (more or {}),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -155,7 +159,7 @@ class Ear:
 @pytest.fixture(autouse=True)
 def _keep_signals() -> Iterator[None]:
     """A worker sets its own handlers; here it is no process of its own."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in SIGNALS}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)

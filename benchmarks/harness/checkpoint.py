@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,8 @@ class Checkpoint:
 
     def save(self, state: dict[str, Any]) -> None:
         """Write the state; the file is the old one or the new one, never half of it. Raises StorageError."""
-        scratch = self.path.with_suffix(".writing")
+        # A name of its own for each writer, so that two of the same run do not take each other's away.
+        scratch = self.path.with_suffix(f".{uuid.uuid4().hex[:8]}.writing")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             # Into an open file, since torch's own opening of a path hides what the system says of a full disk.

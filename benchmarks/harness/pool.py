@@ -3,30 +3,34 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
-import os
-import signal
-import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from multiprocessing import forkserver
-from multiprocessing.connection import Connection, wait
-from multiprocessing.context import ForkServerContext, SpawnContext
-from multiprocessing.process import BaseProcess
+from multiprocessing.connection import wait
 from pathlib import Path
-from types import FrameType
 
 import filelock
 import pandas as pd
 
+from benchmarks import interrupts
 from benchmarks.catalog import problem_class
 from benchmarks.errors import StorageError
 from benchmarks.harness import provenance
 from benchmarks.harness.display import display_for
+from benchmarks.harness.locks import is_free, lock_of
 from benchmarks.harness.memory import MemoryGate, Running
-from benchmarks.harness.worker import Job, Message, cores, lock_of, make_record, remove_leftovers, run_folder, work
+from benchmarks.harness.nursery import LostError, Nursery, Process
+from benchmarks.harness.worker import (
+    Job,
+    Message,
+    cores,
+    make_record,
+    recorded_meanwhile,
+    remove_leftovers,
+    run_folder,
+    work,
+)
 from benchmarks.record import COLUMNS, DamagedRecordError, RunSpec, State, read_run, set_aside, write_run
 
 BUSY_SECONDS = 1.0
@@ -66,8 +70,19 @@ class Outcome:
     """Runs with a record, those of earlier commands included."""
     unfinished: int = 0
     """Runs without a record, after an interruption."""
-    interrupted: bool = False
+    signal: int | None = None
+    """Number of the signal that interrupted it."""
     warnings: list[str] = field(default_factory=list)
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether it was ended before all was done."""
+        return self.signal is not None
+
+    @property
+    def exit_code(self) -> int:
+        """Of the command that was interrupted."""
+        return interrupts.exit_code(self.signal or 0)
 
     @property
     def failures(self) -> list[Recorded]:
@@ -126,7 +141,8 @@ def _set_damaged_aside(folder: Path, key: str) -> list[str]:
                 read_run(place)
             except DamagedRecordError as error:
                 return [f"set aside as {set_aside(place, str(error))}, trained again: {error}"] if place.exists() else []
-    except filelock.Timeout:
+    except (filelock.Timeout, FileNotFoundError):
+        # Another command has it in hand, or has set it aside.
         pass
     return []
 
@@ -134,8 +150,7 @@ def _set_damaged_aside(folder: Path, key: str) -> list[str]:
 @dataclass
 class _Worker:
     job: Job
-    process: BaseProcess
-    ear: Connection
+    process: Process
     slot: int
     message: Message | None = None
     trains: bool = False
@@ -158,28 +173,30 @@ class _Pool:
         self.workers: list[_Worker] = []
         self.jobs = min(jobs, len(work_list))
         self.not_before = 0.0
-        self.interrupted = False
+        self.busy: dict[str, filelock.BaseFileLock] = {}
+        """Key -> lock of a run that another command has in hand."""
         self.storage_error: StorageError | None = None
         self.memory, self.told_of_memory = MemoryGate(), False
-        self.context = _context(_preload(work_list))
+        self.nursery = Nursery(_preload(work_list))
         self.display = display_for(total, len(outcome.recorded), self.jobs)
 
     def run(self) -> None:
-        with contextlib.closing(self.display), _on_interrupt(self._interrupt):
+        with contextlib.closing(self.display), interrupts.handled(self._interrupt):
             while self.workers or (self.waiting and not self._ending()):
                 self._fill()
                 self._listen()
                 self.display.tick()
-        self.outcome.interrupted = self.interrupted
         self.outcome.unfinished = len(self.waiting)
+        if self.nursery.restarts:
+            self.outcome.warnings.append(self.nursery.said)
         if self.storage_error is not None:
             raise self.storage_error
 
     def _ending(self) -> bool:
-        return self.interrupted or self.storage_error is not None
+        return self.outcome.interrupted or self.storage_error is not None
 
-    def _interrupt(self) -> None:
-        self.interrupted = True
+    def _interrupt(self, number: int, _: object) -> None:
+        self.outcome.signal = number
         self._stop_workers()
 
     def _stop_workers(self) -> None:
@@ -188,22 +205,42 @@ class _Pool:
 
     def _fill(self) -> None:
         while self.waiting and len(self.workers) < self.jobs and not self._ending() and time.monotonic() >= self.not_before:
+            if not self._to_one_that_is_free():
+                self.not_before = time.monotonic() + BUSY_SECONDS
+                return
             if not self._has_room(self.waiting[0].spec):
                 return
-            job = self.waiting.popleft()
-            slot = min(set(range(self.jobs)) - {worker.slot for worker in self.workers})
-            ear, mouth = self.context.Pipe(duplex=False)
-            process = self.context.Process(target=work, args=(job, mouth), daemon=True)
-            process.start()
-            mouth.close()
-            self.workers.append(_Worker(job, process, ear, slot))
-            self.display.begin(slot, job.spec)
-            if self._ending():
-                # Interrupted between the start of the process and its entry in the list.
-                process.terminate()
+            self._start(self.waiting.popleft())
+
+    def _to_one_that_is_free(self) -> bool:
+        """Turn the queue until a run is first that no other command has in hand, as far as is known."""
+        for _ in range(len(self.waiting)):
+            key = self.waiting[0].spec.key
+            if key not in self.busy or is_free(self.busy[key]):
+                self.busy.pop(key, None)
+                return True
+            self.waiting.rotate(-1)
+        return False
+
+    def _start(self, job: Job) -> None:
+        slot = min(set(range(self.jobs)) - {worker.slot for worker in self.workers})
+        try:
+            process = self.nursery.start(work, job, give_up=self._ending)
+        except LostError as error:
+            self._give_up(job, str(error))
+            return
+        except OSError as error:
+            self.waiting.appendleft(job)
+            self._cannot_write(StorageError(f"cannot start a process: {error.strerror or error}"))
+            return
+        self.workers.append(_Worker(job, process, slot))
+        self.display.begin(slot, job.spec)
+        if self._ending():
+            # Interrupted between the start of the process and its entry in the list.
+            process.terminate()
 
     def _has_room(self, spec: RunSpec) -> bool:
-        running = [Running(each.job.spec, each.process.pid or 0, each.trains) for each in self.workers]
+        running = [Running(each.job.spec, each.process.pid, each.trains) for each in self.workers]
         self.memory.look(running)
         why_not = self.memory.why_not(spec, running)
         if "MB" in why_not and not self.told_of_memory:
@@ -216,10 +253,10 @@ class _Pool:
         if not self.workers:
             time.sleep(min(0.5, max(0.0, self.not_before - time.monotonic())))
             return
-        for ear in wait([worker.ear for worker in self.workers], timeout=0.5):
-            worker = next(worker for worker in self.workers if worker.ear is ear)
+        for ear in wait([worker.process.ear for worker in self.workers], timeout=0.5):
+            worker = next(worker for worker in self.workers if worker.process.ear is ear)
             try:
-                message = worker.ear.recv()
+                message = worker.process.ear.recv()
             except (EOFError, OSError):
                 self._ended(worker)
                 continue
@@ -230,17 +267,15 @@ class _Pool:
                 worker.message = message
 
     def _ended(self, worker: _Worker) -> None:
-        worker.process.join()
-        worker.ear.close()
+        how = worker.process.join()
         self.workers.remove(worker)
         message = worker.message
         if message is None:
-            self._died(worker)
+            self._give_up(worker.job, how)
         elif message.kind == "recorded":
             self.outcome.recorded.append(Recorded(worker.job.spec, message.state or "finished", message.text))
         elif message.kind == "busy":
-            self.waiting.append(worker.job)
-            self.not_before = time.monotonic() + BUSY_SECONDS
+            self._leave_to_another(worker.job)
         elif message.kind == "stopped":
             self.waiting.appendleft(worker.job)
         else:
@@ -252,28 +287,34 @@ class _Pool:
         self.storage_error = self.storage_error or error
         self._stop_workers()
 
-    def _died(self, worker: _Worker) -> None:
-        """A worker ended without a word: while ending that is a stop, otherwise a crash, and a row."""
-        if self._ending():
-            self.waiting.appendleft(worker.job)
-            return
-        code = worker.process.exitcode
-        reason = f"its process ended with exit code {code}"
-        if code is not None and code < 0:
-            name = signal.Signals(-code).name
-            reason = f"its process was ended by {name}" + (", perhaps for lack of memory" if name == "SIGKILL" else "")
-        record = make_record(worker.job, "crashed", provenance.now(), None, reason=reason)
+    def _leave_to_another(self, job: Job) -> None:
+        """Another command has the run in hand: what becomes of it is that command's to record."""
+        self.waiting.append(job)
         try:
-            with lock_of(worker.job.folder, worker.job.spec.key):
-                write_run(worker.job.folder / "runs", record, pd.DataFrame(columns=list(COLUMNS)))
-        except filelock.Timeout:
-            # Another command took the run up at once: what becomes of it is that command's to record.
-            self.waiting.append(worker.job)
+            self.busy[job.spec.key] = lock_of(job.folder, job.spec.key)
         except OSError as error:
-            self.waiting.appendleft(worker.job)
-            self._cannot_write(StorageError.of(error, worker.job.folder))
+            self._cannot_write(StorageError.of(error, job.folder))
+
+    def _give_up(self, job: Job, reason: str) -> None:
+        """A process ended without a word or never began: while ending that is a stop, otherwise a crash, and a row."""
+        if self._ending():
+            self.waiting.appendleft(job)
+            return
+        record = make_record(job, "crashed", provenance.now(), None, reason=reason)
+        try:
+            with lock_of(job.folder, job.spec.key):
+                # It may have ended after it had written its record.
+                there = recorded_meanwhile(job)
+                if there is None:
+                    write_run(job.folder / "runs", record, pd.DataFrame(columns=list(COLUMNS)))
+        except filelock.Timeout:
+            self._leave_to_another(job)
+        except OSError as error:
+            self.waiting.appendleft(job)
+            self._cannot_write(StorageError.of(error, job.folder))
         else:
-            self.outcome.recorded.append(Recorded(worker.job.spec, "crashed", reason))
+            found = there or Message("recorded", state="crashed", text=reason)
+            self.outcome.recorded.append(Recorded(job.spec, found.state or "finished", found.text))
 
 
 PRELOADED = ("benchmarks.harness.worker", "benchmarks.harness.pool", "torch._dynamo")
@@ -285,48 +326,3 @@ def _preload(work_list: list[Job]) -> list[str]:
     kinds = {problem_class(job.spec.problem.name) for job in work_list}
     modules = {module for kind in kinds for module in (kind.__module__, *kind.heavy_modules)}
     return [*PRELOADED, *sorted(module for module in modules if not module.startswith("own_"))]
-
-
-def _context(preload: list[str]) -> SpawnContext | ForkServerContext:
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(preload)
-    with _inherited_by_the_server():
-        forkserver.ensure_running()
-    return context
-
-
-@contextlib.contextmanager
-def _inherited_by_the_server() -> Iterator[None]:
-    """What the server and so every worker should be born with.
-
-    Ctrl-C ignored, so that it cannot hit a worker before that has set its own handlers; and this process's search path,
-    without which the preloading silently does nothing where the command is called from another folder.
-    """
-    handler, path = signal.signal(signal.SIGINT, signal.SIG_IGN), os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join(str(Path(folder).resolve()) for folder in sys.path)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, handler)
-        if path is None:
-            del os.environ["PYTHONPATH"]
-        else:
-            os.environ["PYTHONPATH"] = path
-
-
-@contextlib.contextmanager
-def _on_interrupt(stop: Callable[[], None]) -> Iterator[None]:
-    """Call ``stop`` on Ctrl-C or SIGTERM instead of raising; a second Ctrl-C raises KeyboardInterrupt."""
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        stop()
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -5,6 +5,7 @@ A process each gives every run its own memory account and keeps a crash from tak
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -26,8 +27,10 @@ from benchmarks.contents import content_hashes
 from benchmarks.errors import StorageError, UserError, one_line
 from benchmarks.harness import provenance
 from benchmarks.harness.checkpoint import Checkpoint
+from benchmarks.harness.locks import lock_of
 from benchmarks.harness.loop import Diverged, Loop, Stopped
 from benchmarks.harness.plan import hyperparameters_in_run, problem_from
+from benchmarks.interrupts import SIGNALS
 from benchmarks.record import COLUMNS, DamagedRecordError, MetricInfo, Record, RunSpec, State, read_run, write_run
 from benchmarks.seeds import derive
 from weighting import RunFacts, Weighter
@@ -63,24 +66,21 @@ def run_folder(folder: Path, key: str) -> Path:
     return folder / "runs" / key
 
 
-def lock_of(folder: Path, key: str) -> filelock.BaseFileLock:
-    """The lock that whoever trains a run holds; the system frees it when the holder dies."""
-    locks = folder / "unfinished"
-    locks.mkdir(parents=True, exist_ok=True)
-    return filelock.FileLock(locks / f"{key}.lock", timeout=0)
-
-
 def work(job: Job, tell: Connection) -> None:
     """Entry point of the process. Tells the parent how it went; leaves when the parent is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     asked_to_stop = _StopSwitch()
-    signal.signal(signal.SIGTERM, asked_to_stop.switch)
+    for number in SIGNALS:
+        # Ctrl-C and a closed terminal reach every process: whether a worker is to stop, its parent says.
+        signal.signal(number, asked_to_stop.switch if number == signal.SIGTERM else signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):
+        # Held back until now, see ``nursery``.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     torch.set_num_threads(job.spec.training.threads)
     warnings.simplefilter("ignore", FutureWarning)
     key = job.spec.key
     try:
         with lock_of(job.folder, key):
-            tell.send(_recorded_meanwhile(job) or _train_and_record(job, tell, asked_to_stop))
+            tell.send(recorded_meanwhile(job) or _train_and_record(job, tell, asked_to_stop))
     except filelock.Timeout:
         tell.send(Message("busy"))
     except (BrokenPipeError, EOFError):
@@ -91,7 +91,7 @@ def work(job: Job, tell: Connection) -> None:
         tell.send(Message("cannot_write", text=str(StorageError.of(error, job.folder))))
 
 
-def _recorded_meanwhile(job: Job) -> Message | None:
+def recorded_meanwhile(job: Job) -> Message | None:
     """What another command recorded between this one's plan and its start; the record to replace does not count."""
     try:
         record = read_run(run_folder(job.folder, job.spec.key)).record
@@ -248,14 +248,15 @@ class _PeakMemory:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove half-written run folders whose writer is gone (their lock is free)."""
-    for scratch in (folder / "runs").glob(".*-*"):
-        key = scratch.name[1:].rpartition("-")[0]
-        try:
-            with lock_of(folder, key):
+    """Remove half-written run folders and checkpoints whose writer is gone (their lock is free)."""
+    records = {path: path.name[1:].rpartition("-")[0] for path in (folder / "runs").glob(".*-*")}
+    checkpoints = {path: path.name.partition(".")[0] for path in (folder / "unfinished").glob("*.writing")}
+    for scratch, key in (records | checkpoints).items():
+        with contextlib.suppress(filelock.Timeout, OSError), lock_of(folder, key):
+            if scratch in records:
                 shutil.rmtree(scratch, ignore_errors=True)
-        except (filelock.Timeout, OSError):
-            continue
+            else:
+                scratch.unlink(missing_ok=True)
 
 
 def cores() -> int:

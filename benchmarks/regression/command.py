@@ -20,7 +20,6 @@ from benchmarks.report.write import write
 from weighting import names
 
 FAILED = 1
-INTERRUPTED = 130
 
 
 def compare(options: argparse.Namespace) -> int:
@@ -65,7 +64,7 @@ def _check(options: argparse.Namespace, plan: Plan) -> int:
     outcome = _carry_out(options, out / plan.suite, plan.suite, plan.runs)
     if outcome.interrupted:
         print(f"\nstopped: {len(outcome.recorded)} of {len(plan.runs)} runs are recorded, nothing was judged")
-        return INTERRUPTED
+        return outcome.exit_code
     head = sides.read(out / plan.suite, {spec.key for spec in plan.runs})
     head = sides.without_those_that_began_otherwise(base.side, head)
     verdicts += gates.judge(base, head)
@@ -87,7 +86,7 @@ def _calibrate(options: argparse.Namespace) -> int:
         print(
             f"\nstopped: {len(outcome.recorded)} of {len(plan.runs)} runs are recorded; the same command goes on from here"
         )
-        return INTERRUPTED
+        return outcome.exit_code
     if outcome.failures:
         raise UserError(f"check: expected {len(plan.runs)} finished runs, found {len(outcome.failures)} that failed")
     side = sides.read(folder, {spec.key for spec in plan.runs})
