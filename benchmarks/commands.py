@@ -19,7 +19,7 @@ from benchmarks.harness.pool import Outcome, Recorded, carry_out, runs_at_once, 
 from benchmarks.harness.suite import read_suite
 from benchmarks.harness.worker import run_folder
 from benchmarks.protocol import follow_up
-from benchmarks.record import RunSpec
+from benchmarks.record import TRIAL_ROLES, RunSpec
 from benchmarks.tracking import check_tracker, track
 
 FAILED = 1
@@ -276,7 +276,7 @@ def _selection(options: argparse.Namespace) -> str:
 
 def _say_failures(outcome: Outcome) -> int:
     # A trial that diverges is a setting that loses, not a comparison that lacks a run.
-    failures: list[Recorded] = [each for each in outcome.failures if each.spec.role != "trial"]
+    failures: list[Recorded] = [each for each in outcome.failures if each.spec.role not in TRIAL_ROLES]
     if not failures:
         return 0
     first = failures[0]
@@ -300,8 +300,8 @@ def _print_plan(plan: Plan, recorded: int, jobs: int, device: str) -> None:
             print(f"    weighters    {', '.join(methods)}")
         if single:
             print(f"    single task  {', '.join(single)}")
-        for role in ("simplex", "trial"):
-            number = sum(run.role == role for run in runs)
+        for role, roles in (("simplex", ("simplex",)), ("trial", TRIAL_ROLES)):
+            number = sum(run.role in roles for run in runs)
             if number:
                 print(f"    {role:11}  {number} runs")
     to_do = len(plan.runs) - recorded

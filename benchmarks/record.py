@@ -48,13 +48,19 @@ COLUMNS = ("step", "replica", "task", "train_loss", "val_loss", "weight", "count
 OF_PROBLEM, OF_METHOD = "probe.", "method."
 """What the names of further columns begin with."""
 
-Role = Literal["method", "single_task", "simplex", "trial", "tuned", "frozen"]
+Role = Literal["method", "single_task", "simplex", "trial", "tuned", "frozen", "single_task_trial", "single_task_tuned"]
 """What a run is for.
 
 ``method``: the comparison. ``single_task``: the STL baseline of the only task in ``problem.tasks``. ``simplex``: static
 weights, for the Pareto front. ``trial``: one setting on the tuning seed. ``tuned``: the best of a method's trials on the
 seeds of the comparison. ``frozen``: static, with the time-averaged weights of the run of the method in ``label``.
+``single_task_trial``, ``single_task_tuned``: the same for the STL baseline of a task.
 """
+COMPARED: tuple[Role, ...] = ("method", "single_task")
+"""The roles that make a comparison; runs of the others are added to one."""
+SINGLE_TASK_ROLES: tuple[Role, ...] = ("single_task", "single_task_trial", "single_task_tuned")
+TRIAL_ROLES: tuple[Role, ...] = ("trial", "single_task_trial")
+TUNED_ROLES: tuple[Role, ...] = ("tuned", "single_task_tuned")
 
 State = Literal["finished", "diverged", "crashed", "out_of_memory"]
 

@@ -39,9 +39,9 @@ def run(method: str, seed: int, left: float, right: float, role: Role = "method"
     return make(method, seed, tasks=TASKS, infos=INFOS, metrics=metrics, role=role, **more)  # type: ignore[arg-type]
 
 
-def alone(seed: int, value: float = 1.0) -> list[Run]:
+def alone(seed: int, value: float = 1.0, role: Role = "single_task", **more: object) -> list[Run]:
     return [
-        make("uniform", seed, tasks=(info.task or "",), infos=[info], metrics={info.key: value}, role="single_task")
+        make("uniform", seed, tasks=(info.task or "",), infos=[info], metrics={info.key: value}, role=role, **more)  # type: ignore[arg-type]
         for info in INFOS
     ]
 
@@ -145,6 +145,30 @@ def test_default_and_tuned_stand_side_by_side() -> None:
     against = best.set_index("method").loc["famo"]
     assert (against["change"], against["verdict"]) == (pytest.approx(-10), "3 of 3 better; too few to test")
     assert section.seeds == (0, 1, 2)
+
+
+def test_tuned_methods_are_held_against_tuned_single_tasks() -> None:
+    runs = []
+    for seed in range(3):
+        runs += [run("uniform", seed, 1.0, 1.0), run("famo", seed, 1.0, 1.0), *alone(seed)]
+        runs += [run(name, seed, 0.8, 0.8, "tuned", training=faster(0.01)) for name in ("uniform", "famo")]
+        runs += alone(seed, 0.5, "single_task_tuned", training=faster(0.1))
+    runs += alone(9, 0.5, "single_task_trial", training=faster(0.1))
+    section = section_of(runs)
+    table = tuned_table(section)
+    assert table is not None
+    row = frame_of(table).set_index("method").loc["famo"]
+    # Default: 1.0 beside 1.0; tuned: 0.8 beside 0.5. What tuning is worth: 0.8 and 1.0, both beside 0.5.
+    assert [row[key] for key in ("default", "tuned", "change")] == pytest.approx([0, 60, 60 - 100])
+    headers = [column.header for column in table.columns]
+    assert "Δm %, default, against STL at the default setting" in headers
+    assert "Δm %, tuned, against tuned STL" in headers
+    assert table.notes == ("Tuned STL: left lr=0.1, right lr=0.1.",)
+    # Without single-task runs of their own both columns are against the default ones, and say so.
+    older = tuned_table(section_of([each for each in runs if not each.record.run.role.startswith("single_task_")]))
+    assert older is not None
+    assert frame_of(older).set_index("method").loc["famo", "tuned"] == pytest.approx(-20)
+    assert "Δm %, tuned, against STL at the default setting" in [column.header for column in older.columns]
 
 
 def test_frozen_is_compared_with_the_method_of_the_same_seed() -> None:

@@ -14,6 +14,7 @@ from fake_runs import make, trajectories
 
 import run_bench
 from benchmarks.base import Training
+from benchmarks.catalog import weighter_class
 from benchmarks.errors import UserError
 from benchmarks.harness.plan import Filters, Plan, make_plan
 from benchmarks.harness.simplex import simplex_weights
@@ -53,13 +54,58 @@ def of_role(plan: Plan, role: str) -> list[RunSpec]:
 # ---- trials ----------------------------------------------------------------------------------------------------------
 
 
-def test_every_method_has_as_many_trials_on_the_tuning_seed_at_every_learning_rate(tmp_path: Path) -> None:
-    found = of_role(plan_of(tmp_path), "trial")
-    assert Counter(run.weighter.label for run in found) == {"uniform": 3, "dwa": 3, "static": 3}
+def test_the_defaults_at_every_learning_rate_come_first_and_all_have_as_many_trials(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, tune={"learning_rates": RATES, "seed": 100, "trials": 12})
+    found = of_role(plan, "trial")
+    assert Counter(run.weighter.label for run in found) == {"uniform": 12, "dwa": 12, "static": 12}
     assert {run.seed for run in found} == {100}
-    for label in ("uniform", "dwa"):
-        assert sorted(run.training.lr for run in found if run.weighter.label == label) == RATES
-    assert len({run.weighter.hyperparameters["temperature"] for run in found if run.weighter.label == "dwa"}) > 1
+    usual = {run.weighter.label: run.weighter.hyperparameters for run in of_role(plan, "method")}
+    for label in ("uniform", "dwa", "static"):
+        own = [run for run in found if run.weighter.label == label]
+        assert [run.training.lr for run in own[: len(RATES)]] == [0.01, 0.001, 0.1]
+        assert [run.weighter.hyperparameters for run in own[: len(RATES)]] == [usual[label]] * len(RATES)
+        assert all(RATES[0] <= run.training.lr <= RATES[-1] for run in own)
+        assert len({run.key for run in own}) == 12
+    temperatures = {run.weighter.hyperparameters["temperature"] for run in found if run.weighter.label == "dwa"}
+    assert temperatures == set(weighter_class("dwa").search["temperature"])
+
+
+def test_single_tasks_are_tried_as_often_and_at_the_rates_of_uniform(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, tune={"learning_rates": RATES, "seed": 100, "trials": 7})
+    rates = [run.training.lr for run in of_role(plan, "trial") if run.weighter.label == "uniform"]
+    alone = of_role(plan, "single_task_trial")
+    assert {run.problem.tasks for run in alone} == {("small",), ("medium",), ("large",)}
+    for task in ("small", "medium", "large"):
+        assert [run.training.lr for run in alone if run.problem.tasks == (task,)] == rates
+    assert (
+        of_role(make_plan(read_suite(str(suite_file(tmp_path))), Filters(weighters=["dwa"]), "cpu"), "single_task_trial")
+        == []
+    )
+
+
+def test_the_problems_own_learning_rate_is_tried_first_where_the_suite_does_not_name_it(tmp_path: Path) -> None:
+    found = of_role(plan_of(tmp_path, training={"lr": 0.05}), "trial")
+    assert [run.training.lr for run in found if run.weighter.label == "dwa"] == [0.05, *RATES]
+
+
+@pytest.mark.parametrize("names", [(), ("alpha",), ("alpha", "beta")])
+@pytest.mark.parametrize("number", [8, 20, 64])
+def test_trials_fill_the_space_evenly(names: tuple[str, ...], number: int) -> None:
+    """Better than chance: the largest gap between learning rates, and how often each value is met."""
+    space = dict.fromkeys(names, (1, 2, 3, 4))
+    for seed in range(20):
+        drawn = trials([1e-4, 1e-1], dict.fromkeys(names, 1), space, 2 + number, seed)[2:]
+        places = np.sort((np.log10([rate for rate, _ in drawn]) + 4) / 3)
+        assert np.diff(places, prepend=0.0, append=1.0).max() <= 2.01 / 2 ** np.floor(np.log2(number))
+        for name in names:
+            count = Counter(setting[name] for _, setting in drawn)
+            assert all(abs(count[value] - number / 4) <= 2 for value in space[name])
+
+
+def test_trials_are_those_of_the_seed() -> None:
+    arguments = (RATES, {"alpha": 1}, {"alpha": (1, 2, 3)}, 9)
+    assert trials(*arguments, seed=0) == trials(*arguments, seed=0)
+    assert trials(*arguments, seed=0) != trials(*arguments, seed=1)
 
 
 def test_what_a_suite_sets_by_hand_is_not_searched(tmp_path: Path) -> None:
@@ -69,17 +115,23 @@ def test_what_a_suite_sets_by_hand_is_not_searched(tmp_path: Path) -> None:
     }
 
 
-def test_all_pairs_are_tried_where_there_are_no_more() -> None:
+def test_all_settings_are_tried_where_there_are_no_more() -> None:
     space = {"alpha": (1, 2), "beta": ("x", "y")}
-    found = trials(RATES, space, 12, seed=0)
-    expected = {(rate, alpha, beta) for rate in RATES for alpha in (1, 2) for beta in ("x", "y")}
-    assert {(rate, setting["alpha"], setting["beta"]) for rate, setting in found} == expected
-    assert trials(RATES, space, 5, seed=0) == trials(RATES, space, 5, seed=0)
+    found = trials([0.1], {"alpha": 1, "beta": "y"}, space, 4, seed=0)
+    assert found[0] == (0.1, {"alpha": 1, "beta": "y"})
+    assert {(setting["alpha"], setting["beta"]) for _, setting in found} == {(1, "x"), (1, "y"), (2, "x"), (2, "y")}
+    # A default outside the published space is one more.
+    assert len(trials([0.1], {"alpha": 9, "beta": "y"}, space, 5, seed=0)) == 5
 
 
 def test_more_trials_than_settings_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"uniform: expected at most as many trials .* 3 learning rates x 1 = 3, found 4"):
-        plan_of(tmp_path, tune={"learning_rates": RATES, "seed": 100, "trials": 4})
+    with pytest.raises(UserError, match=r"uniform: expected at most as many trials .* different settings, 1, found 4"):
+        plan_of(tmp_path, training={"lr": 0.1}, tune={"learning_rates": [0.1], "seed": 100, "trials": 4})
+
+
+def test_fewer_trials_than_learning_rates_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"tune\.trials: uniform: expected at least 4 trials, .* found 2"):
+        plan_of(tmp_path, training={"lr": 0.05}, tune={"learning_rates": RATES, "seed": 100, "trials": 2})
 
 
 def test_a_tuning_seed_of_the_comparison_is_refused(tmp_path: Path) -> None:
@@ -111,6 +163,36 @@ def test_the_trial_with_the_lowest_validation_score_is_trained_on_the_seeds(tmp_
     chosen = {(run.weighter.label, run.training.lr, run.seed) for run in found}
     assert chosen == {(label, lr, seed) for label, lr in best.items() for seed in (0, 1)}
     assert {run.role for run in found} == {"tuned"}
+
+
+def test_the_tuned_setting_is_never_worse_on_validation_than_the_default(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, tune={"learning_rates": RATES, "seed": 100, "trials": 9})
+    scores: dict[str, float] = dict(
+        zip((run.key for run in plan.runs), np.random.default_rng(0).random(len(plan.runs)).tolist(), strict=True)
+    )
+    runs = [trained(spec, scores[spec.key]) for spec in plan.runs if spec.role in ("trial", "single_task_trial")]
+    found = tuned_runs(plan.runs, runs)
+    planned = [spec for spec in plan.runs if spec.role in ("method", "single_task") and spec.weighter.label != "random"]
+    assert len(found) == len(planned)
+
+    def score_of(spec: RunSpec) -> float:
+        """Of the trial with the setting of a run."""
+        same = (spec.problem.tasks, spec.weighter.label, spec.method, spec.training)
+        (trial,) = [
+            run
+            for run in runs
+            if (each := run.record.run) and (each.problem.tasks, each.weighter.label, each.method, each.training) == same
+        ]
+        return scores[trial.record.key]
+
+    for default in planned:
+        (best,) = [
+            spec
+            for spec in found
+            if (spec.problem.tasks, spec.weighter.label, spec.seed)
+            == (default.problem.tasks, default.weighter.label, default.seed)
+        ]
+        assert score_of(best) <= score_of(default)
 
 
 def test_a_trial_that_diverged_loses_and_missing_trials_wait(tmp_path: Path) -> None:
@@ -193,7 +275,16 @@ def test_the_whole_protocol_trains_what_follows_and_nothing_twice(tmp_path: Path
     folders = {each.name for each in (tmp_path / "out" / "fair" / "runs").iterdir()}
     records = [read_run(tmp_path / "out" / "fair" / "runs" / name) for name in folders]
     roles = Counter(run.record.run.role for run in records)
-    assert roles == {"method": 8, "single_task": 6, "simplex": 20, "trial": 9, "tuned": 6, "frozen": 2}
+    assert roles == {
+        "method": 8,
+        "single_task": 6,
+        "simplex": 20,
+        "trial": 9,
+        "tuned": 6,
+        "frozen": 2,
+        "single_task_trial": 9,
+        "single_task_tuned": 6,
+    }
     assert all(run.record.state == "finished" for run in records)
     plan = make_plan(read_suite(str(path)), Filters(steps=20), "cpu")
     assert {spec.key for spec in [*plan.runs, *follow_up(plan, tmp_path / "out" / "fair")]} == folders

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.base import DATA_RULE
-from benchmarks.record import Fingerprints, Run, RunSpec, WeighterSpec, as_json
+from benchmarks.record import SINGLE_TASK_ROLES, Fingerprints, Run, RunSpec, WeighterSpec, as_json
 
 UNIFORM = "uniform"
 """The method that others are compared with."""
@@ -65,7 +65,7 @@ def began_alike(methods: Sequence[Run], singles: Sequence[Run]) -> tuple[list[Ru
         alone = [run for run in singles if run.seed == seed]
         usual = _majority(together) or _majority(alone)
         for run in together + alone:
-            fields = ("data",) if run.record.run.role == "single_task" else FINGERPRINTS
+            fields = ("data",) if run.record.run.role in SINGLE_TASK_ROLES else FINGERPRINTS
             found = differing(run.record.fingerprints, usual, fields)
             if found:
                 why = f"{' and '.join(found)} differ from the other runs of seed {seed}"

@@ -1,7 +1,7 @@
 """Delta-m: the mean change of a run's primary test metrics against a baseline, in percent; negative is better.
 
-The baseline is the single-task runs (STL) of the same seed; where a seed lacks those, methods can still be compared with
-each other by their change against uniform weights.
+The baseline is the single-task runs (STL) of the same seed: tuned methods are held against tuned ones. Where a seed lacks
+those, methods can still be compared with each other by their change against uniform weights.
 """
 
 from __future__ import annotations
@@ -62,8 +62,11 @@ def values_on_test(run: Run, infos: Sequence[MetricInfo]) -> Floats:
     return np.array([test.get(info.key, math.nan) for info in infos], dtype=np.float64)
 
 
-def baselines(section: Section) -> tuple[dict[int, Floats], list[str]]:
-    """Seed -> ``(M,)`` single-task values of ``judged_metrics``, NaN where there is none; and warnings about the gaps."""
+def baselines(section: Section, tuned: bool = False) -> tuple[dict[int, Floats], list[str]]:
+    """Seed -> ``(M,)`` single-task values of ``judged_metrics``, NaN where there is none; and warnings about the gaps.
+
+    tuned: of the single-task runs at the setting that was chosen for them, not of those at the default.
+    """
     judged = judged_metrics(section)
     values: dict[int, Floats] = {}
     missing: list[str] = []
@@ -71,7 +74,7 @@ def baselines(section: Section) -> tuple[dict[int, Floats], list[str]]:
     for seed in section.seeds:
         row = []
         for info in judged:
-            run = section.baseline(str(info.task), seed)
+            run = section.baseline(str(info.task), seed, tuned)
             value = math.nan if run is None else float(values_on_test(run, [info])[0])
             if math.isnan(value):
                 missing.append(f"{info.task} (seed {seed})")
@@ -95,16 +98,22 @@ class Measure:
     """One number for a run; lower is better; NaN where a run did not finish or the baseline of its seed is missing."""
 
     header: str
+    against: str
+    """The baseline in words."""
     of: Callable[[Run], float]
 
 
-def measure(section: Section) -> Measure:
-    """Delta-m against the single-task runs, mean over metrics; against the uniform runs where a seed lacks those."""
+def measure(section: Section, tuned: bool = False) -> Measure:
+    """Delta-m against the single-task runs, mean over metrics; against the uniform runs where a seed lacks those.
+
+    tuned: against the tuned single-task runs, if there are some.
+    """
     judged = judged_metrics(section)
-    base, _ = baselines(section)
-    header = "Δm %"
+    tuned = tuned and "single_task_tuned" in section.others
+    base, _ = baselines(section, tuned)
+    header, against = "Δm %", "tuned STL" if tuned else "STL at the default setting"
     if not judged or any(not np.isfinite(values).all() for values in base.values()):
-        header = "change against uniform %"
+        header, against = "change against uniform %", "uniform at the default setting"
         base = {run.seed: values_on_test(run, judged) for run in uniform_runs(section)}
 
     def of(run: Run) -> float:
@@ -112,7 +121,7 @@ def measure(section: Section) -> Measure:
             return math.nan
         return float(over_metrics(changes_of(run, judged, base[run.seed])))
 
-    return Measure(header, of)
+    return Measure(header, against, of)
 
 
 def by_seed(measured: Measure, runs: list[Run]) -> dict[int, float]:

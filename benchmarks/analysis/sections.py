@@ -14,10 +14,18 @@ import weighting
 from benchmarks.analysis import comparable
 from benchmarks.analysis.comparable import began_alike, conditions, difference, latest
 from benchmarks.base import Training
-from benchmarks.record import MetricInfo, ProblemSpec, Role, Run, RunSpec
+from benchmarks.record import (
+    COMPARED,
+    SINGLE_TASK_ROLES,
+    TRIAL_ROLES,
+    TUNED_ROLES,
+    MetricInfo,
+    ProblemSpec,
+    Role,
+    Run,
+    RunSpec,
+)
 
-COMPARED: tuple[Role, ...] = ("method", "single_task")
-"""The roles that make a comparison; runs of the others are added to one."""
 STL = "STL"
 """What the single-task baseline is called."""
 
@@ -45,7 +53,8 @@ class Section:
     single: Mapping[tuple[str, int], Run]
     """(task, seed) -> single-task run in any state."""
     others: Mapping[Role, Mapping[tuple[str, int], tuple[Run, ...]]]
-    """Role besides these two -> (label, seed) -> its runs in any state; the label is the method's, or names the weights."""
+    """Role besides these two -> (label, seed) -> its runs in any state; the label is the method's, names the weights, or is
+    the task of a single-task run."""
     excluded: tuple[tuple[Run, str], ...]
     """Runs whose fingerprints differ, and in what."""
 
@@ -54,9 +63,11 @@ class Section:
         runs = [self.runs.get((method, seed)) for seed in self.seeds]
         return [run for run in runs if run is not None and run.record.state == "finished"]
 
-    def baseline(self, task: str, seed: int) -> Run | None:
-        """The finished single-task run of a task and seed."""
+    def baseline(self, task: str, seed: int, tuned: bool = False) -> Run | None:
+        """The finished single-task run of a task and seed, at the default setting or at the one that was chosen for it."""
         run = self.single.get((task, seed))
+        if tuned:
+            run = next((each for each in self.of_role("single_task_tuned", task) if each.seed == seed), None)
         return run if run is not None and run.record.state == "finished" else None
 
     def of_role(self, role: Role, label: str) -> list[Run]:
@@ -150,11 +161,18 @@ class _Group:
         return (self.methods or self.singles)[0].problem
 
     def takes(self, other: Run) -> bool:
-        """Whether a run of another role is compared with the methods: only a tuned one has its own learning rate."""
+        """Whether a run of another role is compared with the methods.
+
+        Only a tuned one has its own learning rate, and only a single-task one its own tasks.
+        """
         if not self.methods:
             return False
-        but = ("training.lr",) if other.record.run.role in ("trial", "tuned") else ()
-        return conditions(other.record.run, but) == conditions(self.methods[0].record.run, but)
+        own, spec = other.record.run, self.methods[0].record.run
+        if not set(own.problem.tasks) <= set(spec.problem.tasks):
+            return False
+        own_lr = ["training.lr"] if own.role in (*TRIAL_ROLES, *TUNED_ROLES) else []
+        but = [*own_lr, "tasks"] if own.role in SINGLE_TASK_ROLES else own_lr
+        return conditions(own, but) == conditions(spec, but)
 
 
 def _groups(runs: Sequence[Run]) -> list[_Group]:
@@ -208,7 +226,8 @@ def _section(name: str, digest: str, group: _Group, others: list[Run]) -> tuple[
             single[run.record.tasks[0], run.seed] = run
         else:
             known = further.setdefault(role, {})
-            known[run.label, run.seed] = (*known.get((run.label, run.seed), ()), run)
+            label = run.record.tasks[0] if role in SINGLE_TASK_ROLES else run.label
+            known[label, run.seed] = (*known.get((label, run.seed), ()), run)
     everyone = {labels[method_id(run)]: run.record.run.weighter.name for run in same}
     first = next((run for run in same if run.record.metric_infos), (same or singles)[0])
     infos = first.record.metric_infos if same else tuple(_union(run.record.metric_infos for run in singles))
@@ -237,7 +256,7 @@ def _digest(value: Any) -> str:
 
 
 def _title(run: Run) -> str:
-    who = f"STL of {run.record.tasks[0]}" if run.record.run.role == "single_task" else run.label
+    who = f"STL of {run.record.tasks[0]}" if run.record.run.role in SINGLE_TASK_ROLES else run.label
     return f"{who}, seed {run.seed}"
 
 

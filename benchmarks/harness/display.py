@@ -9,7 +9,7 @@ from typing import Protocol
 
 from tqdm import tqdm
 
-from benchmarks.record import RunSpec
+from benchmarks.record import SINGLE_TASK_ROLES, RunSpec
 
 LINE_SECONDS = 60.0
 """Without a terminal, at most so long between two lines."""
@@ -17,8 +17,9 @@ LINE_SECONDS = 60.0
 
 def run_name(spec: RunSpec) -> str:
     """A run in a line: problem, method, task of a single-task run, role where it is another than the comparison, seed."""
-    task = f" ({spec.problem.tasks[0]})" if spec.role == "single_task" else ""
-    role = f" ({spec.role})" if spec.role not in ("method", "single_task") else ""
+    task = f" ({spec.problem.tasks[0]})" if spec.role in SINGLE_TASK_ROLES else ""
+    purpose = spec.role.removeprefix("single_task_")
+    role = f" ({purpose})" if purpose not in ("method", "single_task") else ""
     return f"{spec.problem.name}, {spec.weighter.label}{task}{role}, seed {spec.seed}"
 
 

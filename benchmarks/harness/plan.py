@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -129,9 +129,11 @@ class _ProblemPlanner:
     def _runs_of_seed(self, seed: int) -> list[RunSpec]:
         runs = [self._run(self.problem.tasks, spec, seed) for spec in self._weighters()]
         if self._wanted(SINGLE_TASK):
-            spec = WeighterSpec(name="uniform", label=SINGLE_TASK, hyperparameters={}, version=Uniform.version)
-            runs += [self._run((task,), spec, seed, role="single_task") for task in self.problem.tasks]
+            runs += [self._run((task,), self._single_task(), seed, role="single_task") for task in self.problem.tasks]
         return runs + [self._run(self.problem.tasks, spec, seed, role="simplex") for spec in self._simplex()]
+
+    def _single_task(self) -> WeighterSpec:
+        return WeighterSpec(name="uniform", label=SINGLE_TASK, hyperparameters={}, version=Uniform.version)
 
     def _run(self, tasks: tuple[str, ...], weighter: WeighterSpec, seed: int, role: Role = "method") -> RunSpec:
         problem = ProblemSpec(
@@ -177,7 +179,7 @@ class _ProblemPlanner:
         ]
 
     def _trials(self, tune: Tune, seeds: Sequence[int]) -> list[RunSpec]:
-        """Every method's trials on the tuning seed: as many for each."""
+        """The trials on the tuning seed: as many for each method and each single-task baseline."""
         if tune.seed in seeds:
             raise self.file.error(
                 ["tune", "seed"],
@@ -185,25 +187,37 @@ class _ProblemPlanner:
             )
         return [
             run.model_copy(update={"training": self.training.model_copy(update={"lr": lr})})
-            for spec in self._weighters()
-            if spec.name != "random"
+            for tasks, spec, role in self._tried()
             for lr, setting in self._settings(spec, tune)
-            for run in [self._run(self.problem.tasks, setting, tune.seed, role="trial")]
+            for run in [self._run(tasks, setting, tune.seed, role=role)]
         ]
+
+    def _tried(self) -> Iterator[tuple[tuple[str, ...], WeighterSpec, Role]]:
+        """What is tuned: every method, and the single-task baseline of every task."""
+        for spec in self._weighters():
+            if spec.name != "random":
+                yield self.problem.tasks, spec, "trial"
+        if self._wanted(SINGLE_TASK):
+            for task in self.problem.tasks:
+                yield (task,), self._single_task(), "single_task_trial"
 
     def _settings(self, spec: WeighterSpec, tune: Tune) -> list[tuple[float, WeighterSpec]]:
         kind = weighter_class(spec.name)
         # What the suite sets by hand is no part of the search.
         defaults = hyperparameter_defaults(kind)
         space = {name: values for name, values in kind.search.items() if spec.hyperparameters[name] == defaults[name]}
+        usual = {name: defaults[name] for name in space}
+        # The learning rate of the comparison is one of those tried, so that the tuned setting can be the default.
+        rates = list(dict.fromkeys([self.training.lr, *tune.learning_rates]))
         try:
-            chosen = trials(tune.learning_rates, space, tune.number, tune.seed)
+            chosen = trials(rates, usual, space, tune.trials or len(rates), tune.seed)
         except ValueError as error:
             raise self.file.error(["tune", "trials"], f"{spec.label}: {error}") from error
         given = {name: value for name, value in spec.hyperparameters.items() if value != AUTO}
         found = []
         for lr, changes in chosen:
-            checked = self._checked(["tune"], spec.name, kind, spec.source, {**given, **changes})
+            set_here = {name: value for name, value in changes.items() if value != AUTO}
+            checked = self._checked(["tune"], spec.name, kind, spec.source, {**given, **set_here})
             found.append((lr, checked.model_copy(update={"label": spec.label})))
         return found
 

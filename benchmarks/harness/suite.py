@@ -19,9 +19,9 @@
       - {name: coba, tau: [2, 5]}               # a list is a grid: one run for each value
       - {name: famo, prior: {left: 20}}         # constants that multiply any method's weights: by task, 1 for the others,
                                                 # or [20, 1, 1] in the order of the tasks; a list of these is a grid
-    tune:                                       # every method also at its best setting: see ``benchmarks.protocol``
-      learning_rates: [3e-4, 1e-3, 3e-3]
-      trials: 3                                 # for each method, chosen on validation; default: one per learning rate
+    tune:                                       # methods and single tasks also at their best: see ``benchmarks.protocol``
+      learning_rates: [3e-4, 1e-3, 3e-3]        # the defaults are tried at each, and at the problem's own learning rate
+      trials: 16                                # for each; the rest between these rates and over the search space
       seed: 100                                 # of the trials, none of the seeds above
     controls:
       simplex: 15                               # static weights over the simplex, at most so many, for a Pareto front
@@ -87,11 +87,6 @@ class Tune(_Entry):
     learning_rates: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1)]
     trials: Annotated[int, Field(ge=1)] | None = None
     seed: Annotated[int, Field(ge=0)]
-
-    @property
-    def number(self) -> int:
-        """Trials for each method."""
-        return self.trials or len(self.learning_rates)
 
 
 class Controls(_Entry):

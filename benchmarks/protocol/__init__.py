@@ -1,8 +1,9 @@
 """What a fair comparison trains after the first runs are known: tuned settings and frozen weights.
 
-Tuned: for every method the trial with the lowest validation score is trained on the seeds of the comparison; the tuning seed
-is none of them, and test has no say. Frozen: every adaptive method's weights, averaged over time, are trained with as
-constants, run by run (Gama and Grassi, arXiv:2505.10347; GradNorm's own "static" row, arXiv:1711.02257, Table 1).
+Tuned: for every method, and for every single-task baseline, the trial with the lowest validation score is trained on the
+seeds of the comparison; the tuning seed is none of them, and test has no say. Frozen: every adaptive method's weights,
+averaged over time, are trained with as constants, run by run (Gama and Grassi, arXiv:2505.10347; GradNorm's own "static"
+row, arXiv:1711.02257, Table 1).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from benchmarks.harness.plan import Plan
 from benchmarks.harness.worker import run_folder
 from benchmarks.protocol.frozen import frozen_run
 from benchmarks.protocol.tuned import tuned_runs
-from benchmarks.record import DamagedRecordError, Run, RunSpec, read_run
+from benchmarks.record import TRIAL_ROLES, DamagedRecordError, Run, RunSpec, read_run
 
 
 def follow_up(plan: Plan, suite_folder: Path) -> list[RunSpec]:
@@ -21,7 +22,7 @@ def follow_up(plan: Plan, suite_folder: Path) -> list[RunSpec]:
 
     A run that did not finish calls for nothing.
     """
-    roles = {"trial", "method"} if plan.freeze else {"trial"}
+    roles = {*TRIAL_ROLES, "method"} if plan.freeze else set(TRIAL_ROLES)
     recorded = [run for spec in plan.runs if spec.role in roles and (run := _recorded(suite_folder, spec.key)) is not None]
     frozen = [spec for run in recorded if (spec := frozen_run(run)) is not None] if plan.freeze else []
     return [*tuned_runs(plan.runs, recorded), *frozen]

@@ -1,4 +1,4 @@
-"""The best of each method's trials, on the seeds of the comparison."""
+"""The best of the trials of each method and each single-task baseline, on the seeds of the comparison."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from collections.abc import Sequence
 
 from benchmarks.analysis.loading import cube
 from benchmarks.analysis.score import score
-from benchmarks.record import Run, RunSpec
+from benchmarks.record import COMPARED, TRIAL_ROLES, TUNED_ROLES, Run, RunSpec
 
 
 def tuned_runs(planned: Sequence[RunSpec], recorded: Sequence[Run]) -> list[RunSpec]:
-    """For every method and problem with all trials recorded, its best trial on each seed of the method's own runs.
+    """Of all whose trials are recorded, the best trial on each seed of the comparison.
 
-    A trial that did not finish loses; a method none of whose trials finished has no tuned runs.
+    A trial that did not finish loses; where none finished there are no tuned runs. Of equally good ones the first counts.
     """
     found = []
     by_key = {run.record.key: run for run in recorded}
     for group in _by_method(planned):
-        trials = [spec for spec in group if spec.role == "trial"]
+        trials = [spec for spec in group if spec.role in TRIAL_ROLES]
         if not trials or any(spec.key not in by_key for spec in trials):
             continue
         best = min(trials, key=lambda spec: validation_score(by_key[spec.key]))
         if not math.isfinite(validation_score(by_key[best.key])):
             continue
-        seeds = [spec.seed for spec in group if spec.role == "method"]
-        found += [best.model_copy(update={"seed": seed, "role": "tuned"}) for seed in seeds]
+        tuned = TUNED_ROLES[TRIAL_ROLES.index(best.role)]
+        found += [best.model_copy(update={"seed": spec.seed, "role": tuned}) for spec in group if spec.role in COMPARED]
     return found
 
 

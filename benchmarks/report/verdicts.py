@@ -41,23 +41,23 @@ class JudgedRows:
 
 def verdict_tables(section: Section) -> tuple[Table, ...]:
     """Every method but uniform against it: at the defaults, then tuned; without those that nothing was trained for."""
-    measured, uniform = measure(section), uniform_label(section)
+    measured, best, uniform = measure(section), measure(section, tuned=True), uniform_label(section)
     default = {label: by_seed(measured, section.finished(label)) for label in section.methods}
-    tuned = {label: by_seed(measured, section.of_role("tuned", label)) for label in section.methods}
+    tuned = {label: by_seed(best, section.of_role("tuned", label)) for label in section.methods}
     tables = (
         _table(
             default,
             uniform,
             "Verdict: against uniform",
             f"{section.slug}_verdict",
-            f"{measured.header} minus that of uniform",
+            f"{measured.header} (against {measured.against}) minus that of uniform",
         ),
         _table(
             {label: values for label, values in tuned.items() if values},
             uniform,
             "Verdict: tuned, against tuned uniform",
             f"{section.slug}_verdict_tuned",
-            f"{measured.header} minus that of uniform, both at the setting that was chosen for them",
+            f"{best.header} (against {best.against}) minus that of uniform, both at the setting that was chosen for them",
         ),
     )
     return tuple(table for table in tables if table is not None)
