@@ -15,7 +15,8 @@ import torch
 from benchmarks.errors import StorageError, UserError
 from benchmarks.harness.display import run_name
 from benchmarks.harness.plan import Filters, Plan, make_plan
-from benchmarks.harness.pool import Outcome, Recorded, carry_out, runs_at_once, take_stock
+from benchmarks.harness.pool import Outcome, carry_out, runs_at_once
+from benchmarks.harness.stock import Recorded, Stock, take_stock
 from benchmarks.harness.suite import read_suite
 from benchmarks.harness.worker import run_folder
 from benchmarks.protocol import follow_up
@@ -48,11 +49,11 @@ def _train(plan: Plan, options: argparse.Namespace) -> tuple[Plan, Outcome] | No
     """Train what the plan still lacks. Returns the plan with what followed from its runs; None after a dry run."""
     jobs = options.jobs or runs_at_once(plan.runs)
     folder: Path = options.out / plan.suite
-    to_do = take_stock(folder, plan.runs).to_do
-    _print_plan(plan, len(plan.runs) - len(to_do), jobs, options.device)
+    stock = take_stock(folder, plan.runs)
+    _print_plan(plan, stock, jobs, options.device)
     if options.dry_run:
         for spec in plan.runs:
-            print(_run_line(spec, "to train" if spec.key in to_do else "recorded"))
+            print(_run_line(spec, stock))
         return None
     _check_folder(folder)
     outcome = carry_out(folder, plan.suite, plan.runs, jobs=jobs, device=options.device)
@@ -62,7 +63,9 @@ def _train(plan: Plan, options: argparse.Namespace) -> tuple[Plan, Outcome] | No
             print(f"{len(further)} runs follow from these: tuned and frozen settings", flush=True)
             plan = replace(plan, runs=plan.runs + further)
             # Once more with all runs: those that are recorded count and are not trained again.
+            warnings = outcome.warnings
             outcome = carry_out(folder, plan.suite, plan.runs, jobs=jobs, device=options.device)
+            outcome.warnings = warnings + outcome.warnings
     for warning in outcome.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     if outcome.interrupted:
@@ -288,7 +291,7 @@ def _say_failures(outcome: Outcome) -> int:
     return FAILED
 
 
-def _print_plan(plan: Plan, recorded: int, jobs: int, device: str) -> None:
+def _print_plan(plan: Plan, stock: Stock, jobs: int, device: str) -> None:
     if plan.question:
         print(f"suite {plan.suite}: {plan.question}\n")
     for name, runs in _by_problem(plan):
@@ -304,8 +307,9 @@ def _print_plan(plan: Plan, recorded: int, jobs: int, device: str) -> None:
             number = sum(run.role in roles for run in runs)
             if number:
                 print(f"    {role:11}  {number} runs")
-    to_do = len(plan.runs) - recorded
-    count = f"{len(plan.runs)} runs: {recorded} recorded, {to_do} to train"
+    count = f"{len(plan.runs)} runs: {len(plan.runs) - len(stock.to_do)} recorded, {len(stock.to_do)} to train"
+    if stock.pairs:
+        count += f" ({len(stock.pairs)} of them again, for the time of a step beside runs that are trained now)"
     threads = sorted({run.training.threads for run in plan.runs})
     each = f"{' or '.join(map(str, threads))} thread{'s' * (threads != [1])} each"
     print(f"\n{count}, {jobs} at a time on {device}, {each}", flush=True)
@@ -316,8 +320,10 @@ def _by_problem(plan: Plan) -> list[tuple[str, list[RunSpec]]]:
     return [(name, [run for run in plan.runs if run.problem.name == name]) for name in names]
 
 
-def _run_line(spec: RunSpec, state: str) -> str:
-    return f"  {spec.key}  {state:9} {run_name(spec)}"
+def _run_line(spec: RunSpec, stock: Stock) -> str:
+    if spec.key in stock.pairs:
+        return f"  {spec.key}  again     {run_name(spec)}, as the pair of {stock.pairs[spec.key]}"
+    return f"  {spec.key}  {'to train' if spec.key in stock.to_do else 'recorded':9} {run_name(spec)}"
 
 
 def _this_command() -> str:

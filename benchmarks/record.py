@@ -234,6 +234,18 @@ class Costs(_Model):
     """CUDA: peak of the allocator. CPU: growth of the peak resident set of the run's own process. None where unknown."""
 
 
+class Timing(_Model):
+    """When, where and how fast a run was trained once more, as the pair of another; its numbers are those of the record."""
+
+    started: str
+    ended: str
+    """Both ISO 8601, UTC."""
+    seconds_per_step: float
+    disturbed: bool
+    """Whether it had to wait for a processor, see ``DISTURBED``."""
+    machine: dict[str, Any]
+
+
 DISTURBED = "timing_disturbed"
 """The flag of a run whose seconds per step say more of the machine than of the method."""
 
@@ -273,6 +285,8 @@ class Record(_Model):
     metrics: dict[Literal["validation", "test"], dict[str, float]] = {}
     """Split -> metric key -> value, at the selected step."""
     costs: Costs | None = None
+    timings: tuple[Timing, ...] = ()
+    """Of a uniform run: its trainings as the pair of methods that were trained later. Of these only the times are kept."""
     mean_weights: dict[str, float] | None = None
     """Task -> mean of its weight over all steps in which it was present, and over replicas; a task that never was is not in
     it. None in records that are older than this field."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.errors import StorageError, UserError, one_line
-from benchmarks.harness.pool import KEPT_STATES
+from benchmarks.harness.stock import KEPT_STATES
 from benchmarks.record import DamagedRecordError, Run, read_run
 
 PACKAGES = {

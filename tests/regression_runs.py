@@ -11,7 +11,8 @@ import yaml
 
 from benchmarks.harness import provenance
 from benchmarks.harness.plan import Filters, Plan, make_plan
-from benchmarks.harness.pool import Outcome, Recorded
+from benchmarks.harness.pool import Outcome
+from benchmarks.harness.stock import Recorded
 from benchmarks.harness.suite import read_suite
 from benchmarks.record import Fingerprints, MetricInfo, Run, RunSpec, write_run
 

@@ -145,7 +145,7 @@ def test_disturbed_runs_are_left_out_and_where_none_is_left_nothing_is_judged() 
     head["uniform"][0] = fake_runs.disturbed(head["uniform"][0])
     verdict = cost.judge("pictures", "famo", (base, "famo"), (head, "famo"))
     assert verdict.state == "not judged"
-    assert verdict.reason == "no finished and undisturbed run of the method and of uniform in this run"
+    assert verdict.reason == "no undisturbed runs of the method and of uniform that were trained together in this run"
 
 
 # ---- calibration and picture -----------------------------------------------------------------------------------------

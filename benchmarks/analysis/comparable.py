@@ -23,12 +23,17 @@ UNIFORM = "uniform"
 FINGERPRINTS = tuple(Fingerprints.model_fields)
 
 
+def is_uniform(spec: WeighterSpec) -> bool:
+    """Whether a method is the one that others are compared with: under a prior, weights are no longer uniform."""
+    return spec.name == UNIFORM and spec.hyperparameters.get("prior") is None
+
+
 def uniform_label(methods: Mapping[str, WeighterSpec]) -> str | None:
     """What uniform weights are called among methods (label -> method); None where there are none.
 
-    Under a prior they are no longer uniform; of other settings the plain one counts.
+    Of several settings the plain one counts.
     """
-    found = [label for label, spec in methods.items() if spec.name == UNIFORM and spec.hyperparameters.get("prior") is None]
+    found = [label for label, spec in methods.items() if is_uniform(spec)]
     return UNIFORM if UNIFORM in found else next(iter(found), None)
 
 

@@ -17,10 +17,11 @@ from benchmarks import interrupts
 from benchmarks.catalog import problem_class
 from benchmarks.errors import StorageError
 from benchmarks.harness import provenance
-from benchmarks.harness.display import display_for
+from benchmarks.harness.display import display_for, run_name
 from benchmarks.harness.locks import is_free, lock_of
 from benchmarks.harness.memory import MemoryGate, Running
 from benchmarks.harness.nursery import LostError, Nursery, Process
+from benchmarks.harness.stock import Recorded, take_stock
 from benchmarks.harness.worker import (
     Job,
     Message,
@@ -31,35 +32,10 @@ from benchmarks.harness.worker import (
     run_folder,
     work,
 )
-from benchmarks.record import COLUMNS, DamagedRecordError, RunSpec, State, read_run, set_aside, write_run
+from benchmarks.record import COLUMNS, DamagedRecordError, RunSpec, read_run, set_aside, write_run
 
 BUSY_SECONDS = 1.0
 """Wait before asking again for a run that another command is training."""
-
-KEPT_STATES: tuple[State, ...] = ("finished", "diverged")
-"""States that a repeated command does not train again: the same run would end the same way."""
-
-
-@dataclass(frozen=True)
-class Recorded:
-    """How a run stands."""
-
-    spec: RunSpec
-    state: State
-    reason: str = ""
-
-
-@dataclass(frozen=True)
-class Stock:
-    """How a plan stands before anything is trained."""
-
-    recorded: list[Recorded]
-    to_do: dict[str, RunSpec]
-    """By key."""
-    replaced: dict[str, str]
-    """Key -> when the failed run that is to be trained again was started."""
-    damaged: dict[str, str]
-    """Key -> what is wrong with a record that cannot be used."""
 
 
 @dataclass
@@ -90,27 +66,6 @@ class Outcome:
         return [run for run in self.recorded if run.state != "finished"]
 
 
-def take_stock(folder: Path, runs: list[RunSpec]) -> Stock:
-    """Which of the planned runs have a record that counts and which are to do. Changes nothing."""
-    stock = Stock([], {}, {}, {})
-    for spec in runs:
-        place = run_folder(folder, spec.key)
-        stock.to_do[spec.key] = spec
-        if not place.exists():
-            continue
-        try:
-            record = read_run(place).record
-        except DamagedRecordError as error:
-            stock.damaged[spec.key] = str(error)
-            continue
-        if record.state in KEPT_STATES:
-            stock.recorded.append(Recorded(spec, record.state, record.reason or ""))
-            del stock.to_do[spec.key]
-        else:
-            stock.replaced[spec.key] = record.started
-    return stock
-
-
 def runs_at_once(runs: Sequence[RunSpec]) -> int:
     """As many as have a core for each of their threads, one at least."""
     return max(1, cores() // max((run.training.threads for run in runs), default=1))
@@ -126,7 +81,10 @@ def carry_out(folder: Path, suite: str, runs: list[RunSpec], *, jobs: int, devic
             outcome.warnings += _set_damaged_aside(folder, key)
     except OSError as error:
         raise StorageError.of(error, folder) from error
-    work_list = [Job(spec, suite, folder, device, stock.replaced.get(key)) for key, spec in stock.to_do.items()]
+    work_list = [
+        Job(spec, suite, folder, device, stock.replaced.get(key), stock.pairs.get(key, ""))
+        for key, spec in stock.to_do.items()
+    ]
     if work_list:
         _Pool(work_list, jobs, outcome, total=len(runs)).run()
     return outcome
@@ -274,6 +232,7 @@ class _Pool:
             self._give_up(worker.job, how)
         elif message.kind == "recorded":
             self.outcome.recorded.append(Recorded(worker.job.spec, message.state or "finished", message.text))
+            self.outcome.warnings += [message.warning] if message.warning else []
         elif message.kind == "busy":
             self._leave_to_another(worker.job)
         elif message.kind == "stopped":
@@ -299,6 +258,11 @@ class _Pool:
         """A process ended without a word or never began: while ending that is a stop, otherwise a crash, and a row."""
         if self._ending():
             self.waiting.appendleft(job)
+            return
+        if job.pair_of:
+            # It has a record, which stays; only the time of this training is missing.
+            self.outcome.recorded.append(Recorded(job.spec, "finished"))
+            self.outcome.warnings.append(f"{run_name(job.spec)}, trained again beside {job.pair_of}: {reason}")
             return
         record = make_record(job, "crashed", provenance.now(), None, reason=reason)
         try:

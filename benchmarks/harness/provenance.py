@@ -54,7 +54,7 @@ def now() -> str:
 def machine(device: torch.device) -> dict[str, Any]:
     """What the run was trained on. No names of hosts or users."""
     facts: dict[str, Any] = {
-        "host": _host(),
+        "host": host(),
         "system": f"{platform.system()} {platform.machine()}",
         "processor": _processor(),
         # Another width of vectors sums in another order: the last digits differ, and with them the run.
@@ -68,7 +68,7 @@ def machine(device: torch.device) -> dict[str, Any]:
     return facts
 
 
-def _host() -> str:
+def host() -> str:
     """8 hexadecimal digits that tell this machine from others of its kind without giving its name away."""
     return hashlib.sha256(f"benchmarks host {platform.node()}".encode()).hexdigest()[:8]
 

@@ -12,6 +12,7 @@ import signal
 import sys
 import warnings
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +22,7 @@ import pandas as pd
 import psutil
 import torch
 
+from benchmarks.analysis.relative_cost import own_timing, timed_lately
 from benchmarks.base import Data, Problem
 from benchmarks.catalog import own_source, weighter_class
 from benchmarks.contents import content_hashes
@@ -31,7 +33,7 @@ from benchmarks.harness.locks import lock_of
 from benchmarks.harness.loop import Diverged, Loop, Stopped
 from benchmarks.harness.plan import hyperparameters_in_run, problem_from
 from benchmarks.interrupts import SIGNALS
-from benchmarks.record import COLUMNS, DamagedRecordError, MetricInfo, Record, RunSpec, State, read_run, write_run
+from benchmarks.record import COLUMNS, DamagedRecordError, MetricInfo, Record, Run, RunSpec, State, read_run, write_run
 from benchmarks.seeds import derive
 from weighting import RunFacts, Weighter
 from weighting.factory import build
@@ -48,6 +50,8 @@ class Job:
     device: str
     replaces: str | None = None
     """When the record that this run is to replace was started; None: there is none."""
+    pair_of: str = ""
+    """The methods beside which a recorded run is trained again, for its time alone; empty: it has no record yet."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,8 @@ class Message:
     losses: dict[str, float] | None = None
     state: State | None = None
     text: str = ""
+    warning: str = ""
+    """What the user has to know beside the end, in one line."""
 
 
 def run_folder(folder: Path, key: str) -> Path:
@@ -80,7 +86,10 @@ def work(job: Job, tell: Connection) -> None:
     key = job.spec.key
     try:
         with lock_of(job.folder, key):
-            tell.send(recorded_meanwhile(job) or _train_and_record(job, tell, asked_to_stop))
+            if job.pair_of:
+                tell.send(_time_again(job, tell, asked_to_stop))
+            else:
+                tell.send(recorded_meanwhile(job) or _train_and_record(job, tell, asked_to_stop))
     except filelock.Timeout:
         tell.send(Message("busy"))
     except (BrokenPipeError, EOFError):
@@ -116,9 +125,46 @@ class _StopSwitch:
 
 
 def _train_and_record(job: Job, tell: Connection, should_stop: _StopSwitch) -> Message:
+    checkpoint = Checkpoint(job.folder / "unfinished", job.spec.key)
+    trained = _train(job, tell, should_stop, checkpoint)
+    if trained is None:
+        return Message("stopped")
+    record = trained.record
+    write_run(job.folder / "runs", record, trained.trajectory)
+    checkpoint.remove()
+    return Message("recorded", state=record.state, text=record.reason or "")
+
+
+def _time_again(job: Job, tell: Connection, should_stop: _StopSwitch) -> Message:
+    """Train a recorded run beside a method that is trained now, and add the time to its record: its numbers stay.
+
+    There is no checkpoint: what is stopped half-way is of two times.
+    """
+    name = f"{job.spec.weighter.label} on {job.spec.problem.name}, seed {job.spec.seed}, trained again beside {job.pair_of}"
+    try:
+        known = read_run(run_folder(job.folder, job.spec.key))
+    except DamagedRecordError as error:
+        return Message("recorded", state="finished", warning=f"{name}: {error}")
+    if timed_lately(known.record, provenance.host(), datetime.now(UTC)):
+        return Message("recorded", state="finished")
+    trained = _train(job, tell, should_stop, None)
+    if trained is None:
+        return Message("stopped")
+    timing = own_timing(trained.record)
+    if trained.record.state != "finished" or timing is None:
+        return Message("recorded", state="finished", warning=f"{name}: {trained.record.state}, {trained.record.reason}")
+    record = known.record.model_copy(update={"timings": (*known.record.timings, timing)})
+    write_run(job.folder / "runs", record, known.trajectory)
+    numbers = {"metrics", "selection"}
+    same = trained.record.model_dump_json(include=numbers) == known.record.model_dump_json(include=numbers)
+    warning = "" if same else f"{name}: other numbers than recorded, which stay; only its time is used"
+    return Message("recorded", state="finished", warning=warning)
+
+
+def _train(job: Job, tell: Connection, should_stop: _StopSwitch, checkpoint: Checkpoint | None) -> Run | None:
+    """The trained run, in whatever state it ended; None if it was asked to stop."""
     started = provenance.now()
     memory = _PeakMemory()
-    checkpoint = Checkpoint(job.folder / "unfinished", job.spec.key)
     problem: Problem | None = None
     loop: Loop | None = None
     fields: dict[str, Any] = {}
@@ -150,7 +196,7 @@ def _train_and_record(job: Job, tell: Connection, should_stop: _StopSwitch) -> M
         fields["metrics"] = {"validation": outcome.validation, "test": outcome.test}
         fields["costs"] = outcome.costs.model_copy(update={"peak_memory_mb": memory.peak_mb(device)})
     except Stopped:
-        return Message("stopped")
+        return None
     except Diverged as outcome:
         state, fields["reason"], fields["failed_step"] = "diverged", outcome.reason, outcome.step
     except (MemoryError, torch.OutOfMemoryError) as error:
@@ -171,9 +217,7 @@ def _train_and_record(job: Job, tell: Connection, should_stop: _StopSwitch) -> M
         fields["mean_weights"] = loop.watch.mean_weights()
     record = make_record(job, state, started, problem, resumed=loop.resumed if loop else 0, **fields)
     trajectory = loop.trajectory.frame() if loop is not None else pd.DataFrame(columns=list(COLUMNS))
-    write_run(job.folder / "runs", record, trajectory)
-    checkpoint.remove()
-    return Message("recorded", state=state, text=record.reason or "")
+    return Run(record, trajectory)
 
 
 def check_unchanged(spec: RunSpec) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from tabulate import tabulate
 
 from benchmarks.analysis.per_run import DELTA_METRICS, per_run
+from benchmarks.analysis.relative_cost import pairings, without_pair
 from benchmarks.analysis.sections import Section
 from benchmarks.analysis.statistics import Floats
 from benchmarks.analysis.verdict import VERDICTS, Judged, judge
@@ -178,6 +179,10 @@ def _notes(base: Side, head: Side, shared: Sequence[str]) -> list[str]:
                 notes.append(f"{problem}: with these settings in {name} only ({what})")
                 continue
             notes += [f"{problem}: {text} finished in {name} only" for text in _alone(methods, other.settings[key])]
+            uniform = cost.uniform_of(methods)
+            pairs = {label: pairings(finished(seeds).values(), uniform) for label, seeds in methods.items()}
+            if uniform:
+                notes += [f"{problem}: no s/step relative to uniform in {name}: {text}" for text in without_pair(pairs)]
     for key in shared:
         problem, before, after = base.sections[key].name, base.settings[key], head.settings[key]
         for label, other_label in _partners(before, after).items():

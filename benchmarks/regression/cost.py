@@ -8,13 +8,14 @@ the baseline fail too.
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 
 import numpy as np
 
 from benchmarks.analysis.comparable import uniform_label
 from benchmarks.analysis.relative_cost import middle, ratios
 from benchmarks.record import Run, WeighterSpec
-from benchmarks.regression.sides import Methods, Seeds, finished
+from benchmarks.regression.sides import Methods, Seeds, any_of, finished
 from benchmarks.regression.verdict import State, Verdict
 
 GATE = "cost"
@@ -25,14 +26,16 @@ PASSES = 0.01
 
 def judge(problem: str, label: str, base: tuple[Methods, str], head: tuple[Methods, str]) -> Verdict:
     """The verdict on one method, from all runs of either side and what the method is called there."""
-    before, after = relative(*base), relative(*head)
+    pairs = [ratios_of(*side) for side in (base, head)]
+    before, after = map(middle, pairs)
     passes, passes_now = (passes_per_step(methods[name]) for methods, name in (base, head))
     ratio, more = after / before, passes_now > passes + PASSES
     if math.isfinite(ratio):
         reason = f"s/step relative to uniform {before:.2f}, now {after:.2f}: times {ratio:.2f}, allowed {FACTOR:g}"
+        reason += f" ({len(pairs[0])} pairs of runs trained together, now {len(pairs[1])})"
     else:
         where = "this run" if math.isfinite(before) else "the baseline"
-        reason = f"no finished and undisturbed run of the method and of uniform in {where}"
+        reason = f"no undisturbed runs of the method and of uniform that were trained together in {where}"
     if more:
         reason += f"; extra passes per step {passes:.2f}, now {passes_now:.2f}"
     state: State = "ok" if math.isfinite(ratio) else "not judged"
@@ -40,10 +43,19 @@ def judge(problem: str, label: str, base: tuple[Methods, str], head: tuple[Metho
 
 
 def relative(methods: Methods, label: str) -> float:
-    """Median over seeds of s/step by that of uniform weights; NaN where no seed has a finished, undisturbed run of both."""
-    uniform = uniform_label({name: _spec(seeds) for name, seeds in methods.items()})
-    base = finished(methods[uniform]).values() if uniform is not None else ()
-    return middle(ratios(finished(methods.get(label, {})).values(), base))
+    """Median over seeds of s/step by that of uniform weights; NaN where no seed has a pair."""
+    return middle(ratios_of(methods, label))
+
+
+def ratios_of(methods: Methods, label: str) -> dict[int, float]:
+    """Seed -> s/step by that of uniform weights, where the two are a pair, see ``relative_cost``."""
+    return ratios(finished(methods.get(label, {})).values(), uniform_of(methods))
+
+
+def uniform_of(methods: Methods) -> Collection[Run]:
+    """The finished runs of uniform weights; none where there is no such method."""
+    label = uniform_label({name: _spec(seeds) for name, seeds in methods.items()})
+    return () if label is None else finished(methods[label]).values()
 
 
 def passes_per_step(seeds: Seeds) -> float:
@@ -54,5 +66,4 @@ def passes_per_step(seeds: Seeds) -> float:
 
 
 def _spec(seeds: Seeds) -> WeighterSpec:
-    run: Run = next(iter(seeds.values()))
-    return run.record.run.weighter
+    return any_of(seeds).record.run.weighter

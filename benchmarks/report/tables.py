@@ -11,6 +11,7 @@ import pandas as pd
 
 from benchmarks.analysis import per_run as columns
 from benchmarks.analysis import statistics
+from benchmarks.analysis.relative_cost import APART, pairings, without_pair
 from benchmarks.analysis.sections import STL, Section, uniform_runs
 from benchmarks.record import MetricInfo, Run
 from benchmarks.report.controls import frozen_table, tuned_table
@@ -52,6 +53,7 @@ PRICE = Column(columns.PRICE, "price of one checkpoint", "lower", "price")
 SELECTED = Column(columns.SELECTED, "selected step")
 SECONDS = Column(columns.SECONDS, "s/step", "lower")
 RELATIVE = Column(columns.RELATIVE, "s/step relative to uniform", "lower", "s/step, uniform=1", decimals=2)
+PAIRS = Column("cost_pairs", "pairs", decimals=0)
 COSTS = (
     Column(columns.FORWARDS, "extra forwards per step", decimals=2),
     Column(columns.BACKWARDS, "extra backwards per step", decimals=2),
@@ -176,14 +178,19 @@ def _convergence_table(section: Section, summary: pd.DataFrame) -> Table:
 
 
 def _cost_table(section: Section, summary: pd.DataFrame) -> Table:
-    relative = (RELATIVE,) if uniform_runs(section) else ()
+    uniform = uniform_runs(section)
+    relative = (RELATIVE, PAIRS) if uniform else ()
     caption = (
         "Seconds per step: median over the steps of a run, then over seeds; evaluation and logging are not counted, nor are "
-        "runs that had to wait for a processor. Relative: to the uniform run of the same seed, median over seeds. Extra "
+        "runs that had to wait for a processor. Relative: to the uniform run of the same seed, median over the pairs of "
+        f"runs that were trained together, at most {APART.total_seconds() / 60:g} minutes apart on one machine. Extra "
         "forwards and backwards: beyond those of the weighted total. Sum of weights / K: mean over the steps; it acts as a "
         f"factor on the learning rate. {_sentence(seeds_note())}"
     )
-    notes = [] if relative else ["No uniform run to compare the seconds with."]
+    found = {method: pairings(section.finished(method), uniform) for method in section.methods}
+    counts = summary["method"].map({method: sum(not pair.why for pair in pairs.values()) for method, pairs in found.items()})
+    summary = summary.assign(**{PAIRS.key: counts})
+    notes = [f"Not paired: {text}." for text in without_pair(found)] if uniform else ["No uniform run to compare with."]
     return _table(section, "cost", "Cost", caption, (METHOD, FINISHED, SECONDS, *relative, *COSTS), summary, notes)
 
 

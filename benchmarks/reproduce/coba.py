@@ -38,6 +38,7 @@ EXPERIMENT = Experiment(
         "What counts as even (convergence spread, price of one checkpoint) is this project's measure.",
         "The paper also drives GradNorm, LBTW and FAMO with validation losses (the suite val_feedback does) and has "
         "MetaWeighting, which is not among the methods here.",
-        "Seconds depend on what else the machine does; they are relative to equal weights on the same seed.",
+        "Seconds depend on what else the machine does; they are relative to equal weights on the same seed, where the two "
+        "runs were trained together.",
     ),
 )
