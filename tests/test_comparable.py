@@ -134,6 +134,25 @@ def test_runs_that_belong_nowhere_are_named() -> None:
         assert any(run.record.key in warning and "no run of a method has its conditions" in warning for warning in warnings)
 
 
+def test_runs_of_several_commits_are_said() -> None:
+    def of(commit: str | None, *runs: Run) -> list[Run]:
+        return [replace(run, record=run.record.model_copy(update={"commit": commit})) for run in runs]
+
+    first = fake_runs.make("uniform", 0)
+    runs = [
+        *of("a" * 40, first, fake_runs.make("famo", 0), fake_runs.make("uniform", 0, tasks=("left",), role="single_task")),
+        *of("b" * 40 + "+changes", fake_runs.make("coba", 0, role="tuned")),
+        *of(None, fake_runs.make("coba", 0)),
+    ]
+    ((section,), warnings) = sections(runs)
+    assert len(section.runs) == 3
+    assert warnings == [
+        "pictures: trained by 3 commits: aaaaaaa (3 runs: STL, famo, uniform); an unknown commit (1 run: coba); "
+        "bbbbbbb+changes (1 run: coba)"
+    ]
+    assert sections(of("a" * 40, *runs))[1] == []
+
+
 def test_a_tuned_run_may_have_its_own_learning_rate_and_nothing_else() -> None:
     lr = changed("training", lr=0.3)
     tuned = lr(fake_runs.make("famo", 0, role="tuned"))

@@ -12,6 +12,7 @@ from typing import Any
 
 import weighting
 from benchmarks.analysis import comparable
+from benchmarks.analysis.commits import mixed_commits
 from benchmarks.analysis.comparable import began_alike, conditions, difference, latest
 from benchmarks.base import Training
 from benchmarks.record import (
@@ -101,7 +102,10 @@ def uniform_runs(section: Section) -> list[Run]:
 
 
 def sections(runs: Sequence[Run]) -> tuple[list[Section], list[str]]:
-    """The sections in the order of their names, and warnings: what is shown apart, and every run that is in no section."""
+    """The sections in the order of their names, and warnings.
+
+    Warnings: what is shown apart, every run that is in no section, and runs of several commits in one.
+    """
     single, doubled = latest(runs)
     warnings = [_left_out(run, why) for run, why in doubled]
     groups = _groups([run for run in single if run.record.run.role in COMPARED])
@@ -247,7 +251,9 @@ def _section(name: str, digest: str, group: _Group, others: list[Run]) -> tuple[
         others=further,
         excluded=tuple(excluded),
     )
-    return section, [f"{name}: {warning}" for warning in (*warnings, *(_left_out(run, why) for run, why in excluded))]
+    warnings += [_left_out(run, why) for run, why in excluded]
+    commits = mixed_commits(kept)
+    return section, [f"{name}: {warning}" for warning in (*warnings, *([commits] if commits else []))]
 
 
 def _digest(value: Any) -> str:
