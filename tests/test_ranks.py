@@ -1,0 +1,89 @@
+"""Two ranks with batches of their own: after one all-reduce of sums and counts every method's weights are those of one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from scripts import SUBJECTS
+from torch import Tensor, distributed, multiprocessing
+
+from weighting import Observation, TaskLosses
+from weighting.testing.settings import Subject
+from weighting.testing.synthetic import Script, run, script
+
+RANKS, TASKS, STEPS = 2, 3, 100
+OTHERS = [subject for subject in SUBJECTS if subject.make(TASKS).batch_shape == ()]
+
+
+def units(seed: int) -> Tensor:
+    """``(STEPS + 1, RANKS, 2, TASKS)`` units of each micro-batch: some of none, at times on all ranks."""
+    draw = torch.Generator().manual_seed(seed)
+    found = torch.randint(0, 6, (STEPS + 1, RANKS, 2, TASKS), generator=draw)
+    return torch.where(torch.rand(found.shape, generator=draw) < 0.3, 0, found)
+
+
+def parts(seed: int) -> list[dict[str, Tensor]]:
+    """By step, the sums of each rank's micro-batches: every unit's loss is near that of its task in a made-up run."""
+    shown = script(TASKS, STEPS, seed=seed)
+    draw, counts = torch.Generator().manual_seed(seed), units(seed)
+    found = []
+    for step, seen in enumerate([shown.first, *shown.steps]):
+        sums = {"counts": counts[step]}
+        for name in ("losses", "val_losses", "val_losses_before", "losses_after"):
+            noise = torch.rand(counts[step].shape, generator=draw, dtype=torch.float64)
+            sums[name] = getattr(seen, name) * (0.5 + noise) * counts[step]
+        found.append(sums)
+    return found
+
+
+def observed(sums: dict[str, Tensor], seen: Observation, ranks: slice) -> Observation:
+    """What the given ranks show together, and, where they run, all others with them."""
+    means = {}
+    for name in ("losses", "val_losses", "val_losses_before", "losses_after"):
+        step = TaskLosses(TASKS)
+        for rank in range(*ranks.indices(RANKS)):
+            for batch in range(2):
+                step.add(sums[name][rank, batch], sums["counts"][rank, batch])
+        means[name] = step.observation()
+    losses = {name: each.losses for name, each in means.items()}
+    counts = means["losses"].counts
+    return Observation(**losses, counts=counts, val_counts=counts, grad_norms=seen.grad_norms, gramian=seen.gramian)
+
+
+def weights_of(subject: Subject, ranks: slice) -> Tensor:
+    shown = script(TASKS, STEPS, seed=1)
+    rows = [observed(sums, seen, ranks) for sums, seen in zip(parts(1), [shown.first, *shown.steps], strict=True)]
+    return run(subject.make(TASKS), Script(rows[0], rows[1:]))
+
+
+def one_rank(rank: int, meeting: str, folder: str) -> None:
+    distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=RANKS)
+    torch.set_num_threads(1)
+    found = {subject.label: weights_of(subject, slice(rank, rank + 1)) for subject in OTHERS}
+    torch.save(found, Path(folder) / f"{rank}.pt")
+    distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Tensor]]:
+    """By rank, every method's weights."""
+    folder = tmp_path_factory.mktemp("ranks")
+    multiprocessing.spawn(one_rank, (str(folder / "meeting"), str(folder)), nprocs=RANKS)  # type: ignore[no-untyped-call]
+    return [torch.load(folder / f"{rank}.pt") for rank in range(RANKS)]
+
+
+@pytest.mark.parametrize("subject", OTHERS, ids=lambda subject: subject.label)
+def test_ranks_have_the_weights_of_the_whole_batch(subject: Subject, ranks: list[dict[str, Tensor]]) -> None:
+    first, second = (each[subject.label] for each in ranks)
+    assert torch.equal(first, second)
+    assert torch.allclose(first, weights_of(subject, slice(0, RANKS)), rtol=1e-9, atol=1e-12)
+
+
+def test_without_the_reduction_the_ranks_part() -> None:
+    """The batches differ enough to tell."""
+    for subject in OTHERS:
+        if subject.kind.name in ("gradnorm", "dwa", "coba"):
+            one, other = (weights_of(subject, slice(rank, rank + 1)) for rank in range(RANKS))
+            assert (one - other).abs().max() > 0.01, subject.label
