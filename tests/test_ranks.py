@@ -70,7 +70,15 @@ def one_rank(rank: int, meeting: str, folder: str) -> None:
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Tensor]]:
     """By rank, every method's weights."""
     folder = tmp_path_factory.mktemp("ranks")
-    multiprocessing.spawn(one_rank, (str(folder / "meeting"), str(folder)), nprocs=RANKS)  # type: ignore[no-untyped-call]
+    context = multiprocessing.get_context("spawn")
+    processes = [
+        context.Process(target=one_rank, args=(rank, str(folder / "meeting"), str(folder))) for rank in range(RANKS)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0] * RANKS
     return [torch.load(folder / f"{rank}.pt") for rank in range(RANKS)]
 
 
