@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: bench test conformance reference clean
+.PHONY: bench test conformance docs soak reference clean
 
 bench: $(VENV)/.installed
 	$(BIN)/python run_bench.py
@@ -18,6 +18,11 @@ test: $(VENV)/.installed-test
 # Writes the table of how far the weights are from those of other implementations.
 conformance: $(VENV)/.installed-test
 	$(BIN)/pytest tests/test_traces.py -k same_weights --conformance docs/methods/conformance.md
+
+# Damages records ten thousand times and shows them to everything that reads records. About ten minutes.
+FAULTS ?= 10000
+soak: $(VENV)/.installed-test
+	$(BIN)/pytest tests/test_damage.py --faults $(FAULTS) --timeout 0
 
 # Pages of the package weighting and of its modules, as HTML in docs/api.
 MODULES := $(subst /,.,$(basename $(filter-out %/__init__.py,$(wildcard weighting/*.py weighting/testing/*.py))) weighting.testing)

@@ -189,7 +189,8 @@ def _run() -> int:
     try:
         interrupts.set_handlers(interrupts.interrupt)
         code = main()
-        interrupts.set_handlers(interrupts.leave)
+        # All is done: a signal while Python itself ends changes nothing, unless workers are still being waited for.
+        interrupts.set_handlers(interrupts.leave if code > interrupts.exit_code(0) else signal.SIG_IGN)
     except interrupts.Interrupted as error:
         # Just before or after the command.
         print(error, file=sys.stderr)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+UNREADABLE = (OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError, MemoryError)
+"""What readers of files raise on what nobody would write."""
+
 
 class UserError(Exception):
     """Bad input. Its message is the one line that the user reads; the command ends with exit code 2."""

@@ -55,7 +55,7 @@ def leave_if_unraisable(told: sys.UnraisableHookArgs) -> None:
     sys.__unraisablehook__(told)
 
 
-def set_handlers(handler: Handler) -> None:
+def set_handlers(handler: Handler | signal.Handlers) -> None:
     """Handle all signals so, but for a hang-up that was to be ignored from the start (``nohup``)."""
     for number in SIGNALS:
         if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN:

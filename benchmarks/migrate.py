@@ -15,13 +15,14 @@ import pandas as pd
 from pydantic import ValidationError
 
 from benchmarks.catalog import own_source
-from benchmarks.errors import UserError, one_line
+from benchmarks.errors import UNREADABLE, StorageError, UserError, one_line
 from benchmarks.record import (
     RUN_FILE,
     TRAJECTORY_FILE,
-    UNREADABLE,
+    DamagedRecordError,
     Record,
     RunSpec,
+    read_run,
     run_folders,
     schema_version,
     write_files,
@@ -46,7 +47,7 @@ def migrate(folder: Path) -> Migrated:
     """Rewrite every record below a folder: a suite's, or a folder of suites.
 
     It may be stopped at any moment and called again: a record is whole under its old or its new key, or for a moment under
-    both. Raises UserError where there are none.
+    both. Raises UserError where there are none, StorageError where they cannot be written.
     """
     found = Migrated()
     places = list(_places(folder))
@@ -55,6 +56,8 @@ def migrate(folder: Path) -> Migrated:
     for place in places:
         try:
             _migrate_one(place, found)
+        except DamagedRecordError as error:
+            found.left.append(str(error))
         except ValidationError as error:
             found.left.append(f"{place}: {'.'.join(map(str, error.errors()[0]['loc']))}: {error.errors()[0]['msg']}")
         except UNREADABLE as error:
@@ -72,6 +75,7 @@ def _places(folder: Path) -> Iterator[Path]:
 def _migrate_one(place: Path, found: Migrated) -> None:
     content = (place / RUN_FILE).read_bytes()
     if schema_version(content) != OLD:
+        read_run(place)
         found.already += 1
         return
     trajectory = (place / TRAJECTORY_FILE).read_bytes()
@@ -82,9 +86,12 @@ def _migrate_one(place: Path, found: Migrated) -> None:
     if target != place and target.exists() and schema_version((target / RUN_FILE).read_bytes()) == OLD:
         found.left.append(f"{place}: expected a key of its own, found {record.key} in use")
         return
-    write_files(place.parent, record, trajectory)
-    if target != place:
-        shutil.rmtree(place)
+    try:
+        write_files(place.parent, record, trajectory)
+        if target != place:
+            shutil.rmtree(place)
+    except OSError as error:
+        raise StorageError.of(error, target) from error
     found.rewritten += 1
 
 

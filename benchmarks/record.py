@@ -40,6 +40,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from benchmarks.base import Training
 from benchmarks.catalog import defaults_of
+from benchmarks.errors import UNREADABLE
 
 SCHEMA = 2
 RUN_FILE = "run.json"
@@ -336,9 +337,6 @@ class Run:
 
 IN_THE_WAY = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
 """What a system says when a folder is to take the place of something that is not an empty folder."""
-
-UNREADABLE = (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, MemoryError, NotImplementedError)
-"""What readers of files raise on what nobody would write."""
 
 
 class DamagedRecordError(Exception):

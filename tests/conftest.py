@@ -20,8 +20,12 @@ settings.load_profile("suite")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """``--traces DIR``: replay the traces of another folder, see traces/README.md for the format."""
+    """``--traces DIR``: replay the traces of another folder, see traces/README.md for the format.
+
+    ``--faults N``: damage records so often, see test_damage.
+    """
     parser.addoption("--traces", type=Path, default=Path(__file__).parent / "traces", help="folder of reference traces")
+    parser.addoption("--faults", type=int, default=150, help="random faults in records")
     parser.addoption("--conformance", type=Path, help="file for the table of replayed traces")
 
 

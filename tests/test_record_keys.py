@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import random
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -198,59 +196,7 @@ def test_a_damaged_record_is_left_and_named(tmp_path: Path) -> None:
         migrate(tmp_path / "nowhere")
 
 
-# ---- damage ----------------------------------------------------------------------------------------------------------
-
-
-def flipped(content: bytes, draw: random.Random) -> bytes:
-    place = draw.randrange(len(content))
-    return content[:place] + bytes([content[place] ^ (1 << draw.randrange(8))]) + content[place + 1 :]
-
-
-def cut(content: bytes, draw: random.Random) -> bytes:
-    return content[: draw.randrange(len(content))]
-
-
-def grown(content: bytes, draw: random.Random) -> bytes:
-    place = draw.randrange(len(content) + 1)
-    return content[:place] + draw.randbytes(draw.randrange(1, 20)) + content[place:]
-
-
-def swapped(content: bytes, draw: random.Random) -> bytes:
-    one, two = sorted(draw.sample(range(len(content)), 2))
-    return content[two:] + content[one:two] + content[:one]
-
-
-def nonsense(content: bytes, draw: random.Random) -> bytes:
-    texts = [b"", b"[" * 100_000, b"\xff\xfe", b"null", b"{}", b'{"schema_version": 2}', b"PAR1PAR1", content * 2]
-    return draw.choice(texts)
-
-
-FAULTS: tuple[Callable[[bytes, random.Random], bytes], ...] = (flipped, cut, grown, swapped, nonsense)
-
-
-def damaged(place: Path, seed: int) -> bool:
-    """Whether a fault of this seed in the run folder is noticed; True too where it changed nothing."""
-    draw = random.Random(seed)
-    file = place / draw.choice(["run.json", "trajectory.parquet"])
-    before = file.read_bytes()
-    after = draw.choice(FAULTS)(before, draw)
-    file.write_bytes(after)
-    try:
-        read_run(place)
-    except DamagedRecordError as error:
-        assert "\n" not in str(error)
-        return True
-    finally:
-        file.write_bytes(before)
-    return after == before
-
-
-def test_every_fault_in_a_record_is_noticed(tmp_path: Path) -> None:
-    place = next(run_folders(REFERENCE / "quick"))
-    copy = tmp_path / "runs" / place.name
-    shutil.copytree(place, copy)
-    assert [seed for seed in range(400) if not damaged(copy, seed)] == []
-    read_run(copy)
+# ---- damage, of which test_damage has more -----------------------------------------------------------------------------
 
 
 def test_files_of_two_runs_are_not_mixed(tmp_path: Path) -> None:

@@ -1,19 +1,41 @@
-"""Checkpoints: what an unfinished run needs to end as if it had never stopped, in one file, written atomically."""
+"""Checkpoints: what an unfinished run needs to end as if it had never stopped, in one file, written atomically.
+
+The file is the SHA-256 of what follows, then what torch writes, which alone would let one changed byte in three pass.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import pickle
+import shutil
 import uuid
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor, nn
 
-from benchmarks.errors import StorageError
+from benchmarks.errors import UNREADABLE, StorageError
 
 FORMAT = 4
 """Of the state; one of another format is a start from nothing."""
+DIGEST = hashlib.sha256().digest_size
+
+
+class _Hashed:
+    """A file that torch writes into, which keeps account of the bytes."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.hash = file, hashlib.sha256()
+
+    def write(self, content: bytes) -> int:
+        """As of a file."""
+        self.hash.update(content)
+        return self.file.write(content)
+
+    def flush(self) -> None:
+        """As of a file."""
+        self.file.flush()
 
 
 def trained_state(model: nn.Module) -> dict[str, Tensor]:
@@ -36,7 +58,11 @@ class Checkpoint:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             # Into an open file, since torch's own opening of a path hides what the system says of a full disk.
             with scratch.open("wb") as file:
-                torch.save({**state, "format": FORMAT}, file)
+                file.write(bytes(DIGEST))
+                hashed = _Hashed(file)
+                torch.save({**state, "format": FORMAT}, hashed)
+                file.seek(0)
+                file.write(hashed.hash.digest())
             scratch.replace(self.path)
         except (OSError, RuntimeError) as error:
             scratch.unlink(missing_ok=True)
@@ -48,13 +74,24 @@ class Checkpoint:
     def load(self, device: torch.device) -> dict[str, Any] | None:
         """The saved state, or None where there is none that can be used."""
         try:
-            state: dict[str, Any] = torch.load(self.path, map_location=device, weights_only=True)
+            with self.path.open("rb") as file:
+                if file.read(DIGEST) == hashlib.file_digest(file, "sha256").digest():
+                    file.seek(DIGEST)
+                    state: dict[str, Any] = torch.load(file, map_location=device, weights_only=True)
+                    return state if state.get("format") == FORMAT else None
         except FileNotFoundError:
             return None
-        except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError):
+        except (pickle.UnpicklingError, *UNREADABLE):
+            # Of another version of torch, or cannot be read.
+            pass
+        self._remove_unusable()
+        return None
+
+    def _remove_unusable(self) -> None:
+        if self.path.is_dir():
+            shutil.rmtree(self.path, ignore_errors=True)
+        else:
             self.path.unlink(missing_ok=True)
-            return None
-        return state if state.get("format") == FORMAT else None
 
     def remove(self) -> None:
         """Forget the state: the run is recorded."""

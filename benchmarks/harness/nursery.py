@@ -80,7 +80,6 @@ class Nursery:
         if "forkserver" in multiprocessing.get_all_start_methods():
             self.context = multiprocessing.get_context("forkserver")
             self.context.set_forkserver_preload(preload)
-            self._ensure_server()
 
     @property
     def said(self) -> str:

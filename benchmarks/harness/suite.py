@@ -40,7 +40,7 @@ from typing import Annotated, Any
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from benchmarks.errors import UserError, unknown
+from benchmarks.errors import UNREADABLE, UserError, unknown
 
 SUITES = Path(__file__).resolve().parent.parent / "suites"
 
@@ -144,13 +144,13 @@ def read_suite(name: str) -> SuiteFile:
         text = path.read_text(encoding="utf-8")
         tree = yaml.compose(text, Loader=_Loader)
         content = yaml.load(text, Loader=_Loader)
+        doubled = doubled_key(tree)
     except OSError as error:
         raise UserError(f"{path}: expected a readable suite file: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: expected UTF-8 text: {error.reason} at byte {error.start}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, *UNREADABLE) as error:
         raise UserError(f"{path}: expected YAML: {' '.join(str(error).split())}") from error
-    doubled = doubled_key(tree)
     if doubled is not None:
         raise UserError(f"{path}:{doubled.start_mark.line + 1}: {doubled.value}: expected the key once, found it twice")
     if not isinstance(content, dict):

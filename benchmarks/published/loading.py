@@ -37,7 +37,7 @@ from typing import Annotated, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from benchmarks.errors import UserError, unknown
+from benchmarks.errors import UNREADABLE, UserError, unknown
 from benchmarks.harness.suite import doubled_key, explain
 
 FOLDER = Path(__file__).resolve().parent
@@ -290,7 +290,7 @@ def _read(path: Path) -> _File:
         raise UserError(f"{path}: expected a readable file: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: expected UTF-8 text: {error.reason} at byte {error.start}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, *UNREADABLE) as error:
         raise UserError(f"{path}: expected YAML: {' '.join(str(error).split())}") from error
     if doubled is not None:
         raise UserError(f"{path}:{doubled.start_mark.line + 1}: {doubled.value}: expected the key once, found it twice")

@@ -27,7 +27,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from benchmarks.catalog import problem_class, weighter_class
-from benchmarks.errors import UserError, one_line
+from benchmarks.errors import UNREADABLE, UserError, one_line
 from benchmarks.regression import tiny_runs
 from benchmarks.regression.inputs import FACTS, TASKS, Log, make_logs, observations, replay, rounded
 from benchmarks.regression.verdict import Verdict
@@ -109,12 +109,16 @@ def read(folder: Path) -> Baseline:
         baseline = Baseline.model_validate(content)
         for log in baseline.logs.values():
             observations(log)
+        for name, of_settings in baseline.weights.items():
+            for label, steps in of_settings.items():
+                if len({len(step) for step in steps}) != 1:
+                    raise ValueError(f"{name}: {label}: expected steps of equally many weights, found others")
     except FileNotFoundError as error:
         raise UserError(f"expected recorded weights at {path}, found none; `check --record` writes them") from error
     except ValidationError as error:
         first = error.errors()[0]
         raise UserError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except UNREADABLE as error:
         raise UserError(f"{path}: cannot be read: {one_line(error)}") from error
     return baseline
 

@@ -81,7 +81,7 @@ def _parse(path: Path, text: str) -> list[dict[str, Any]]:
             for number, line in enumerate(text.split("\n"), start=1):  # noqa: B007, RUF100
                 if line.strip():
                     rows.append(json.loads(line))
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"code_lm: expected JSON in line {number} of {path}, found {error}") from error
     for row in rows:
         if not isinstance(row, dict):
