@@ -59,29 +59,40 @@ def mistaken(content: bytes, draw: random.Random) -> bytes:
 
 
 Fault = Callable[[bytes, random.Random], bytes]
-FAULTS: tuple[Fault, ...] = (flipped, cut, truncated, grown, swapped, zeroed, nonsense)
+Damage = Callable[[Path, random.Random], None]
 
 
-def a_folder_instead(path: Path) -> None:
-    """Put a folder where a file was."""
+def a_folder_instead(path: Path, _draw: random.Random) -> None:
     path.unlink()
     path.mkdir()
     (path / "something").touch()
 
 
+def removed(path: Path, _draw: random.Random) -> None:
+    path.unlink()
+
+
+def rewritten(fault: Fault) -> Damage:
+    """A fault of the content as damage of the file."""
+
+    def damage_content(path: Path, draw: random.Random) -> None:
+        path.write_bytes(fault(path.read_bytes(), draw))
+
+    return damage_content
+
+
+DAMAGES: tuple[Damage, ...] = (
+    a_folder_instead,
+    removed,
+    *map(rewritten, (flipped, cut, truncated, grown, swapped, zeroed, nonsense)),
+)
+
+
 def damage(path: Path, draw: random.Random, more: tuple[Fault, ...] = ()) -> bool:
-    """Damage a file, or put a folder in its place or nothing at all. Returns whether that changed anything."""
-    kind = draw.randrange(len(FAULTS) + len(more) + 2)
-    if kind == 0:
-        a_folder_instead(path)
-    elif kind == 1:
-        path.unlink()
-    else:
-        before = path.read_bytes()
-        after = (*FAULTS, *more)[kind - 2](before, draw)
-        path.write_bytes(after)
-        return after != before
-    return True
+    """Damage a file in a drawn way. Returns whether that changed anything."""
+    before = path.read_bytes()
+    draw.choice((*DAMAGES, *map(rewritten, more)))(path, draw)
+    return not path.is_file() or path.read_bytes() != before
 
 
 def restore(path: Path, content: bytes) -> None:

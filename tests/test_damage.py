@@ -16,22 +16,21 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from faults import FAULTS, a_folder_instead, damage, mistaken, restore
-from test_harness import Job, in_process, jobs_of, write_suite
+from faults import DAMAGES, damage, mistaken, restore
+from test_harness import in_process, jobs_of, write_suite
 
 import run_bench
 from benchmarks import protocol, records, tracking
 from benchmarks.analysis import loading
 from benchmarks.errors import UserError
-from benchmarks.harness import pool
 from benchmarks.harness.checkpoint import Checkpoint
+from benchmarks.harness.stock import take_stock
 from benchmarks.harness.suite import read_suite
-from benchmarks.harness.worker import recorded_meanwhile, run_folder
+from benchmarks.harness.worker import Job, recorded_meanwhile, run_folder
 from benchmarks.migrate import migrate
 from benchmarks.published import loading as published
 from benchmarks.record import RUN_FILE, TRAJECTORY_FILE, run_folders
 from benchmarks.regression import history, picture, sides, trajectories
-from benchmarks.reproduce import write as reproduction
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = ROOT / "results" / "reference"
@@ -46,7 +45,7 @@ def one_line(text: str) -> bool:
 
 
 def stock(job: Job) -> bool:
-    found = pool.take_stock(job.folder, [job.spec])
+    found = take_stock(job.folder, [job.spec])
     return job.spec.key in found.to_do and one_line(found.damaged[job.spec.key])
 
 
@@ -66,7 +65,7 @@ def compare_and_check(job: Job) -> bool:
 
 
 def reproduce(job: Job) -> bool:
-    return all(run.record.key != job.spec.key for run in reproduction.load(job.folder, {job.spec.key}).runs)
+    return all(run.record.key != job.spec.key for run in loading.load(job.folder, {job.spec.key}).runs)
 
 
 def follow_up(job: Job) -> bool:
@@ -134,27 +133,21 @@ def test_every_fault_in_a_record_is_noticed_by_everybody(two_runs: Job, request:
                     raised.append((seed, reader, repr(error)))
         restore(place / name, whole[name])
     assert (unnoticed, raised) == ([], [])
-    assert not pool.take_stock(two_runs.folder, [two_runs.spec]).to_do
+    assert not take_stock(two_runs.folder, [two_runs.spec]).to_do
 
 
 @pytest.fixture(scope="module")
 def many_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A suite of runs, of which one for each kind of fault and file is damaged, and two are whole."""
-    suite = write_suite(tmp_path_factory.mktemp("many"), seeds=list(range(len(FAULTS) + 3)))
+    suite = write_suite(tmp_path_factory.mktemp("many"), seeds=list(range(len(DAMAGES) + 1)))
     jobs = jobs_of(suite, "uniform", "random")
     for job in jobs:
         assert in_process(job).state == "finished"
     shutil.copytree(jobs[0].folder, suite.parent / "whole")
-    kinds = [(name, fault) for name in FILES for fault in (*FAULTS, None, Path.unlink)]
+    kinds = [(name, damage_file) for name in FILES for damage_file in DAMAGES]
     assert len(jobs) == len(kinds) + 2
-    for number, (job, (name, fault)) in enumerate(zip(jobs, kinds, strict=False)):
-        path = run_folder(job.folder, job.spec.key) / name
-        if fault is None:
-            a_folder_instead(path)
-        elif fault is Path.unlink:
-            path.unlink()
-        else:
-            path.write_bytes(fault(path.read_bytes(), random.Random(number)))  # type: ignore[operator]
+    for number, (job, (name, damage_file)) in enumerate(zip(jobs, kinds, strict=False)):
+        damage_file(run_folder(job.folder, job.spec.key) / name, random.Random(number))
     return suite
 
 
@@ -272,8 +265,8 @@ def test_recorded_weights_are_a_table(steps: Any, tmp_path: Path) -> None:
 def test_a_damaged_checkpoint_is_a_start_from_nothing(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """It is whole, or it is not there: never the same run with other numbers."""
     place = Checkpoint(tmp_path, "0123456789abcdef")
-    state = {"model": {"a": torch.randn(50, 20)}, "step": 5, "rows": [[1.0, 2.0]] * 20}
-    place.save(state)
+    weights = torch.randn(50, 20)
+    place.save({"model": {"a": weights}, "step": 5, "rows": [[1.0, 2.0]] * 20})
     whole = place.path.read_bytes()
     for seed in range(4 * request.config.getoption("faults")):
         if damage(place.path, random.Random(seed)):
@@ -281,4 +274,4 @@ def test_a_damaged_checkpoint_is_a_start_from_nothing(tmp_path: Path, request: p
             assert not place.path.exists()
         restore(place.path, whole)
     found = place.load(torch.device("cpu"))
-    assert found is not None and torch.equal(found["model"]["a"], state["model"]["a"]) and found["step"] == 5
+    assert found is not None and torch.equal(found["model"]["a"], weights) and found["step"] == 5

@@ -10,7 +10,7 @@ import pickle
 import shutil
 import uuid
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,22 +20,6 @@ from benchmarks.errors import UNREADABLE, StorageError
 FORMAT = 4
 """Of the state; one of another format is a start from nothing."""
 DIGEST = hashlib.sha256().digest_size
-
-
-class _Hashed:
-    """A file that torch writes into, which keeps account of the bytes."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self.file, self.hash = file, hashlib.sha256()
-
-    def write(self, content: bytes) -> int:
-        """As of a file."""
-        self.hash.update(content)
-        return self.file.write(content)
-
-    def flush(self) -> None:
-        """As of a file."""
-        self.file.flush()
 
 
 def trained_state(model: nn.Module) -> dict[str, Tensor]:
@@ -57,12 +41,13 @@ class Checkpoint:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             # Into an open file, since torch's own opening of a path hides what the system says of a full disk.
-            with scratch.open("wb") as file:
+            with scratch.open("w+b") as file:
                 file.write(bytes(DIGEST))
-                hashed = _Hashed(file)
-                torch.save({**state, "format": FORMAT}, hashed)
+                torch.save({**state, "format": FORMAT}, file)
+                file.seek(DIGEST)
+                digest = hashlib.file_digest(file, "sha256").digest()
                 file.seek(0)
-                file.write(hashed.hash.digest())
+                file.write(digest)
             scratch.replace(self.path)
         except (OSError, RuntimeError) as error:
             scratch.unlink(missing_ok=True)
