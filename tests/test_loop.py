@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -581,11 +580,13 @@ def test_a_run_stopped_after_its_last_step_needs_only_its_score(tmp_path: Path) 
     assert (outcome.selection, outcome.test) == (expected.selection, expected.test)
 
 
-def in_format(path: Path, number: int) -> bytes:
-    state = torch.load(path, weights_only=True)
-    file = io.BytesIO()
-    torch.save({**state, "format": number}, file)
-    return file.getvalue()
+def in_format(place: Checkpoint, number: int) -> bytes:
+    state = place.load(torch.device("cpu"))
+    assert state is not None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint, "FORMAT", number)
+        place.save(state)
+    return place.path.read_bytes()
 
 
 @pytest.mark.parametrize("damage", ["empty", "half", "text", "other format"])
@@ -595,7 +596,7 @@ def test_a_damaged_checkpoint_is_a_start_from_nothing(damage: str, tmp_path: Pat
         loop_of(Fine(3), checkpoint=place, should_stop=stop_after(2)).run()
     content = place.path.read_bytes()
     damaged = {"empty": b"", "half": content[: len(content) // 2], "text": b"not a checkpoint"}
-    damaged["other format"] = in_format(place.path, checkpoint.FORMAT - 1)
+    damaged["other format"] = in_format(place, checkpoint.FORMAT - 1)
     place.path.write_bytes(damaged[damage])
     loop = loop_of(fine := Fine(3), checkpoint=place)
     outcome = loop.run()

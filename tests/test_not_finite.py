@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -13,8 +14,9 @@ from torch import Tensor, nn
 
 import weighting
 from weighting import Observation, TaskLosses, total
+from weighting.cleaning import clean
 from weighting.coba import CoBa
-from weighting.testing.synthetic import after_step, at_start, before_step, run, script
+from weighting.testing.synthetic import Script, after_step, at_start, before_step, changed, run, script
 
 every_setting = pytest.mark.parametrize(("name", "more"), SETTINGS, ids=SETTING_IDS)
 
@@ -259,6 +261,46 @@ def test_famo_leaves_out_a_loss_at_its_lower_bound() -> None:
     assert torch.equal(
         weighter.weights(Observation(losses=[1.0, 1.0, 1.0])), twin.weights(Observation(losses=[1.0, 1.0, 1.0]))
     )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@every_setting
+def test_numbers_at_the_ends_of_the_range_give_finite_weights(name: str, more: dict[str, Any], dtype: torch.dtype) -> None:
+    """Whatever a task's numbers are, the smallest or the largest there are, at the start or later."""
+    range_of = torch.finfo(dtype)
+    least = range_of.smallest_normal * range_of.eps
+    for position in (0, 4):
+        for extreme in (least, range_of.smallest_normal, range_of.max):
+            for tasks in ([1], [0, 1, 2]):
+                shown = script(3, 12, dtype=dtype)
+
+                def at_the_end(_field: str, value: Tensor, tasks: list[int] = tasks, extreme: float = extreme) -> Tensor:
+                    return value.index_fill(-1, torch.tensor(tasks), extreme)
+
+                rows = [shown.first, *shown.steps]
+                rows[position : position + 2] = [changed(row, at_the_end) for row in rows[position : position + 2]]
+                weights = run(make(name, **more), Script(rows[0], rows[1:]))
+                assert weights.isfinite().all(), (position, extreme, tasks)
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ([[1, math.nan, 0], [math.nan, 1, 0], [0, 0, 1]], [0, 0, 1]),
+        ([[1, math.inf, 0], [math.inf, math.inf, 0], [0, 0, 1]], [1, 0, 1]),
+        ([[1, 0.5, 0], [0.5, 1e300, 0], [0, 0, 1]], [1, 0, 1]),
+    ],
+    ids=["a product", "a norm", "too large to square"],
+)
+def test_a_task_of_the_gramian_is_absent_where_its_own_products_are_not_finite(
+    rows: list[list[float]], expected: list[int]
+) -> None:
+    """A task whose norm is not finite takes no other task away."""
+    seen = Observation(losses=[1.0, 1.0, 1.0], gramian=rows)
+    found, not_finite = clean("mine", seen, (3,), torch.float64, torch.device("cpu"))
+    assert found.counts is not None and found.counts.tolist() == expected
+    assert not_finite is not None and not_finite.logical_not().int().tolist() == expected
+    assert found.gramian is not None and found.gramian.isfinite().all()
 
 
 @pytest.mark.parametrize("name", [name for name in weighting.names() if name not in ("uniform", "static")])

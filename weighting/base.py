@@ -80,7 +80,7 @@ def _starting(start: _Function) -> _Function:
 
 
 def _answering(weights: _Function) -> _Function:
-    """A clean observation; the answer times the prior, in the precision and on the device of the losses."""
+    """A clean observation; the answer times the prior, on the device of the losses and within their precision and range."""
 
     @functools.wraps(weights)
     def answered(self: Weighter, now: Observation) -> Tensor:
@@ -90,9 +90,11 @@ def _answering(weights: _Function) -> _Function:
         found = cast(Tensor, weights(self, seen))
         if self.prior is not None:
             found = found * self.prior
-        if now.losses is None:
-            return found
-        return found.to(now.losses.new_empty(0, dtype=torch.promote_types(now.losses.dtype, torch.float32)))
+        if now.losses is not None:
+            found = found.to(now.losses.new_empty(0, dtype=torch.promote_types(now.losses.dtype, torch.float32)))
+        # 1 / L of the smallest losses is beyond the largest number.
+        largest = torch.finfo(found.dtype).max
+        return found.clamp(-largest, largest)
 
     return cast(_Function, answered)
 
@@ -167,7 +169,7 @@ class Weighter(State, ABC):
     adaptive: ClassVar[bool] = True
     """Whether the weights are meant to move during training."""
     guards: ClassVar[Mapping[str, str]] = {
-        "not_finite": "a loss or another observed number was not finite: its task counted as absent in that step"
+        "not_finite": "a loss or another observed number was not finite, or too large to square: its task counted as absent"
     }
     """Name -> meaning of each special case in which the method has to leave its rule, e.g. 0 / 0; all have the first."""
     search: ClassVar[Mapping[str, Sequence[object]]] = {}

@@ -1,5 +1,8 @@
 """From what a user passes to what a method is shown: no number that is not finite, no task that is not there.
 
+A number whose square is beyond the range counts as not finite, and one whose inverse squared is counts as 0: no product or
+ratio of two numbers overflows.
+
 Absent tasks read as 1 wherever a number is asked for: it has a logarithm, a root and an inverse, so that no rule of a method
 meets 0 / 0 there; what comes out for them is never used. In the Gramian they have no direction in common with any other.
 """
@@ -23,7 +26,7 @@ class Clean(Observation):
 def clean(
     owner: str, seen: Observation, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
 ) -> tuple[Clean, Tensor | None]:
-    """The clean observation, and which tasks that should be there had a number that is not finite.
+    """The clean observation, and which tasks that should be there had a number that is not finite, or too large to square.
 
     owner  name of the method, for error messages
     shape  ``(*batch_shape, K)``, of the result too: bool; None: none had
@@ -55,13 +58,14 @@ def _fill(found: dict[str, Tensor], fields: Sequence[Field], counts: str, everyo
     """Set the count of absent tasks to 0 and their numbers to 1. Returns as ``clean`` does."""
     given = [name for name in fields if name in found]
     claimed = found.setdefault(counts, everyone)
-    if all(_seen_finite(found[name]) for name in given) and (claimed is everyone or _seen_positive(claimed)):
+    if all(_seen_usable(found[name]) for name in given) and (claimed is everyone or _seen_positive(claimed)):
         return None
     finite = torch.ones_like(claimed, dtype=torch.bool)
     for name in given:
-        number = found[name].diagonal(dim1=-2, dim2=-1) if name == "gramian" else found[name]
-        # Only of a finite number is nothing left when it is taken from itself.
-        finite = finite & (number - number == 0)
+        size, largest = found[name].abs(), _largest(everyone.dtype)
+        usable = size <= largest
+        found[name] = found[name].masked_fill(size < 1 / largest, 0.0)
+        finite = finite & (_usable_rows(usable) if name == "gramian" else usable)
     absent = (finite & (claimed > 0)).logical_not()
     _leave_out(found, given, counts, absent)
     return finite.logical_not() & (claimed > 0)
@@ -90,10 +94,21 @@ def _leave_out(found: dict[str, Tensor], given: Sequence[str], counts: str, abse
             found[name] = found[name].masked_fill(absent, 1.0)
 
 
-def _seen_finite(values: Tensor) -> bool:
-    """Whether all are finite, as far as it can be seen without waiting."""
-    numbers = visible(values)
-    return numbers is not None and all(map(math.isfinite, numbers))
+def _largest(dtype: torch.dtype) -> float:
+    """The largest number that is finite when squared, as rules multiply what they see; its inverse is the smallest but 0."""
+    return math.sqrt(torch.finfo(dtype).max)
+
+
+def _usable_rows(usable: Tensor) -> Tensor:
+    """Tasks whose products are usable, bool ``(*batch_shape, K)``; those with a task that has none itself do not count."""
+    own = usable.diagonal(dim1=-2, dim2=-1)
+    return own & (usable | own.logical_not().unsqueeze(-2)).all(-1)
+
+
+def _seen_usable(values: Tensor) -> bool:
+    """Whether all can stay as they are, as far as it can be seen without waiting."""
+    numbers, largest = visible(values), _largest(values.dtype)
+    return numbers is not None and all(1 / largest <= abs(number) <= largest or number == 0 for number in numbers)
 
 
 def _seen_positive(values: Tensor) -> bool:
