@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from benchmarks.records import load, load_trajectories
+    from benchmarks.records.frames import load, load_trajectories
 
 __all__ = ["load", "load_trajectories"]
 
@@ -16,7 +16,7 @@ __all__ = ["load", "load_trajectories"]
 def __getattr__(name: str) -> Any:
     # On first use: every module of this package imports the package, and most need no data frames.
     if name in __all__:
-        from benchmarks import records
+        from benchmarks.records import frames
 
-        return getattr(records, name)
+        return getattr(frames, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

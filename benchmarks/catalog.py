@@ -12,17 +12,17 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from benchmarks.base import Problem, Training
+from benchmarks.contract import Problem, Training
 from benchmarks.errors import UserError, one_line, unknown
 from benchmarks.problems import LISTED
 from weighting import METHODS, RunFacts, Weighter
-from weighting.factory import hyperparameters_of
+from weighting._build import hyperparameters_of
 
 ADDED_LATER = ("probes",)
 """Training settings that are younger than the first keys: at their default they are in no key, whatever the problem."""
@@ -179,3 +179,14 @@ def _module(place: str, name: str) -> ModuleType:
         raise
     except (Exception, SystemExit) as error:
         raise UserError(f"{name}: cannot be imported: {one_line(error)}") from error
+
+
+def make_problem(name: str, tasks: Sequence[str], options: Mapping[str, Any]) -> Problem:
+    """The problem of a run. Raises UserError on an unknown name."""
+    return problem_class(name)(tasks=tasks, **options)
+
+
+def hyperparameters_in_run(weighter: str, hyperparameters: Mapping[str, Any], facts: RunFacts) -> dict[str, Any]:
+    """The hyperparameters of a method as they are used: defaults that depend on the run filled in."""
+    decided = weighter_class(weighter).defaults_for(facts)
+    return {name: decided[name] if value == AUTO else value for name, value in hyperparameters.items()}

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from weighting import Observation, Weighter
-from weighting.checks import check
+from weighting._checks import check
 
 
 class LagWeighting(Weighter):

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from weighting import Needs, Observation, Weighter
-from weighting.base import CLOCK_MARK
-from weighting.cleaning import Clean
+from weighting._cleaning import Clean
+from weighting.contract import CLOCK_MARK
 
 
 class Right(Weighter):

@@ -9,7 +9,7 @@ import torch
 from tiny_problem import SCALES, SIZES, Network, RowsTiny, SlowData, Tiny
 from torch import Tensor, nn
 
-from benchmarks.base import Batch, Data, Evaluation, Metric, Split, Training
+from benchmarks.contract import Batch, Data, Evaluation, Metric, Split, Training
 from benchmarks.seeds import generator
 
 

@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from benchmarks.base import Training
+from benchmarks.contract import Training
 from benchmarks.problems.famo_toy import STARTS, landscape
-from benchmarks.record import (
+from benchmarks.records.schema import (
     DISTURBED,
     Costs,
     Fingerprints,
@@ -28,8 +28,8 @@ from benchmarks.record import (
     Selection,
     State,
     WeighterSpec,
-    write_run,
 )
+from benchmarks.records.storage import write_run
 
 METHODS = ("uniform", "static", "random", "gradnorm", "dwa", "uncertainty", "famo", "coba")
 VARIANT = "coba(window=50)"

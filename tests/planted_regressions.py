@@ -18,15 +18,15 @@ from test_planted_faults import RatioUpsideDown, SlopeFlipped, TenTimesTooFast
 from torch import nn
 
 import weighting
-from benchmarks.base import Problem
+from benchmarks.catalog import make_problem
+from benchmarks.contract import Problem
 from benchmarks.harness import step
 from benchmarks.harness.gradients import SharedLayerNorms
 from benchmarks.harness.loop import Loop
-from benchmarks.harness.plan import problem_from
 from benchmarks.harness.worker import weighter_of
-from benchmarks.record import Run
-from benchmarks.regression import quality, sides
-from benchmarks.report.write import write
+from benchmarks.records.files import write
+from benchmarks.records.schema import Run
+from benchmarks.regression import baseline, quality
 from weighting import Weighter
 
 REFERENCE = Path(__file__).resolve().parent.parent / "results" / "reference"
@@ -72,7 +72,7 @@ PLANTED = (
 def trained(run: Run) -> Run:
     """The run with the metrics that the present code, patched or not, gives it: trained in this process."""
     spec = run.record.run
-    problem = problem_from(spec.problem)
+    problem = make_problem(spec.problem.name, spec.problem.tasks, spec.problem.options)
     data = problem.data(spec.seed, spec.training)
     weighter, _ = weighter_of(spec, problem, data)
     outcome = Loop(problem, data, weighter, spec.training, spec.seed, device=torch.device("cpu")).run()
@@ -80,7 +80,7 @@ def trained(run: Run) -> Run:
     return Run(run.record.model_copy(update={"metrics": metrics}), run.trajectory)
 
 
-def quality_alone(base: sides.Side, planted: Sequence[Planted]) -> list[list[str]]:
+def quality_alone(base: baseline.Side, planted: Sequence[Planted]) -> list[list[str]]:
     """A row for each problem and regression: as it is, then as it is planted."""
     rows = []
     for each in planted:
@@ -100,7 +100,7 @@ def quality_alone(base: sides.Side, planted: Sequence[Planted]) -> list[list[str
 def main() -> None:
     """Train and write the table."""
     torch.set_num_threads(1)
-    rows = quality_alone(sides.read(REFERENCE / "quick"), PLANTED)
+    rows = quality_alone(baseline.read(REFERENCE / "quick"), PLANTED)
     header = ["problem", "method", "regression", "quality gate", "reason"]
     lines = [
         "# What the quality gate alone says of planted regressions",

@@ -9,12 +9,13 @@ from typing import Any
 import fake_runs
 import yaml
 
-from benchmarks.harness import provenance
-from benchmarks.harness.plan import Filters, Plan, make_plan
 from benchmarks.harness.pool import Outcome
-from benchmarks.harness.stock import Recorded
-from benchmarks.harness.suite import read_suite
-from benchmarks.record import Fingerprints, MetricInfo, Run, RunSpec, write_run
+from benchmarks.planning.plan import Filters, Plan, make_plan
+from benchmarks.planning.status import Recorded
+from benchmarks.planning.suite import read_suite
+from benchmarks.records import provenance
+from benchmarks.records.schema import Fingerprints, MetricInfo, Run, RunSpec
+from benchmarks.records.storage import write_run
 
 OWN = f"{Path(__file__).parent / 'tiny_problem.py'}:Tiny"
 METHODS = ("uniform", "random", "gradnorm", "dwa", "famo", "coba")

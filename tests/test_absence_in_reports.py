@@ -11,10 +11,10 @@ import pytest
 from benchmarks.analysis import statistics
 from benchmarks.analysis.loading import cube
 from benchmarks.analysis.sections import sections
-from benchmarks.protocol.frozen import frozen_run
-from benchmarks.record import Run
-from benchmarks.report.plots import weights as picture
-from benchmarks.report.spread import MOST_LINES
+from benchmarks.analysis.spread import MOST_LINES
+from benchmarks.planning.frozen import frozen_run
+from benchmarks.records.schema import Run
+from benchmarks.report.figures import weights as picture
 
 TASKS = ("one", "two", "three")
 SPARSE = (1.0, 0.8, 0.3)

@@ -1,101 +1,166 @@
-"""The rooms of the house: imports point one way, and every file is listed where it should be."""
+"""The rules of the layout: what each package may import and do, and that the page about it names every module."""
 
 from __future__ import annotations
 
 import ast
+import re
+import sys
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 
+import weighting
+from benchmarks.problems import LISTED
+
 ROOT = Path(__file__).resolve().parent.parent
 
+LAYERS = (
+    ("weighting",),
+    ("benchmarks.errors", "benchmarks.seeds"),
+    ("benchmarks.contract",),
+    ("benchmarks.problems", "benchmarks.shared_layer"),
+    ("benchmarks.catalog",),
+    ("benchmarks.records",),
+    ("benchmarks.analysis",),
+    ("benchmarks.planning",),
+    ("benchmarks.harness",),
+    ("benchmarks.report", "benchmarks.testing"),
+    ("benchmarks.overhead", "benchmarks.papers", "benchmarks.regression"),
+    ("benchmarks.cli",),
+)
+"""From the ground up: a module imports from its own package and from lower layers only."""
+
 FORBIDDEN = {
-    "weighting": ("benchmarks", "run_bench", "numpy", "pandas", "transformers"),
-    "benchmarks/problems": ("weighting", "benchmarks.harness", "benchmarks.report", "benchmarks.cost"),
-    "benchmarks/protocol": ("benchmarks.report", "benchmarks.cost", "benchmarks.commands", "run_bench"),
-    "benchmarks/harness": (
-        "benchmarks.protocol",
-        "benchmarks.report",
-        "benchmarks.cost",
-        "benchmarks.published",
-        "benchmarks.commands",
-        "run_bench",
-    ),
-    "benchmarks/html": ("benchmarks.harness", "benchmarks.protocol", "benchmarks.cost", "benchmarks.commands", "run_bench"),
-    "benchmarks/analysis": (
-        "matplotlib",
-        "plotly",
-        "benchmarks.harness",
-        "benchmarks.protocol",
-        "benchmarks.report",
-        "benchmarks.html",
-        "benchmarks.reproduce",
-        "benchmarks.regression",
-        "benchmarks.cost",
-        "benchmarks.commands",
-        "run_bench",
-    ),
-    "benchmarks/report": (
-        "benchmarks.html",
-        "benchmarks.harness",
-        "benchmarks.protocol",
-        "benchmarks.cost",
-        "benchmarks.reproduce",
-        "benchmarks.commands",
-        "run_bench",
-    ),
-    "benchmarks/regression": ("benchmarks.commands", "benchmarks.cost", "run_bench"),
-    "benchmarks/published": ("benchmarks.reproduce", "benchmarks.report", "benchmarks.commands", "run_bench"),
-    "benchmarks/reproduce": ("benchmarks.cost", "benchmarks.commands", "run_bench"),
-    "weighting/testing": ("pytest", "hypothesis"),
-    "benchmarks/testing": ("benchmarks.report", "benchmarks.regression", "benchmarks.commands", "pytest", "run_bench"),
-    "benchmarks/cost": ("benchmarks.commands", "run_bench"),
+    "weighting": r"(?!torch\b|weighting\b)",
+    "benchmarks.problems": r"weighting\b(?!\._checks$)",
+    "benchmarks.planning": r"matplotlib|jinja2|pyarrow|torch\.optim",
+    "benchmarks.analysis": r"matplotlib|jinja2|plotly|benchmarks\.records\.files",
+    "benchmarks.report": r"scipy|torch",
+    "benchmarks.testing": r"pytest|hypothesis",
+    "weighting.testing": r"pytest|hypothesis",
 }
+"""Package -> modules that it does not import, as the beginning of a pattern."""
 
-ALLOWED = {"weighting.checks"}
-"""The contract may be known where the methods may not."""
+LISTS = {
+    "benchmarks/planning/plan.py": "the controls of every comparison",
+    "benchmarks/regression/false_alarms.py": "the problem that is measured",
+    "benchmarks/regression/golden_runs.py": "runs in which the gradient norms are seen",
+    "benchmarks/report/palette.py": "fixed colours",
+    "benchmarks/overhead/steps.py": "hand-written PyTorch beside a method",
+    "benchmarks/overhead/weighter_steps.py": "hand-written PyTorch beside a method",
+    "benchmarks/records/migrate.py": "records of a form that had no versions",
+    "benchmarks/analysis/comparable.py": "what others are held against",
+}
+"""Files beside the lists that say a name of a method or problem, and why."""
 
 
-def imported(path: Path) -> set[str]:
-    names = set()
+@cache
+def imported(path: Path) -> frozenset[str]:
+    """The modules that a file imports, wherever in it; ``from a import b`` is a.b where that is a module."""
+    names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            names.add(node.module)
-    return names
+            for alias in node.names:
+                inner = ROOT / node.module.replace(".", "/") / alias.name
+                is_module = inner.with_suffix(".py").exists() or (inner / "__init__.py").exists()
+                names.add(f"{node.module}.{alias.name}" if is_module else node.module)
+    return frozenset(names)
 
 
-def is_within(module: str, room: str) -> bool:
-    return module == room or module.startswith(room + ".")
+def is_within(module: str, package: str) -> bool:
+    return module == package or module.startswith(package + ".")
 
 
-@pytest.mark.parametrize("room", FORBIDDEN)
-def test_imports_point_one_way(room: str) -> None:
-    files = sorted((ROOT / room).rglob("*.py"))
-    assert files
-    wrong = [
-        f"{path.relative_to(ROOT)} imports {module}"
-        for path in files
-        for module in imported(path)
-        for forbidden in FORBIDDEN[room]
-        if is_within(module, forbidden) and module not in ALLOWED
-    ]
-    assert wrong == []
+def name_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def modules() -> list[Path]:
+    return sorted(path for package in ("weighting", "benchmarks") for path in (ROOT / package).rglob("*.py"))
+
+
+def layer_of(module: str) -> int | None:
+    return next((place for place, layer in enumerate(LAYERS) if any(is_within(module, each) for each in layer)), None)
+
+
+def package_of(module: str) -> str:
+    return next(each for layer in LAYERS for each in layer if is_within(module, each))
+
+
+def breaches(path: Path, name: str) -> Iterator[str]:
+    own = layer_of(name)
+    assert own is not None, f"{name} is in no layer"
+    for module in imported(path):
+        other = layer_of(module)
+        if other is not None and (other > own or (other == own and package_of(module) != package_of(name))):
+            yield f"{name} imports {module}"
+
+
+def test_imports_point_one_way() -> None:
+    files = [path for path in modules() if path != ROOT / "benchmarks" / "__init__.py"]
+    assert [breach for path in files for breach in breaches(path, name_of(path))] == []
 
 
 def test_an_import_the_wrong_way_would_be_found(tmp_path: Path) -> None:
     planted = tmp_path / "planted.py"
-    planted.write_text("import torch\nfrom benchmarks.harness.loop import Loop\n")
-    assert any(is_within(module, "benchmarks.harness") for module in imported(planted))
-
-
-def test_architecture_page_names_every_room() -> None:
-    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-    rooms = [
-        path
-        for folder in ("weighting", "benchmarks", "benchmarks/harness", "benchmarks/analysis")
-        for path in (ROOT / folder).iterdir()
-        if path.suffix == ".py" or (path.is_dir() and (path / "__init__.py").exists())
+    planted.write_text("import torch\nfrom benchmarks.harness.loop import Loop\nfrom benchmarks.records import schema\n")
+    assert list(breaches(planted, "benchmarks.planning.planted")) == [
+        "benchmarks.planning.planted imports benchmarks.harness.loop"
     ]
-    assert [path.name for path in rooms if path.name not in page] == []
+
+
+@pytest.mark.parametrize("package", FORBIDDEN)
+def test_a_package_leaves_to_others_what_is_theirs(package: str) -> None:
+    pattern = re.compile(FORBIDDEN[package])
+    wrong = [
+        f"{name_of(path)} imports {module}"
+        for path in modules()
+        if is_within(name_of(path), package)
+        for module in imported(path)
+        if pattern.match(module) and module.partition(".")[0] not in sys.stdlib_module_names
+    ]
+    assert wrong == []
+
+
+def test_harness_and_records_alone_write_records() -> None:
+    calls = re.compile(r"\b(write_run|write_files)\(")
+    writers = {name_of(path).rpartition(".")[0] for path in modules() if calls.search(path.read_text(encoding="utf-8"))}
+    assert writers == {"benchmarks.harness", "benchmarks.records"}
+
+
+@pytest.mark.parametrize("package", ["benchmarks.analysis", "benchmarks.planning"])
+def test_numbers_and_plans_are_made_without_writing(package: str) -> None:
+    writes = re.compile(r"\.write_(text|bytes)\(|\.to_(csv|parquet|json)\(|\.save(fig)?\(|open\([^)]*[\"'][wax]")
+    wrong = [
+        name_of(p) for p in modules() if is_within(name_of(p), package) and writes.search(p.read_text(encoding="utf-8"))
+    ]
+    assert wrong == []
+
+
+def names_said(path: Path) -> set[str]:
+    """Names of methods and problems that stand as a string of their own in a file."""
+    listed = {*weighting.names(), *LISTED} - {"static", "random"}
+    nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    return {node.value for node in nodes if isinstance(node, ast.Constant) and node.value in listed}
+
+
+def test_only_lists_know_names() -> None:
+    own = re.compile(r"^(weighting/|benchmarks/(problems|papers)/)")
+    saying = {
+        str(path.relative_to(ROOT)): names_said(path)
+        for path in modules()
+        if not own.match(str(path.relative_to(ROOT))) and names_said(path)
+    }
+    assert set(saying) == set(LISTS), saying
+
+
+def test_architecture_page_names_every_module() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    folders = {path.parent for path in modules()}
+    named = [path for path in modules() if path.name != "__init__.py"] + sorted(folders)
+    assert [str(path.relative_to(ROOT)) for path in named if path.name.removesuffix(".py") not in page] == []

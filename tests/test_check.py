@@ -14,9 +14,11 @@ import regression_runs
 from test_commands import Bench, Said, assert_refused, bench
 from written_records import rewrite
 
-from benchmarks.harness import provenance
-from benchmarks.record import RUN_FILE, RunSpec, read_run, run_folders
-from benchmarks.regression import check, command, cost, tiny_runs, trajectories
+from benchmarks.cli import regression
+from benchmarks.records import provenance
+from benchmarks.records.schema import RunSpec
+from benchmarks.records.storage import RUN_FILE, read_run, run_folders
+from benchmarks.regression import check, golden_runs, golden_weights, step_cost
 
 __all__ = ["bench"]
 
@@ -45,7 +47,7 @@ class Room:
         return self.folder / "new"
 
     def check(self, *more: str, out: Path | None = None, **training: Any) -> Said:
-        self.monkeypatch.setattr(command, "carry_out", regression_runs.trainer(**training))
+        self.monkeypatch.setattr(regression, "carry_out", regression_runs.trainer(**training))
         places = {"--against": self.baseline, "--out": out or self.out, "--plots": self.folder / "plots"}
         return self.bench("check", self.suite, *(str(word) for pair in places.items() for word in pair), *more)
 
@@ -57,15 +59,15 @@ class Room:
 @pytest.fixture
 def room(tmp_path: Path, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Room:
     """Few methods and no small runs, so that the replays are quick; a commit whose files are as committed."""
-    monkeypatch.setattr(command, "names", lambda: METHODS)
-    monkeypatch.setattr(tiny_runs, "SMALL", {})
+    monkeypatch.setattr(regression, "names", lambda: METHODS)
+    monkeypatch.setattr(golden_runs, "SMALL", {})
     monkeypatch.setattr(provenance, "commit", lambda: COMMIT)
     # The fingerprints of made-up records are made up too.
     monkeypatch.setattr(check, "check_beginnings", lambda *_: [])
     regression_runs.suite(tmp_path, weighters=METHODS)
     made = Room(tmp_path, bench, monkeypatch)
     write_baseline(made)
-    trajectories.record(made.baseline, [*METHODS, "random"], COMMIT)
+    golden_weights.record(made.baseline, [*METHODS, "random"], COMMIT)
     return made
 
 
@@ -128,8 +130,8 @@ def test_a_method_that_diverges_now_fails(room: Room) -> None:
 
 
 def test_a_slower_method_fails_the_cost_gate_alone(room: Room) -> None:
-    assert room.check(seconds=famo(cost.FACTOR * 0.98)).code == 0
-    said = room.check(seconds=famo(cost.FACTOR * 1.04), out=room.folder / "slower")
+    assert room.check(seconds=famo(step_cost.FACTOR * 0.98)).code == 0
+    said = room.check(seconds=famo(step_cost.FACTOR * 1.04), out=room.folder / "slower")
     assert said.code == 1
     assert "s/step relative to uniform 1.34, now 2.09: times 1.56, allowed 1.5" in said.stdout
     assert said.stdout.rstrip().endswith("FAILED: famo (cost)")
@@ -140,7 +142,7 @@ def test_a_slower_machine_passes(room: Room) -> None:
 
 
 def test_changed_weights_fail_the_trajectory_gate_alone(room: Room) -> None:
-    path = room.baseline / trajectories.FILE
+    path = room.baseline / golden_weights.FILE
     content = json.loads(path.read_text(encoding="utf-8"))
     weights = content["weights"]["log all_tasks"]["coba[variant=mftcoder]"]
     weights[30][1] *= 1 + 1e-5
@@ -158,7 +160,7 @@ def test_a_method_that_the_baseline_lacks_is_not_judged(room: Room) -> None:
     for place in run_folders(room.baseline / "mine"):
         if read_run(place).label == "famo":
             shutil.rmtree(place)
-    trajectories.record(room.baseline, ["uniform", "coba"], COMMIT)
+    golden_weights.record(room.baseline, ["uniform", "coba"], COMMIT)
     said = room.check(metric=famo(5.0))
     assert said.code == 0
     judged = [line for line in said.stdout.splitlines() if " famo" in line]
@@ -167,7 +169,7 @@ def test_a_method_that_the_baseline_lacks_is_not_judged(room: Room) -> None:
 
 
 def test_a_method_that_is_gone_fails_and_others_of_the_baseline_are_named(room: Room) -> None:
-    room.monkeypatch.setattr(command, "names", lambda: ["uniform"])
+    room.monkeypatch.setattr(regression, "names", lambda: ["uniform"])
     said = room.check("--weighters", "uniform")
     assert said.code == 1
     assert "FAILED: famo (trajectories), coba (trajectories)" in said.stdout
@@ -231,7 +233,7 @@ def test_a_dry_run_trains_and_writes_nothing(room: Room) -> None:
 
 
 def test_record_writes_the_trajectories_and_trains_nothing(room: Room) -> None:
-    path = room.baseline / trajectories.FILE
+    path = room.baseline / golden_weights.FILE
     before = path.read_bytes()
     path.unlink()
     seen: list[RunSpec] = []
@@ -265,7 +267,7 @@ def test_records_of_other_code_are_refused(now: str | None, room: Room) -> None:
 @pytest.mark.parametrize(("now", "pattern"), [(COMMIT, COMMIT), (f"{COMMIT}+changes", f"{COMMIT}+changes-2*Z")])
 def test_the_folder_is_named_after_the_commit(now: str, pattern: str, room: Room) -> None:
     room.monkeypatch.setattr(provenance, "commit", lambda: now)
-    room.monkeypatch.setattr(command, "carry_out", regression_runs.trainer())
+    room.monkeypatch.setattr(regression, "carry_out", regression_runs.trainer())
     room.monkeypatch.chdir(room.folder)
     said = room.bench("check", room.suite, "--against", str(room.baseline))
     assert (said.code, said.stderr) == (0, "")
@@ -394,7 +396,7 @@ def test_runs_that_began_otherwise_are_not_judged(room: Room) -> None:
     ],
 )
 def test_trajectories_that_cannot_be_read(content: str | None, fragment: str, room: Room) -> None:
-    path = room.baseline / trajectories.FILE
+    path = room.baseline / golden_weights.FILE
     path.unlink()
     if content is not None:
         path.write_text(content, encoding="utf-8")
@@ -406,9 +408,9 @@ def test_trajectories_that_cannot_be_read(content: str | None, fragment: str, ro
 
 def test_from_beginning_to_end(tmp_path: Path, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Trained twice by the same code: the same metrics to the last bit. Seconds are not judged on a machine that tests."""
-    monkeypatch.setattr(command, "names", lambda: METHODS)
-    monkeypatch.setattr(tiny_runs, "SMALL", {})
-    monkeypatch.setattr(cost, "FACTOR", 1e9)
+    monkeypatch.setattr(regression, "names", lambda: METHODS)
+    monkeypatch.setattr(golden_runs, "SMALL", {})
+    monkeypatch.setattr(step_cost, "FACTOR", 1e9)
     path = str(regression_runs.suite(tmp_path, seeds=(0, 1), weighters=["uniform", "famo"]))
     reference, plots = tmp_path / "results" / "reference", ("--plots", str(tmp_path / "plots"))
     only = ("--weighters", "uniform,famo")

@@ -11,8 +11,8 @@ from test_step import FrozenTiny, NoisyTiny
 from tiny_problem import SCALES, Needy, Network, RowsTiny, Tiny
 from torch import Tensor
 
-import run_bench
-from benchmarks.base import DATA_RULE, Batch, Problem
+from benchmarks.cli import main as command_line
+from benchmarks.contract import DATA_RULE, Batch, Problem
 from benchmarks.testing import check_problem
 from benchmarks.testing.case import Case
 from benchmarks.testing.report import CHECKS
@@ -76,7 +76,7 @@ def test_what_cannot_be_made_is_one_result() -> None:
 
 def test_the_command_names_what_failed(capsys: pytest.CaptureFixture[str]) -> None:
     place = f"{TESTS / 'broken_problems.py'}:HoldsItsTasksOnly"
-    assert run_bench.main(["check-problem", place]) == 1
+    assert command_line.main(["check-problem", place]) == 1
     told = capsys.readouterr().out
     assert "a task alone has the same data                  FAILED" in told
     assert DATA_RULE in told
@@ -84,7 +84,7 @@ def test_the_command_names_what_failed(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_the_command_takes_a_listed_name(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_bench.main(["check-problem", "famo_toy"]) == 0
+    assert command_line.main(["check-problem", "famo_toy"]) == 0
     told = capsys.readouterr().out
     assert told.splitlines()[-1] == "everything that was checked holds"
     assert "splits share no rows                            left out: batches have no rows" in told
@@ -101,6 +101,6 @@ def test_the_command_takes_a_listed_name(capsys: pytest.CaptureFixture[str]) -> 
     ],
 )
 def test_a_mistake_is_one_line(words: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_bench.main(["check-problem", *words]) == 2
+    assert command_line.main(["check-problem", *words]) == 2
     error = capsys.readouterr().err
     assert told in error and error.count("\n") == 1

@@ -9,8 +9,8 @@ import pytest
 from broken_contract import BROKEN, Broken, Right
 from torch import Tensor
 
-import run_bench
 from benchmarks.catalog import weighter_class
+from benchmarks.cli import main as command_line
 from weighting import Observation
 from weighting.testing import check_weighter
 from weighting.testing.contract import IN_EVERY_SETTING, ONCE
@@ -53,7 +53,7 @@ def test_the_example_holds() -> None:
 def test_faults_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "forgetful.py"
     file.write_text(FORGETFUL, encoding="utf-8")
-    assert run_bench.main(["check-weighter", f"{file}:Forgetful"]) == 1
+    assert command_line.main(["check-weighter", f"{file}:Forgetful"]) == 1
     failed = capsys.readouterr().out.splitlines()[-1]
     assert "resumes from its state" in failed
     assert "claim nonnegative" in failed
@@ -71,7 +71,7 @@ def test_faults_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     ],
 )
 def test_a_mistake_is_one_line(words: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_bench.main(["check-weighter", *words]) == 2
+    assert command_line.main(["check-weighter", *words]) == 2
     error = capsys.readouterr().err
     assert told in error and error.count("\n") == 1
 

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from benchmarks.base import Split
+from benchmarks.contract import Split
 from benchmarks.problems.code_lm import CodeData, CodeLM
 from benchmarks.problems.text import corpus, sources
 from benchmarks.problems.text.cache import cached, folder

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-import run_bench
-from benchmarks.record import RUN_FILE, read_run, run_folders
+from benchmarks.cli import main as command_line
+from benchmarks.records.storage import RUN_FILE, read_run, run_folders
 
 ROOT = Path(__file__).resolve().parent.parent
 OWN = ROOT / "tests" / "tiny_problem.py"
@@ -36,7 +36,7 @@ class Bench:
         self.capfd = capfd
 
     def __call__(self, *arguments: str) -> Said:
-        code = run_bench.main(arguments)
+        code = command_line.main(arguments)
         return Said(code, *self.capfd.readouterr())
 
 

@@ -10,9 +10,9 @@ import fake_runs
 import pytest
 
 from benchmarks.analysis.comparable import conditions, difference
-from benchmarks.analysis.per_run import RELATIVE, per_run
+from benchmarks.analysis.scores import RELATIVE, per_run
 from benchmarks.analysis.sections import Section, sections, uniform_label
-from benchmarks.record import Fingerprints, Run
+from benchmarks.records.schema import Fingerprints, Run
 
 Change = Callable[[Run], Run]
 

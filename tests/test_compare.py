@@ -18,10 +18,11 @@ from written_records import rewrite
 from benchmarks.analysis.delta_m import measure
 from benchmarks.analysis.loading import load
 from benchmarks.analysis.sections import sections
-from benchmarks.record import RUN_FILE, Run, RunSpec
+from benchmarks.analysis.verdict_tables import verdict_tables
+from benchmarks.papers.claims import below
+from benchmarks.records.schema import Run, RunSpec
+from benchmarks.records.storage import RUN_FILE
 from benchmarks.regression.compare import compare, markdown
-from benchmarks.report.verdicts import verdict_tables
-from benchmarks.reproduce.base import below
 
 __all__ = ["bench"]
 

@@ -13,22 +13,23 @@ import pandas as pd
 import pytest
 from fake_runs import disturbed, make, suite, write_suite
 
+from benchmarks.analysis import across, error_rates
 from benchmarks.analysis.delta_m import measure
+from benchmarks.analysis.equal_time import equal_time_table, lowest_score, steps_in_time
+from benchmarks.analysis.pareto import front_table, objectives
 from benchmarks.analysis.relative_cost import ratios
+from benchmarks.analysis.section_tables import section_tables
 from benchmarks.analysis.sections import Section, sections
 from benchmarks.analysis.statistics import critical_difference, interquartile_mean, non_dominated
-from benchmarks.base import Training
-from benchmarks.record import MetricInfo, Role, Run
-from benchmarks.report import across, calibration, write_calibration, write_report
-from benchmarks.report.controls import frozen_table, tuned_table
-from benchmarks.report.equal_time import equal_time_table, lowest_score, steps_in_time
-from benchmarks.report.front import front_table, objectives
+from benchmarks.analysis.tuning import frozen_table, tuned_table
+from benchmarks.analysis.verdict_tables import verdict_tables
+from benchmarks.contract import Training
+from benchmarks.records.schema import MetricInfo, Role, Run
+from benchmarks.report.figures import critical, style
+from benchmarks.report.figures import pareto as front_plot
+from benchmarks.report.figures.critical import cliques
 from benchmarks.report.palette import method_styles
-from benchmarks.report.plots import critical, style
-from benchmarks.report.plots import front as front_plot
-from benchmarks.report.plots.critical import cliques
-from benchmarks.report.tables import section_tables
-from benchmarks.report.verdicts import verdict_tables
+from benchmarks.report.suite_report import write_calibration, write_report
 
 TASKS = ("left", "right")
 INFOS = tuple(MetricInfo(key=f"{task}/loss", name="loss", task=task, higher_is_better=False, primary=True) for task in TASKS)
@@ -341,7 +342,7 @@ def noise(seeds: int, draw: np.random.Generator) -> list[Run]:
 
 def test_false_positives_stay_near_their_level_and_power_grows() -> None:
     section = section_of(noise(40, np.random.default_rng(1)))
-    frame = frame_of(calibration.calibration_table(section, repetitions=150, pairs=(3, 8))).set_index("pairs")
+    frame = frame_of(error_rates.calibration_table(section, repetitions=150, pairs=(3, 8))).set_index("pairs")
     assert math.isnan(frame.loc[3, "false"])
     assert frame.loc[8, "false"] <= 12
     assert frame.loc[8, "power0.5"] < frame.loc[8, "power1.0"] < frame.loc[8, "power1.5"]
@@ -351,7 +352,7 @@ def test_false_positives_stay_near_their_level_and_power_grows() -> None:
 def test_too_few_runs_are_one_line(tmp_path: Path) -> None:
     section = section_of(noise(4, np.random.default_rng(0)))
     with pytest.raises(ValueError, match="pictures: expected at least 6 finished runs of uniform, found 4"):
-        calibration.calibration_table(section)
+        error_rates.calibration_table(section)
     folder = write_suite(tmp_path / "none", [])
     with pytest.raises(ValueError, match="expected recorded runs, found none"):
         write_calibration(folder, keys=set())

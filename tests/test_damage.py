@@ -19,18 +19,19 @@ import torch
 from faults import DAMAGES, damage, mistaken, restore
 from test_harness import in_process, jobs_of, write_suite
 
-import run_bench
-from benchmarks import protocol, records, tracking
 from benchmarks.analysis import loading
+from benchmarks.cli import main as command_line
 from benchmarks.errors import UserError
 from benchmarks.harness.checkpoint import Checkpoint
-from benchmarks.harness.stock import take_stock
-from benchmarks.harness.suite import read_suite
-from benchmarks.harness.worker import Job, recorded_meanwhile, run_folder
-from benchmarks.migrate import migrate
-from benchmarks.published import loading as published
-from benchmarks.record import RUN_FILE, TRAJECTORY_FILE, run_folders
-from benchmarks.regression import history, picture, sides, trajectories
+from benchmarks.harness.worker import Job, recorded_meanwhile
+from benchmarks.papers import published as published
+from benchmarks.planning import follow_up
+from benchmarks.planning.status import take_stock
+from benchmarks.planning.suite import read_suite
+from benchmarks.records import frames, tracking
+from benchmarks.records.migrate import migrate
+from benchmarks.records.storage import RUN_FILE, TRAJECTORY_FILE, run_folder, run_folders
+from benchmarks.regression import baseline, golden_weights, history, picture
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = ROOT / "results" / "reference"
@@ -60,7 +61,7 @@ def report(job: Job) -> bool:
 
 
 def compare_and_check(job: Job) -> bool:
-    found = sides.read(job.folder)
+    found = baseline.read(job.folder)
     return one_line(found.lost[job.spec.key]) and len(found.runs) == 1
 
 
@@ -68,8 +69,8 @@ def reproduce(job: Job) -> bool:
     return all(run.record.key != job.spec.key for run in loading.load(job.folder, {job.spec.key}).runs)
 
 
-def follow_up(job: Job) -> bool:
-    return protocol._recorded(job.folder, job.spec.key) is None
+def followed_up(job: Job) -> bool:
+    return follow_up._recorded(job.folder, job.spec.key) is None
 
 
 def tracker(job: Job) -> bool:
@@ -97,10 +98,10 @@ READERS: dict[str, Callable[[Job], bool]] = {
     "report": report,
     "compare and check": compare_and_check,
     "reproduce": reproduce,
-    "tuned and frozen runs": follow_up,
+    "tuned and frozen runs": followed_up,
     "trackers": tracker,
-    "benchmarks.load": partial(frame, records.load),
-    "benchmarks.load_trajectories": partial(frame, records.load_trajectories),
+    "benchmarks.load": partial(frame, frames.load),
+    "benchmarks.load_trajectories": partial(frame, frames.load_trajectories),
     "migrate": migration,
 }
 """Who reads a run; each says whether it noticed the damage, and used the run beside it."""
@@ -169,7 +170,7 @@ COMMANDS: dict[str, tuple[Callable[[Path], list[str]], int, str, int]] = {
 def test_commands_go_on_with_what_can_be_read(name: str, many_runs: Path, capfd: pytest.CaptureFixture[str]) -> None:
     words, code, line, count = COMMANDS[name]
     out = [] if name == "migrate" else ["--out", str(many_runs.parent / "out"), "--plots", str(many_runs.parent / "plots")]
-    assert run_bench.main([*words(many_runs), *out]) == code
+    assert command_line.main([*words(many_runs), *out]) == code
     said = capfd.readouterr()
     assert "Traceback" not in said.out + said.err
     assert [text.startswith(line) for text in said.err.splitlines()] == [True] * count
@@ -191,10 +192,10 @@ def published_numbers(path: Path) -> None:
 
 
 def recorded_weights(path: Path) -> None:
-    found = trajectories.read(path.parent)
+    found = golden_weights.read(path.parent)
     for name, of_settings in found.weights.items():
         for label, weights in of_settings.items():
-            trajectories._verdict(name, label, weights, [[0.5] * 3] * 40)
+            golden_weights._verdict(name, label, weights, [[0.5] * 3] * 40)
 
 
 def checks_before(path: Path) -> None:
@@ -256,10 +257,10 @@ def test_yaml_that_nobody_would_write(read: Callable[[Path], None], text: str, t
 
 @pytest.mark.parametrize("steps", [[], [[1.0], [1.0, 2.0]]], ids=["none", "of several lengths"])
 def test_recorded_weights_are_a_table(steps: Any, tmp_path: Path) -> None:
-    baseline = trajectories.Baseline(commit=None, torch="2", logs={}, weights={"log all_tasks": {"dwa": steps}})
-    (tmp_path / trajectories.FILE).write_text(baseline.model_dump_json(), encoding="utf-8")
+    baseline = golden_weights.Baseline(commit=None, torch="2", logs={}, weights={"log all_tasks": {"dwa": steps}})
+    (tmp_path / golden_weights.FILE).write_text(baseline.model_dump_json(), encoding="utf-8")
     with pytest.raises(UserError, match="log all_tasks: dwa: expected steps of equally many weights, found others"):
-        trajectories.read(tmp_path)
+        golden_weights.read(tmp_path)
 
 
 def test_a_damaged_checkpoint_is_a_start_from_nothing(tmp_path: Path, request: pytest.FixtureRequest) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import weighting
-from weighting.factory import hyperparameters_of
+from weighting._build import hyperparameters_of
 
 OURS = "this project's choice, on the method's page; nothing published is known"
 FACT = "the rule itself"

@@ -9,7 +9,7 @@ from test_suite import plan_of, suite
 
 from benchmarks.harness.display import LINE_SECONDS, Lines
 from benchmarks.harness.memory import MemoryGate, Running, available_memory
-from benchmarks.record import RunSpec
+from benchmarks.records.schema import RunSpec
 
 MB = 2**20
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-import run_bench
+from benchmarks.cli import main as command_line
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples"
@@ -41,7 +41,7 @@ def test_own_method_is_planned_beside_the_listed_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(ROOT)
-    assert run_bench.main(["examples/own_method.yaml", "--dry-run", "--out", str(tmp_path)]) == 0
+    assert command_line.main(["examples/own_method.yaml", "--dry-run", "--out", str(tmp_path)]) == 0
     (weighters,) = re.findall(r"^ *weighters +(.*)$", capsys.readouterr().out, flags=re.MULTILINE)
     assert {"uniform", "coba", "LagWeighting"} <= set(weighters.split(", "))
 

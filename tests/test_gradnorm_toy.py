@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.base import Batch, Data
+from benchmarks.contract import Batch, Data
 from benchmarks.problems.gradnorm_toy import GradNormToy
 
 SIZES: dict[str, Any] = {"train_examples": 300, "validation_examples": 70, "test_examples": 1203}

@@ -20,21 +20,21 @@ import torch
 import yaml
 from written_records import change, change_trajectory, rewrite
 
-from benchmarks.harness import loop, pool, stock
-from benchmarks.harness.locks import lock_of
-from benchmarks.harness.plan import Filters, make_plan
-from benchmarks.harness.suite import read_suite
-from benchmarks.harness.worker import Job, remove_leftovers, run_folder, work
-from benchmarks.interrupts import SIGNALS
-from benchmarks.record import (
-    COLUMNS,
-    DISTURBED,
+from benchmarks.harness import loop, pool
+from benchmarks.harness.interrupts import SIGNALS
+from benchmarks.harness.worker import Job, work
+from benchmarks.planning import status
+from benchmarks.planning.plan import Filters, make_plan
+from benchmarks.planning.suite import read_suite
+from benchmarks.records.locks import lock_of
+from benchmarks.records.schema import COLUMNS, DISTURBED, Run, RunSpec
+from benchmarks.records.storage import (
     RUN_FILE,
     TRAJECTORY_FILE,
     DamagedRecordError,
-    Run,
-    RunSpec,
     read_run,
+    remove_leftovers,
+    run_folder,
     run_folders,
 )
 
@@ -409,14 +409,14 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
 def test_a_damaged_record_is_known(damage: str, recorded: Job) -> None:
     do, reason = DAMAGES[damage]
     do(run_folder(recorded.folder, recorded.spec.key))
-    standing = stock.take_stock(recorded.folder, [recorded.spec])
+    standing = status.take_stock(recorded.folder, [recorded.spec])
     assert (standing.recorded, list(standing.to_do)) == ([], [recorded.spec.key])
     assert reason in standing.damaged[recorded.spec.key]
     assert "\n" not in standing.damaged[recorded.spec.key]
     (warning,) = pool._set_damaged_aside(recorded.folder, recorded.spec.key)
     assert reason in warning
     assert in_process(recorded).state == "finished"
-    assert not stock.take_stock(recorded.folder, [recorded.spec]).to_do
+    assert not status.take_stock(recorded.folder, [recorded.spec]).to_do
 
 
 def test_no_flipped_byte_of_a_trajectory_changes_a_number_unseen(recorded: Job) -> None:

@@ -11,8 +11,8 @@ import pytest
 from fake_runs import make, suite, write_suite
 from playwright.sync_api import Browser, ConsoleMessage, Page, Request, sync_playwright
 
-from benchmarks.html import write_html
-from benchmarks.report.spread import HALF, MEDIAN, MOST, OPACITY
+from benchmarks.analysis.spread import HALF, MEDIAN, MOST, OPACITY
+from benchmarks.report.html.page import write_html
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
 WIDTHS = (390, 1280)

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from fake_runs import METHODS, make, suite, write_suite
 
-import run_bench
-from benchmarks.html import write_html
-from benchmarks.record import Run
+from benchmarks.cli import main as command_line
+from benchmarks.records.schema import Run
+from benchmarks.report.html.page import write_html
 
 
 @pytest.fixture(scope="module")
@@ -109,10 +109,10 @@ def test_the_command_writes_it(tmp_path: Path, capsys: pytest.CaptureFixture[str
     tiny = Path(__file__).resolve().parent / "tiny_problem.py"
     suite_file.write_text(f"seeds: [0]\nproblems: ['{tiny}:Tiny']\nweighters: [uniform]\ntraining: {{steps: 6}}\n")
     places = ["--out", str(tmp_path / "out"), "--plots", str(tmp_path / "plots")]
-    assert run_bench.main([str(suite_file), "--jobs", "1", *places]) == 0
+    assert command_line.main([str(suite_file), "--jobs", "1", *places]) == 0
     assert not (tmp_path / "out" / "mine" / "report.html").exists()
     page = tmp_path / "out" / "mine" / "report.html"
-    assert run_bench.main(["report", str(suite_file), "--html", "--weighters", "uniform", "--seeds", "0", *places]) == 0
+    assert command_line.main(["report", str(suite_file), "--html", "--weighters", "uniform", "--seeds", "0", *places]) == 0
     assert str(page) in capsys.readouterr().out
     command = f"python run_bench.py report {suite_file} --weighters uniform --seeds 0 --html"
     assert f"<dd>{command}</dd>" in page.read_text(encoding="utf-8")

@@ -14,7 +14,7 @@ from tiny_problem import Fine, Indignant, Raises, RowsTiny, Spy, Tiny, TurnsNaN
 from torch import Tensor, nn
 
 import weighting
-from benchmarks.base import Batch, Data, Problem, Training
+from benchmarks.contract import Batch, Data, Problem, Training
 from benchmarks.harness import checkpoint
 from benchmarks.harness.checkpoint import Checkpoint
 from benchmarks.harness.loop import Diverged, Loop, Stopped

@@ -13,13 +13,13 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from benchmarks.analysis.scales import scale
 from benchmarks.analysis.sections import Section, sections
-from benchmarks.html import write_html
-from benchmarks.record import Run
-from benchmarks.report import write_report
-from benchmarks.report.plots import probes, style, weights
-from benchmarks.report.scales import scale
-from benchmarks.report.spread import COMMON, HALF, MEDIAN, MOST, MOST_LINES, alike, spread
+from benchmarks.analysis.spread import COMMON, HALF, MEDIAN, MOST, MOST_LINES, alike, spread
+from benchmarks.records.schema import Run
+from benchmarks.report.figures import probes, style, weights
+from benchmarks.report.html.page import write_html
+from benchmarks.report.suite_report import write_report
 
 METHODS = ("uniform", "famo", "coba")
 NUMBERS = (2, 3, MOST_LINES, MOST_LINES + 1, 40)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from weighting import METHODS, Weighter
-from weighting.factory import hyperparameters_of
+from weighting._build import hyperparameters_of
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ROOT / "docs" / "methods"

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.base import Batch, Data, Split
+from benchmarks.contract import Batch, Data, Split
 from benchmarks.problems.multidigits import MultiDigits, Network, digits, overlay, split_digits
 
 SIZES: dict[str, Any] = {"train_pairs": 200, "validation_pairs": 50, "test_pairs": 707}

@@ -38,11 +38,12 @@ from test_harness import (
     write_suite,
 )
 
-from benchmarks.harness import checkpoint, locks, nursery, pool
-from benchmarks.harness.locks import lock_of
-from benchmarks.harness.worker import Job, remove_leftovers, run_folder, work
-from benchmarks.interrupts import SIGNALS
-from benchmarks.record import RUN_FILE, read_run, set_aside, write_run
+from benchmarks.harness import checkpoint, nursery, pool
+from benchmarks.harness.interrupts import SIGNALS
+from benchmarks.harness.worker import Job, work
+from benchmarks.records import locks
+from benchmarks.records.locks import lock_of
+from benchmarks.records.storage import RUN_FILE, read_run, remove_leftovers, run_folder, set_aside, write_run
 
 EXIT = {number: 128 + number for number in SIGNALS}
 
@@ -217,7 +218,7 @@ def test_a_holder_that_was_killed_is_noticed_at_once(no_locks: int, tmp_path: Pa
     def refuse(*_):
         raise OSError({no_locks}, "")
     fcntl.flock = refuse
-    from benchmarks.harness.locks import lock_of
+    from benchmarks.records.locks import lock_of
     with lock_of(pathlib.Path({str(job.folder)!r}), {job.spec.key!r}):
         os.kill(os.getpid(), signal.SIGKILL)
     """
@@ -418,7 +419,7 @@ def default_signals() -> None:
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-@pytest.mark.parametrize("module", ["benchmarks.commands", "torch", "pandas", "benchmarks.protocol"])
+@pytest.mark.parametrize("module", ["benchmarks.cli.commands", "torch", "pandas", "benchmarks.planning.follow_up"])
 def test_a_signal_while_modules_are_loaded_is_one_line(module: str, number: signal.Signals, tmp_path: Path) -> None:
     suite = write_suite(tmp_path)
     process = start(suite, more=held_at(tmp_path, module), preexec_fn=default_signals)

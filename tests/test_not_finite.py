@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import weighting
 from weighting import Observation, TaskLosses, total
-from weighting.cleaning import clean
+from weighting._cleaning import clean
 from weighting.coba import CoBa
 from weighting.testing.synthetic import Script, after_step, at_start, before_step, changed, run, script
 

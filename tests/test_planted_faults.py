@@ -12,12 +12,12 @@ from torch import Tensor
 
 import weighting
 from weighting import Observation, Weighter
+from weighting._windows import TrendWindow
 from weighting.coba import CoBa
 from weighting.dwa import DynamicWeightAverage
 from weighting.famo import Famo
 from weighting.gls import GeometricLoss
 from weighting.gradnorm import GradNorm
-from weighting.history import TrendWindow
 from weighting.imtl_l import ImpartialLoss
 from weighting.uncertainty import UncertaintyWeighting
 

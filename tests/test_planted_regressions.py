@@ -10,21 +10,22 @@ from planted_regressions import PLANTED, REFERENCE, Planted
 from test_check import Room, bench, room
 from torch import nn
 
+from benchmarks.cli import regression
 from benchmarks.problems.multidigits import MultiDigits
-from benchmarks.regression import command, tiny_runs, trajectories
+from benchmarks.regression import golden_runs, golden_weights
 from weighting import names
 
 __all__ = ["bench", "room"]
 
-SMALL = dict(tiny_runs.SMALL)
+SMALL = dict(golden_runs.SMALL)
 
 
 @pytest.fixture
 def whole(room: Room) -> Room:
     """A room with the committed trajectories of all methods, and runs as good and as fast as those of its baseline."""
-    room.monkeypatch.setattr(command, "names", names)
-    room.monkeypatch.setattr(tiny_runs, "SMALL", SMALL)
-    shutil.copy(REFERENCE / trajectories.FILE, room.baseline)
+    room.monkeypatch.setattr(regression, "names", names)
+    room.monkeypatch.setattr(golden_runs, "SMALL", SMALL)
+    shutil.copy(REFERENCE / golden_weights.FILE, room.baseline)
     shutil.rmtree(room.baseline / "mine")
     path = regression_runs.suite(room.folder)
     runs = [regression_runs.run(spec, "mine") for spec in regression_runs.plan(path).runs]
@@ -33,7 +34,7 @@ def whole(room: Room) -> Room:
 
 
 def test_the_committed_trajectories_are_those_of_the_present_code() -> None:
-    verdicts = trajectories.judge(trajectories.read(REFERENCE), names())
+    verdicts = golden_weights.judge(golden_weights.read(REFERENCE), names())
     assert [verdict for verdict in verdicts if verdict.state != "ok"] == []
     assert {verdict.method.partition("[")[0] for verdict in verdicts} == set(names())
     inputs = {"log all_tasks", "log absent_tasks", *(f"run {name}" for name in SMALL)}
@@ -75,7 +76,7 @@ def test_what_is_planted_is_far_beyond_the_tolerance(planted: Planted, monkeypat
     planted.plant(monkeypatch)
     failed = [
         verdict
-        for verdict in trajectories.judge(trajectories.read(REFERENCE), [planted.method])
+        for verdict in golden_weights.judge(golden_weights.read(REFERENCE), [planted.method])
         if verdict.state == "failed" and "no such method" not in verdict.reason
     ]
-    assert max(verdict.value for verdict in failed) > 100 * trajectories.RUN_TOLERANCE
+    assert max(verdict.value for verdict in failed) > 100 * golden_weights.RUN_TOLERANCE

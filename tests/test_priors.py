@@ -12,12 +12,12 @@ from fake_runs import make
 from test_suite import TINY, labels, plan_of, suite
 
 import benchmarks
-import run_bench
 from benchmarks.analysis.sections import sections, uniform_label
+from benchmarks.cli import main as command_line
 from benchmarks.errors import UserError
-from benchmarks.harness.plan import Plan
-from benchmarks.record import Run, RunSpec, WeighterSpec
-from benchmarks.regression.cost import relative
+from benchmarks.planning.plan import Plan
+from benchmarks.records.schema import Run, RunSpec, WeighterSpec
+from benchmarks.regression.step_cost import relative
 from weighting import METHODS
 
 TASKS = ("small", "medium", "large")
@@ -149,7 +149,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     path = folder / "mine.yaml"
     path.write_text(yaml.safe_dump(content), encoding="utf-8")
-    assert run_bench.main([str(path), "--jobs", "2", "--out", str(folder / "out"), "--plots", str(folder / "plots")]) == 0
+    assert command_line.main([str(path), "--jobs", "2", "--out", str(folder / "out"), "--plots", str(folder / "plots")]) == 0
     return folder / "out" / "mine"
 
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmarks.base import Problem
 from benchmarks.catalog import problem_class
+from benchmarks.contract import Problem
 from benchmarks.harness.gradients import JacobianRows, SharedLayerNorms
 from benchmarks.problems import LISTED
 from benchmarks.testing.case import Case, different

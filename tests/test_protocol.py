@@ -12,18 +12,19 @@ import pytest
 import yaml
 from fake_runs import make, trajectories
 
-import run_bench
-from benchmarks.base import Training
 from benchmarks.catalog import weighter_class
+from benchmarks.cli import main as command_line
+from benchmarks.contract import Training
 from benchmarks.errors import UserError
-from benchmarks.harness.plan import Filters, Plan, make_plan
-from benchmarks.harness.simplex import simplex_weights
-from benchmarks.harness.suite import read_suite
-from benchmarks.harness.trials import trials
-from benchmarks.protocol import follow_up
-from benchmarks.protocol.frozen import frozen_run
-from benchmarks.protocol.tuned import tuned_runs, validation_score
-from benchmarks.record import Run, RunSpec, read_run
+from benchmarks.planning.follow_up import follow_up
+from benchmarks.planning.frozen import frozen_run
+from benchmarks.planning.plan import Filters, Plan, make_plan
+from benchmarks.planning.simplex import simplex_weights
+from benchmarks.planning.suite import read_suite
+from benchmarks.planning.trials import trials
+from benchmarks.planning.tuned import tuned_runs, validation_score
+from benchmarks.records.schema import Run, RunSpec
+from benchmarks.records.storage import read_run
 
 OWN = Path(__file__).resolve().parent / "tiny_problem.py"
 RATES = [0.001, 0.01, 0.1]
@@ -271,7 +272,7 @@ def test_negative_averages_are_not_frozen() -> None:
 def test_the_whole_protocol_trains_what_follows_and_nothing_twice(tmp_path: Path) -> None:
     path = suite_file(tmp_path)
     arguments = [str(path), "--out", str(tmp_path / "out"), "--plots", str(tmp_path / "plots"), "--steps", "20"]
-    assert run_bench.main([*arguments, "--jobs", "1"]) == 0
+    assert command_line.main([*arguments, "--jobs", "1"]) == 0
     folders = {each.name for each in (tmp_path / "out" / "fair" / "runs").iterdir()}
     records = [read_run(tmp_path / "out" / "fair" / "runs" / name) for name in folders]
     roles = Counter(run.record.run.role for run in records)
@@ -288,5 +289,5 @@ def test_the_whole_protocol_trains_what_follows_and_nothing_twice(tmp_path: Path
     assert all(run.record.state == "finished" for run in records)
     plan = make_plan(read_suite(str(path)), Filters(steps=20), "cpu")
     assert {spec.key for spec in [*plan.runs, *follow_up(plan, tmp_path / "out" / "fair")]} == folders
-    assert run_bench.main(["report", *arguments]) == 0
+    assert command_line.main(["report", *arguments]) == 0
     assert {each.name for each in (tmp_path / "out" / "fair" / "runs").iterdir()} == folders

@@ -13,8 +13,7 @@ import yaml
 from benchmarks.analysis import statistics
 from benchmarks.analysis.delta_m import changes_percent, over_metrics, over_tasks
 from benchmarks.errors import UserError
-from benchmarks.published import Published, papers, protocols, published
-from benchmarks.published.loading import FOLDER
+from benchmarks.papers.published import FOLDER, Published, papers, protocols, published
 
 FAMO = "Liu et al., FAMO"
 

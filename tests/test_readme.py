@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-import run_bench
-from benchmarks import commands
-from benchmarks.harness.plan import Filters, make_plan
-from benchmarks.harness.suite import read_suite
-from benchmarks.record import read_run
+from benchmarks.cli import commands
+from benchmarks.cli import main as command_line
+from benchmarks.planning.plan import Filters, make_plan
+from benchmarks.planning.suite import read_suite
+from benchmarks.records.storage import read_run
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -44,10 +44,10 @@ def test_make_targets_exist(command: str) -> None:
 def test_commands_are_understood(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = shlex.split(command)[2:]
     if words[:1] and words[0] in set(commands.COMMANDS) - {"run"}:
-        assert run_bench.main([*words, "--nonsense"]) == 2
+        assert command_line.main([*words, "--nonsense"]) == 2
         assert "--nonsense" in capsys.readouterr().err
         return
-    assert run_bench.main([*words, "--dry-run", "--out", str(tmp_path)]) == 0
+    assert command_line.main([*words, "--dry-run", "--out", str(tmp_path)]) == 0
     assert "to train" in capsys.readouterr().out
 
 

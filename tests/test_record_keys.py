@@ -12,13 +12,14 @@ from test_suite import OWN, plan_of, suite
 from tiny_problem import Tiny
 
 import weighting
-from benchmarks.base import Training
 from benchmarks.catalog import own_source
+from benchmarks.contract import Training
 from benchmarks.errors import UserError
 from benchmarks.harness.worker import check_unchanged
-from benchmarks.migrate import migrate
-from benchmarks.record import DamagedRecordError, RunSpec, read_run, run_folders
-from benchmarks.regression import trajectories
+from benchmarks.records.migrate import migrate
+from benchmarks.records.schema import RunSpec
+from benchmarks.records.storage import DamagedRecordError, read_run, run_folders
+from benchmarks.regression import golden_weights
 from weighting.dwa import DynamicWeightAverage
 
 REFERENCE = Path(__file__).resolve().parent.parent / "results" / "reference"
@@ -123,17 +124,17 @@ class Changed(DynamicWeightAverage):
 
 
 def test_changed_weights_want_a_new_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trajectories.record(tmp_path, ["dwa"], None)
-    trajectories.record(tmp_path, ["dwa"], None)
+    golden_weights.record(tmp_path, ["dwa"], None)
+    golden_weights.record(tmp_path, ["dwa"], None)
     monkeypatch.setitem(weighting.METHODS, "dwa", Changed)
     with pytest.raises(UserError, match=r"dwa: expected a new `version` of dwa.*, whose weights have changed"):
-        trajectories.record(tmp_path, ["dwa"], None)
-    assert {verdict.state for verdict in trajectories.judge(trajectories.read(tmp_path), ["dwa"])} >= {"failed"}
+        golden_weights.record(tmp_path, ["dwa"], None)
+    assert {verdict.state for verdict in golden_weights.judge(golden_weights.read(tmp_path), ["dwa"])} >= {"failed"}
     monkeypatch.setattr(Changed, "version", 2)
-    verdicts = trajectories.judge(trajectories.read(tmp_path), ["dwa"])
+    verdicts = golden_weights.judge(golden_weights.read(tmp_path), ["dwa"])
     assert any(verdict.state == "not judged" and "version 2, recorded is 1" in verdict.reason for verdict in verdicts)
-    trajectories.record(tmp_path, ["dwa"], None)
-    assert {verdict.state for verdict in trajectories.judge(trajectories.read(tmp_path), ["dwa"])} == {"ok"}
+    golden_weights.record(tmp_path, ["dwa"], None)
+    assert {verdict.state for verdict in golden_weights.judge(golden_weights.read(tmp_path), ["dwa"])} == {"ok"}
 
 
 # ---- migration -------------------------------------------------------------------------------------------------------
@@ -177,7 +178,7 @@ def test_an_interrupted_migration_goes_on(tmp_path: Path, monkeypatch: pytest.Mo
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("benchmarks.migrate.shutil.rmtree", killed)
+        patch.setattr("benchmarks.records.migrate.shutil.rmtree", killed)
         migrate(tmp_path)
     assert removed
     migrate(tmp_path)

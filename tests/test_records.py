@@ -13,8 +13,8 @@ import pytest
 from fake_runs import make, suite, write_suite
 
 import benchmarks
-from benchmarks.record import COLUMNS
-from benchmarks.records import RUN_COLUMNS, TRAJECTORY_COLUMNS
+from benchmarks.records.frames import RUN_COLUMNS, TRAJECTORY_COLUMNS
+from benchmarks.records.schema import COLUMNS
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")

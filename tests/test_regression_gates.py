@@ -11,10 +11,10 @@ import regression_runs
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.record import Run
-from benchmarks.regression import calibration, cost, picture, quality, trajectories
+from benchmarks.records.schema import Run
+from benchmarks.regression import false_alarms, golden_weights, picture, quality, step_cost
+from benchmarks.regression.golden_logs import make_logs, observations
 from benchmarks.regression.history import Entry, Number
-from benchmarks.regression.inputs import make_logs, observations
 
 
 def arrays(*values: float) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
@@ -68,26 +68,26 @@ def test_half_of_unharmed_methods_would_fail_on_the_mean_alone() -> None:
 
 def test_equal_weights_are_equal_and_a_difference_is_placed() -> None:
     before = [[1.0, 2.0], [1.0, 2.0], [1.0, 2.0]]
-    assert trajectories.largest_difference(before, before, 1e-6) == (0, -1)
+    assert golden_weights.largest_difference(before, before, 1e-6) == (0, -1)
     after = [[1.0, 2.0], [1.0 + 4e-6, 2.0], [1.0, 2.2]]
-    assert trajectories.largest_difference(before, after, 1e-6) == pytest.approx((0.1, 1))
-    assert trajectories.largest_difference(before, after, 1e-3) == pytest.approx((0.1, 2))
+    assert golden_weights.largest_difference(before, after, 1e-6) == pytest.approx((0.1, 1))
+    assert golden_weights.largest_difference(before, after, 1e-3) == pytest.approx((0.1, 2))
 
 
 @pytest.mark.parametrize("after", [[[1.0, 2.0]], [[1.0, 2.0, 3.0]] * 2, [[1.0, 2.0], [math.nan, 2.0]]])
 def test_other_shapes_and_no_numbers_differ(after: list[list[float]]) -> None:
-    largest, step = trajectories.largest_difference([[1.0, 2.0], [1.0, 2.0]], after, 1e-6)
+    largest, step = golden_weights.largest_difference([[1.0, 2.0], [1.0, 2.0]], after, 1e-6)
     assert (largest, step >= 0) == (math.inf, True)
 
 
 @given(st.lists(st.floats(1e-3, 1e3), min_size=2, max_size=5), st.floats(1e-8, 0.5))
 def test_the_tolerance_is_relative_to_the_largest_weight(weights: list[float], share: float) -> None:
     moved = [weights[0] + share * max(weights), *weights[1:]]
-    assert trajectories.largest_difference([weights], [moved], 1.0)[0] == pytest.approx(share, rel=1e-6)
+    assert golden_weights.largest_difference([weights], [moved], 1.0)[0] == pytest.approx(share, rel=1e-6)
 
 
 def test_every_choice_of_a_method_is_a_setting() -> None:
-    labels = set(trajectories.settings(["coba", "gradnorm"]))
+    labels = set(golden_weights.settings(["coba", "gradnorm"]))
     assert {"coba", "coba[variant=mftcoder]", "coba[components=relative]", "coba[history=from_start]"} <= labels
     assert {"coba[feedback=training]", "gradnorm[variant=libmtl]", "gradnorm[feedback=validation]"} <= labels
     assert "coba[variant=paper]" not in labels
@@ -119,31 +119,31 @@ def methods(**seconds: list[float]) -> dict[str, dict[int, Run]]:
 
 def test_cost_is_the_median_of_ratios_to_uniform_of_the_same_seed() -> None:
     """A busy period that slows all runs of one seed moves nothing."""
-    assert cost.relative(methods(uniform=[1, 1, 1], famo=[2, 2, 2]), "famo") == 2
-    assert cost.relative(methods(uniform=[1, 5, 1], famo=[2, 10, 2]), "famo") == 2
-    assert math.isnan(cost.relative(methods(famo=[2, 2, 2]), "famo"))
+    assert step_cost.relative(methods(uniform=[1, 1, 1], famo=[2, 2, 2]), "famo") == 2
+    assert step_cost.relative(methods(uniform=[1, 5, 1], famo=[2, 10, 2]), "famo") == 2
+    assert math.isnan(step_cost.relative(methods(famo=[2, 2, 2]), "famo"))
 
 
 def test_more_passes_fail_however_fast() -> None:
     base, head = methods(uniform=[1, 1], famo=[1, 1]), methods(uniform=[1, 1], famo=[1, 1])
-    assert cost.judge("pictures", "famo", (base, "famo"), (head, "famo")).state == "ok"
+    assert step_cost.judge("pictures", "famo", (base, "famo"), (head, "famo")).state == "ok"
     for seed, run in head["famo"].items():
         costs = run.record.costs
         assert costs is not None
         more = costs.model_copy(update={"extra_forwards": costs.extra_forwards + 1})
         head["famo"][seed] = Run(run.record.model_copy(update={"costs": more}), run.trajectory)
-    verdict = cost.judge("pictures", "famo", (base, "famo"), (head, "famo"))
+    verdict = step_cost.judge("pictures", "famo", (base, "famo"), (head, "famo"))
     assert verdict.state == "failed"
     assert verdict.reason.endswith("extra passes per step 1.00, now 2.00")
 
 
 def test_disturbed_runs_are_left_out_and_where_none_is_left_nothing_is_judged() -> None:
     base, head = methods(uniform=[1, 1], famo=[1, 1]), methods(uniform=[1, 1], famo=[1, 9])
-    assert cost.judge("pictures", "famo", (base, "famo"), (head, "famo")).state == "failed"
+    assert step_cost.judge("pictures", "famo", (base, "famo"), (head, "famo")).state == "failed"
     head["famo"][1] = fake_runs.disturbed(head["famo"][1])
-    assert cost.judge("pictures", "famo", (base, "famo"), (head, "famo")).state == "ok"
+    assert step_cost.judge("pictures", "famo", (base, "famo"), (head, "famo")).state == "ok"
     head["uniform"][0] = fake_runs.disturbed(head["uniform"][0])
-    verdict = cost.judge("pictures", "famo", (base, "famo"), (head, "famo"))
+    verdict = step_cost.judge("pictures", "famo", (base, "famo"), (head, "famo"))
     assert verdict.state == "not judged"
     assert verdict.reason == "no undisturbed runs of the method and of uniform that were trained together in this run"
 
@@ -164,10 +164,10 @@ def test_calibration_counts_alarms_over_all_ordered_pairs_of_groups() -> None:
             runs[name][seed] = fake_runs.make(
                 name, seed, tasks=("small", "medium", "large"), infos=infos, metrics=metrics, seconds=seconds
             )
-    rows = calibration.compare_groups(runs, 3)
+    rows = false_alarms.compare_groups(runs, 3)
     assert len(rows) == 6 * 5 * 2
     assert {row.groups for row in rows if row.fails(quality.NOISES)} == {(first, 5) for first in range(5)}
-    page = calibration.page([*rows, *calibration.compare_groups(runs, 6)], 5, runs["famo"][0])
+    page = false_alarms.page([*rows, *false_alarms.compare_groups(runs, 6)], 5, runs["famo"][0])
     assert "| 3 | 5 of 30 (16.7 %) | 5 of 30 (16.7 %) | 5 of 30 (16.7 %) |" in page
 
 
@@ -182,7 +182,7 @@ def test_the_picture_is_the_same_every_time_and_marks_what_failed() -> None:
             gates={},
             numbers=tuple(
                 Number(gate=gate, place="pictures", method=method, state=state, value=value)
-                for gate in (quality.GATE, cost.GATE)
+                for gate in (quality.GATE, step_cost.GATE)
                 for method, state, value in (
                     ("uniform", "ok", 0.5),
                     ("famo", "failed" if number == 2 else "ok", None if number == 2 else 0.1),

@@ -12,15 +12,16 @@ import pytest
 import regression_runs
 import yaml
 
-import run_bench
-from benchmarks.analysis.per_run import RELATIVE
 from benchmarks.analysis.relative_cost import APART, Pairing, own_timing, pairings, ratios, timed_lately, without_pair
+from benchmarks.analysis.scores import RELATIVE
+from benchmarks.analysis.section_tables import section_tables
 from benchmarks.analysis.sections import sections
-from benchmarks.harness import provenance
-from benchmarks.harness.stock import take_stock
-from benchmarks.record import Run, Timing, read_run, run_folders, write_run
-from benchmarks.regression import cost
-from benchmarks.report.tables import section_tables
+from benchmarks.cli import main as command_line
+from benchmarks.planning.status import take_stock
+from benchmarks.records import provenance
+from benchmarks.records.schema import Run, Timing
+from benchmarks.records.storage import read_run, run_folders, write_run
+from benchmarks.regression import step_cost
 
 OWN = f"{Path(__file__).resolve().parent / 'tiny_problem.py'}:Tiny"
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
@@ -146,9 +147,9 @@ def test_the_gate_judges_pairs_only() -> None:
         }
 
     together, apart = side(LONG), side(timedelta(hours=1))
-    assert cost.judge("pictures", "famo", (together, "famo"), (together, "famo")).state == "ok"
+    assert step_cost.judge("pictures", "famo", (together, "famo"), (together, "famo")).state == "ok"
     for base, head, where in ((together, apart, "this run"), (apart, together, "the baseline")):
-        verdict = cost.judge("pictures", "famo", (base, "famo"), (head, "famo"))
+        verdict = step_cost.judge("pictures", "famo", (base, "famo"), (head, "famo"))
         assert verdict.state == "not judged"
         assert verdict.reason == f"no undisturbed runs of the method and of uniform that were trained together in {where}"
 
@@ -165,7 +166,7 @@ def suite(folder: Path, *weighters: str) -> Path:
 
 def bench(path: Path, *more: str) -> int:
     places = ["--out", str(path.parent / "out"), "--plots", str(path.parent / "plots"), "--jobs", "1"]
-    return run_bench.main([str(path), *places, *more])
+    return command_line.main([str(path), *places, *more])
 
 
 def recorded(path: Path) -> dict[tuple[str, int], Run]:

@@ -14,16 +14,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.analysis import delta_m, statistics
-from benchmarks.analysis import per_run as columns
+from benchmarks.analysis import scores as columns
 from benchmarks.analysis.loading import load
+from benchmarks.analysis.section_tables import section_tables
 from benchmarks.analysis.sections import Section, sections
-from benchmarks.base import DATA_RULE, Training
-from benchmarks.record import Fingerprints, MetricInfo, Run
-from benchmarks.report import formatting, write_report
+from benchmarks.analysis.table import Column, Table
+from benchmarks.contract import DATA_RULE, Training
+from benchmarks.records.schema import Fingerprints, MetricInfo, Run
+from benchmarks.report import formatting
+from benchmarks.report.figures import curves, landscape, overview, style, weights
 from benchmarks.report.palette import method_styles, task_styles
-from benchmarks.report.plots import curves, landscape, overview, style, weights
-from benchmarks.report.table import Column, Table
-from benchmarks.report.tables import section_tables
+from benchmarks.report.suite_report import write_report
 
 # NYUv2 as printed in FAMO (Liu et al. 2023): mIoU, PixAcc, AbsErr, RelErr, Mean, Median, 11.25, 22.5, 30.
 NYU = {

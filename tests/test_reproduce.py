@@ -10,19 +10,19 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import run_bench
 from benchmarks.analysis.sections import Section, sections
-from benchmarks.base import Training
-from benchmarks.harness.plan import Filters, make_plan
-from benchmarks.harness.suite import read_suite
+from benchmarks.cli import main as command_line
+from benchmarks.contract import Training
+from benchmarks.papers.claims import Check, Ours
+from benchmarks.papers.comparison import Row, compare
+from benchmarks.papers.experiments import EXPERIMENTS, experiment, names
+from benchmarks.papers.published import papers, published
+from benchmarks.papers.reproduction import write_reproduction
+from benchmarks.planning.plan import Filters, make_plan
+from benchmarks.planning.suite import read_suite
 from benchmarks.problems.famo_toy import STARTS
-from benchmarks.published import papers, published
-from benchmarks.record import MetricInfo, Run
+from benchmarks.records.schema import MetricInfo, Run
 from benchmarks.report.formatting import MISSING
-from benchmarks.reproduce import Check, experiment, names, write_reproduction
-from benchmarks.reproduce.base import Ours
-from benchmarks.reproduce.comparison import Row, compare
-from benchmarks.reproduce.papers import EXPERIMENTS
 
 SEEDS = tuple(range(8))
 
@@ -325,17 +325,17 @@ def test_the_suite_of_a_paper_has_what_its_claims_need(paper: str) -> None:
 
 
 def test_an_unknown_paper_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
-    assert run_bench.main(["reproduce", "fomo"]) == 2
+    assert command_line.main(["reproduce", "fomo"]) == 2
     out, err = capfd.readouterr()
     assert out == ""
     assert err.startswith("error: unknown paper 'fomo'; did you mean 'famo'? known: famo, gradnorm, coba, ")
     assert err.count("\n") == 1
-    assert run_bench.main(["reproduce"]) == 2
+    assert command_line.main(["reproduce"]) == 2
     assert capfd.readouterr().err == "error: reproduce: expected one paper, found none\n"
 
 
 def test_a_paper_without_runs_is_shown_without_training(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    assert run_bench.main(["reproduce", "dwa", "--out", str(tmp_path)]) == 0
+    assert command_line.main(["reproduce", "dwa", "--out", str(tmp_path)]) == 0
     out, err = capfd.readouterr()
     assert err == ""
     assert "17.15" in out
@@ -346,19 +346,19 @@ def test_a_small_run_is_trained_once_and_a_claim_that_fails_is_a_result(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     command = ["reproduce", "famo", "--steps", "300", "--out", str(tmp_path), "--jobs", "1"]
-    assert run_bench.main(command) == 0
+    assert command_line.main(command) == 0
     first = capfd.readouterr().out
     assert "2 runs: 0 recorded, 2 to train" in first
     # After 300 steps nobody is at the front.
     assert "DOES NOT HOLD: FAMO reaches the Pareto front from all five starts." in first
     assert "300 steps" in first
     report = (tmp_path / "reproduce_famo" / "reproduce.md").read_bytes()
-    assert run_bench.main(command) == 0
+    assert command_line.main(command) == 0
     assert "2 runs: 2 recorded, 0 to train" in capfd.readouterr().out
     assert (tmp_path / "reproduce_famo" / "reproduce.md").read_bytes() == report
 
 
 def test_a_dry_run_prints_the_plan_and_touches_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    assert run_bench.main(["reproduce", "gradnorm", "--dry-run", "--out", str(tmp_path / "out")]) == 0
+    assert command_line.main(["reproduce", "gradnorm", "--dry-run", "--out", str(tmp_path / "out")]) == 0
     assert "28 runs: 0 recorded, 28 to train" in capfd.readouterr().out
     assert list(tmp_path.iterdir()) == []

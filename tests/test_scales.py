@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from benchmarks.analysis.scales import Scale, of_losses, off_scale, scale
 from benchmarks.analysis.sections import STL
-from benchmarks.report.scales import Scale, of_losses, off_scale, scale
 
 STEPS = np.arange(40)
 USUAL = {f"method {number}": 1 + number / 10 + 9 * np.exp(-STEPS) for number in range(4)}

@@ -12,12 +12,12 @@ import pytest
 import torch
 from test_selection import loop_of
 
+from benchmarks.analysis.equal_time import lowest_score
 from benchmarks.analysis.loading import cube
-from benchmarks.analysis.score import score
-from benchmarks.base import Evaluation
-from benchmarks.protocol.tuned import validation_score
-from benchmarks.record import Run, Selection
-from benchmarks.report.equal_time import lowest_score
+from benchmarks.analysis.selection_score import score
+from benchmarks.contract import Evaluation
+from benchmarks.planning.tuned import validation_score
+from benchmarks.records.schema import Run, Selection
 
 NAN = math.nan
 

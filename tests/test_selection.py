@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from tiny_problem import Tiny
 
 import weighting
-from benchmarks.base import Evaluation, Split, Training
+from benchmarks.contract import Evaluation, Split, Training
 from benchmarks.harness.checkpoint import Checkpoint
 from benchmarks.harness.loop import Loop, Outcome, Stopped
 

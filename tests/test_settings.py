@@ -7,11 +7,11 @@ from pathlib import Path
 import fake_runs
 import pytest
 
-from benchmarks.analysis.per_run import PRICE, SPREAD, per_run
+from benchmarks.analysis.ablation import CHANGE, families, settings_table
+from benchmarks.analysis.scores import PRICE, SPREAD, per_run
 from benchmarks.analysis.sections import Section, sections
-from benchmarks.record import Run
-from benchmarks.report import write_report
-from benchmarks.report.settings import CHANGE, families, settings_table
+from benchmarks.records.schema import Run
+from benchmarks.report.suite_report import write_report
 
 
 def setting(name: str, label: str, seed: int) -> Run:

@@ -16,12 +16,12 @@ from tiny_problem import Network, RowsTiny, Spy, Tiny
 from torch import Tensor, nn
 
 import weighting
-from benchmarks.base import Batch, Problem, Training
+from benchmarks.contract import Batch, Problem, Training
 from benchmarks.harness.checkpoint import Checkpoint
 from benchmarks.harness.loop import Diverged, Loop, Stopped
 from benchmarks.harness.selection import Selector
 from benchmarks.problems import code_lm, famo_toy, gradnorm_toy, multidigits
-from benchmarks.regression.tiny_runs import SMALL, _InDouble
+from benchmarks.regression.golden_runs import SMALL, _InDouble
 from weighting import Needs, Weighter
 from weighting.gradients import gradient_norms
 

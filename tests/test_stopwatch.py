@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.harness import stopwatch
 from benchmarks.harness.stopwatch import Stopwatch
-from benchmarks.record import DISTURBED
+from benchmarks.records.schema import DISTURBED
 
 CPU = torch.device("cpu")
 

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 import yaml
 
-from benchmarks.base import Training
-from benchmarks.catalog import AUTO
+from benchmarks.catalog import AUTO, hyperparameters_in_run, make_problem
+from benchmarks.contract import Training
 from benchmarks.errors import UserError
-from benchmarks.harness.plan import Filters, Plan, hyperparameters_in_run, make_plan, problem_from
-from benchmarks.harness.suite import read_suite, suite_names
+from benchmarks.planning.plan import Filters, Plan, make_plan
+from benchmarks.planning.suite import read_suite, suite_names
 from benchmarks.problems import LISTED
-from benchmarks.record import RunSpec
+from benchmarks.records.schema import RunSpec
 from weighting import METHODS, RunFacts
 
 OWN = Path(__file__).resolve().parent / "tiny_problem.py"
@@ -147,7 +147,9 @@ def test_filters(tmp_path: Path) -> None:
 def test_defaults_that_depend_on_the_run_are_filled_in_when_it_is_known(tmp_path: Path) -> None:
     runs = plan_of(tmp_path, suite(weighters=["dwa", {"name": "coba", "window": 9}])).runs
     facts = RunFacts(steps=20, steps_per_epoch=5, val_batches=2, seed=77)
-    used = {run.weighter.name: hyperparameters_in_run(run.weighter, facts) for run in runs}
+    used = {
+        run.weighter.name: hyperparameters_in_run(run.weighter.name, run.weighter.hyperparameters, facts) for run in runs
+    }
     assert used["dwa"] == {"temperature": 2.0, "window": 5, "variant": "paper", "feedback": "training", "prior": None}
     assert used["coba"]["window"] == 9
     assert used["coba"]["warmup"] == METHODS["coba"].defaults_for(facts)["warmup"]
@@ -161,7 +163,7 @@ def test_classes_of_the_users_own(form: str, tmp_path: Path, monkeypatch: pytest
     entry = {"name": f"{place}:Fine", "share": [0.25, 0.75]}
     plan = plan_of(tmp_path, suite(problems=[f"{place}:Tiny"], weighters=[entry, f"{place}:Raises"]))
     assert labels(plan) == ["Fine[share=0.25]", "Fine[share=0.75]", "Raises", "uniform", "random", "single_task"]
-    assert problem_from(plan.runs[0].problem).name == "tiny"
+    assert make_problem(plan.runs[0].problem.name, plan.runs[0].problem.tasks, plan.runs[0].problem.options).name == "tiny"
     assert all(run.problem.source for run in plan.runs)
     assert [run.weighter.source is not None for run in plan.runs] == [True] * 3 + [False] * 5
 
@@ -404,7 +406,7 @@ MISTAKES: dict[str, tuple[str, list[str]]] = {
     "relative module": (HEAD + "problems: ['..own:Tiny']\n" + WEIGHTERS, [":2: ", "cannot be imported"]),
     "weighter where a problem should be": (
         HEAD + f"problems: ['{OWN}:Fine']\n" + WEIGHTERS,
-        [":2: ", "expected a subclass of benchmarks.base.Problem"],
+        [":2: ", "expected a subclass of benchmarks.contract.Problem"],
     ),
     "problem that lacks a method": (
         HEAD + f"problems: ['{OWN}:NoLosses']\n" + WEIGHTERS,

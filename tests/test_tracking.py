@@ -10,11 +10,11 @@ import pandas as pd
 import pytest
 from fake_runs import make, write_suite
 
-import run_bench
-from benchmarks import tracking
+from benchmarks.cli import main as command_line
 from benchmarks.errors import StorageError, UserError
-from benchmarks.record import COLUMNS, Run
-from benchmarks.tracking import check_tracker, configuration, rows, summary, track
+from benchmarks.records import tracking
+from benchmarks.records.schema import COLUMNS, Run
+from benchmarks.records.tracking import check_tracker, configuration, rows, summary, track
 
 
 def recorded(tmp_path: Path) -> tuple[Path, list[Run]]:
@@ -164,7 +164,7 @@ def test_the_option_tracks_what_was_trained(tmp_path: Path, capsys: pytest.Captu
     file = tmp_path / "mine.yaml"
     file.write_text(f"seeds: [0]\nproblems: ['{tiny}:Tiny']\nweighters: [uniform]\ntraining: {{steps: 6}}\n")
     places = ["--out", str(tmp_path / "out"), "--plots", str(tmp_path / "plots"), "--jobs", "1"]
-    assert run_bench.main([str(file), "--track", "tensorboard", *places]) == 0
+    assert command_line.main([str(file), "--track", "tensorboard", *places]) == 0
     assert "5 runs written to tensorboard" in capsys.readouterr().out
-    assert run_bench.main([str(file), "--track", "nothing", *places]) == 2
+    assert command_line.main([str(file), "--track", "nothing", *places]) == 2
     assert "tensorboard, mlflow, wandb" in capsys.readouterr().err.replace("'", "")

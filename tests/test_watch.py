@@ -13,13 +13,13 @@ from tiny_problem import Tiny
 from torch import Tensor
 
 import weighting
-from benchmarks.base import Training
+from benchmarks.contract import Training
 from benchmarks.harness.checkpoint import Checkpoint
+from benchmarks.harness.diagnostics import Watch
 from benchmarks.harness.loop import Diverged, Loop, Stopped
 from benchmarks.harness.step import StepResult
-from benchmarks.harness.watch import Watch
-from benchmarks.record import Flag, Run
-from benchmarks.report import write_report
+from benchmarks.records.schema import Flag, Run
+from benchmarks.report.suite_report import write_report
 from weighting import Observation, Weighter
 
 STEPS = 20

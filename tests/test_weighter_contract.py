@@ -13,7 +13,7 @@ from scripts import SETTING_IDS, SETTINGS, SUBJECTS, make
 
 import weighting
 from weighting import METHODS, Needs, Observation, Weighter
-from weighting.factory import hyperparameters_of
+from weighting._build import hyperparameters_of
 from weighting.testing.contract import IN_EVERY_SETTING, ONCE, Check
 from weighting.testing.settings import Subject, short
 from weighting.testing.synthetic import FIELD_OF, Script, at_start, go_on, run, script

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import weighting
 from weighting import Needs, Observation, Weighter
-from weighting.optimizers import ElementOptimizer
+from weighting._optimizers import ElementOptimizer
 
 
 def vector(*values: float) -> Tensor:

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from benchmarks.base import Batch, Data, Evaluation, Metric, Problem, Split, Training
+from benchmarks.contract import Batch, Data, Evaluation, Metric, Problem, Split, Training
 from benchmarks.harness import loop
 from benchmarks.problems.in_memory import InMemory, count, mean_over_rows
 from benchmarks.seeds import derive, generator

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from benchmarks.record import RUN_FILE, TRAJECTORY_FILE, _checksum_line
+from benchmarks.records.storage import RUN_FILE, TRAJECTORY_FILE, _checksum_line
 
 
 def rewrite(place: Path, content: dict[str, Any]) -> None:

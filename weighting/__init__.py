@@ -1,7 +1,7 @@
 """Loss weighting for multi-task learning: K raw losses in, K coefficients out.
 
 ``create(name, num_tasks, **hyperparameters)`` makes a method by its name; ``names()`` lists them. The contract is in
-``weighting.base``; each method is a file of its own.
+``weighting.contract``; each method is a file of its own.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from __future__ import annotations
 import difflib
 from typing import Any
 
-from weighting.base import Weighter
+from weighting._build import build
 from weighting.coba import CoBa
+from weighting.contract import Weighter
 from weighting.dwa import DynamicWeightAverage
-from weighting.factory import build
 from weighting.famo import Famo
 from weighting.gls import GeometricLoss
 from weighting.gradients import gradient_norms

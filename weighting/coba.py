@@ -32,9 +32,9 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from weighting.base import Weighter
-from weighting.checks import check, check_choice
-from weighting.history import Series, TrendSinceStart, TrendWindow, Window, divide
+from weighting._checks import check, check_choice
+from weighting._windows import Series, TrendSinceStart, TrendWindow, Window, divide
+from weighting.contract import Weighter
 from weighting.observation import Needs, Observation, RunFacts
 
 LEAST_WARMUP = 20

@@ -20,8 +20,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from weighting.base import Weighter
-from weighting.checks import check, check_choice
+from weighting._checks import check, check_choice
+from weighting.contract import Weighter
 from weighting.observation import Observation, RunFacts
 
 

@@ -19,10 +19,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from weighting.base import REFUSED_LOSS, Weighter
-from weighting.checks import check, check_choice, task_vector
+from weighting._checks import check, check_choice, task_vector
+from weighting._optimizers import ElementOptimizer
+from weighting.contract import REFUSED_LOSS, Weighter
 from weighting.observation import Needs, Observation
-from weighting.optimizers import ElementOptimizer
 
 EPSILON = 1e-8
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from weighting.base import Feedback, Weighter
+from weighting.contract import Feedback, Weighter
 from weighting.observation import Needs, Observation
 
 

@@ -25,10 +25,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from weighting.base import REFUSED_LOSS, Weighter
-from weighting.checks import check, check_choice
+from weighting._checks import check, check_choice
+from weighting._optimizers import ElementOptimizer, OptimizerName
+from weighting.contract import REFUSED_LOSS, Weighter
 from weighting.observation import Needs, Observation
-from weighting.optimizers import ElementOptimizer, OptimizerName
 
 
 class GradNorm(Weighter):

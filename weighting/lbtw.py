@@ -18,8 +18,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from weighting.base import REFUSED_LOSS, Weighter
-from weighting.checks import check, check_choice
+from weighting._checks import check, check_choice
+from weighting.contract import REFUSED_LOSS, Weighter
 from weighting.observation import Observation
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, distributed
 
-from weighting.checks import check
+from weighting._checks import check
 from weighting.observation import Numbers, Observation, as_tensor, visible
 
 

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from weighting.base import Weighter
-from weighting.checks import check
+from weighting._checks import check
+from weighting.contract import Weighter
 from weighting.observation import Observation, RunFacts
 
 

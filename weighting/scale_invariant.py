@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from weighting.base import REFUSED_LOSS, Weighter
+from weighting.contract import REFUSED_LOSS, Weighter
 from weighting.observation import Observation
 
 

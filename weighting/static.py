@@ -12,8 +12,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from weighting.base import Weighter
-from weighting.checks import check, task_vector
+from weighting._checks import check, task_vector
+from weighting.contract import Weighter
 from weighting.observation import Observation
 
 

@@ -16,10 +16,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from weighting.base import Weighter
-from weighting.checks import task_vector
+from weighting._checks import task_vector
+from weighting._optimizers import ElementOptimizer, OptimizerName
+from weighting.contract import Weighter
 from weighting.observation import Observation
-from weighting.optimizers import ElementOptimizer, OptimizerName
 
 
 class UncertaintyWeighting(Weighter):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from weighting.base import Weighter
+from weighting.contract import Weighter
 from weighting.observation import Observation
 
 

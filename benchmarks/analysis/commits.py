@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from benchmarks.record import SINGLE_TASK_ROLES, Run
+from benchmarks.records.schema import SINGLE_TASK_ROLES, Run
 
 SHOWN = 7
 """Characters of a commit."""

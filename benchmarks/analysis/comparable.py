@@ -15,8 +15,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.base import DATA_RULE
-from benchmarks.record import SINGLE_TASK_ROLES, Fingerprints, Run, RunSpec, WeighterSpec, as_json
+from benchmarks.contract import DATA_RULE
+from benchmarks.records.schema import SINGLE_TASK_ROLES, Fingerprints, Run, RunSpec, WeighterSpec, as_json
 
 UNIFORM = "uniform"
 """The method that others are compared with."""

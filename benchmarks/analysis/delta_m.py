@@ -14,7 +14,7 @@ import numpy as np
 
 from benchmarks.analysis.sections import Section, uniform_runs
 from benchmarks.analysis.statistics import Floats
-from benchmarks.record import MetricInfo, Run
+from benchmarks.records.schema import MetricInfo, Run
 
 
 def changes_percent(values: Floats, baseline: Floats, higher_is_better: Sequence[bool]) -> Floats:

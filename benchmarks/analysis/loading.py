@@ -11,7 +11,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from benchmarks.analysis.statistics import Floats, present_mean
-from benchmarks.record import OF_METHOD, DamagedRecordError, Run, read_run, run_folders
+from benchmarks.records.schema import OF_METHOD, Run
+from benchmarks.records.storage import DamagedRecordError, read_run, run_folders
 
 
 @dataclass(frozen=True)

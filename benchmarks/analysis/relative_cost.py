@@ -18,7 +18,7 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 
-from benchmarks.record import DISTURBED, Record, Run, Timing
+from benchmarks.records.schema import DISTURBED, Record, Run, Timing
 
 APART = timedelta(minutes=15)
 """The longest time between the end of one run and the beginning of the other for which they count as trained together.

@@ -14,8 +14,8 @@ import weighting
 from benchmarks.analysis import comparable
 from benchmarks.analysis.commits import mixed_commits
 from benchmarks.analysis.comparable import began_alike, conditions, difference, latest
-from benchmarks.base import Training
-from benchmarks.record import (
+from benchmarks.contract import Training
+from benchmarks.records.schema import (
     COMPARED,
     SINGLE_TASK_ROLES,
     TRIAL_ROLES,

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from tqdm import tqdm
 
-from benchmarks.record import SINGLE_TASK_ROLES, RunSpec
+from benchmarks.records.schema import SINGLE_TASK_ROLES, RunSpec
 
 LINE_SECONDS = 60.0
 """Without a terminal, at most so long between two lines."""

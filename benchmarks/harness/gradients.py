@@ -7,21 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from benchmarks.base import Problem
-from benchmarks.errors import unknown
-from weighting.gradients import task_gradients, trainable
-
-
-def shared_layers(problem: Problem, model: nn.Module, chosen: Sequence[str] | None) -> list[nn.Module]:
-    """The modules at which gradient norms are measured: those named, else the problem's. Raises ValueError."""
-    if chosen is None:
-        found = problem.shared_layer(model)
-        return [found] if isinstance(found, nn.Module) else list(found)
-    modules = dict(model.named_modules())
-    for name in chosen:
-        if name not in modules:
-            raise ValueError(unknown("module", name, [known for known in modules if known]))
-    return [modules[name] for name in chosen]
+from benchmarks.contract import Problem
+from benchmarks.shared_layer import shared_layers, trained_parameters
+from weighting.gradients import task_gradients
 
 
 class JacobianRows:
@@ -63,10 +51,7 @@ class SharedLayerNorms:
     def __init__(self, problem: Problem, model: nn.Module, chosen: Sequence[str] | None = None) -> None:
         self.num_tasks = problem.num_tasks
         layers = shared_layers(problem, model, chosen)
-        try:
-            self.parameters = trainable(parameter for layer in layers for parameter in layer.parameters())
-        except ValueError as error:
-            raise ValueError(f"{problem.name}: expected trained parameters in the shared layer, found none") from error
+        self.parameters = trained_parameters(problem, layers)
         self.rows = JacobianRows(self.parameters, len(problem.batch_shape))
         self.by_rows = problem.rows_belong_to_tasks and len(layers) == 1 and _is_alone(layers[0], model)
         self.extra_backwards = 0

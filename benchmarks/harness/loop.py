@@ -16,15 +16,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.base import Data, Evaluation, Problem, Training, to_device
+from benchmarks.contract import Data, Evaluation, Problem, Training, to_device
 from benchmarks.harness.checkpoint import Checkpoint, trained_state
+from benchmarks.harness.diagnostics import Watch
 from benchmarks.harness.randomness import seed_generators, undisturbed
 from benchmarks.harness.selection import Selector
 from benchmarks.harness.step import Stepper, StepResult
 from benchmarks.harness.stopwatch import Stopwatch
 from benchmarks.harness.trajectory import Trajectory
-from benchmarks.harness.watch import Watch
-from benchmarks.record import OF_METHOD, OF_PROBLEM, Costs, Fingerprints, Flag, Selection
+from benchmarks.records.schema import OF_METHOD, OF_PROBLEM, Costs, Fingerprints, Flag, Selection
 from weighting import Needs, Weighter
 
 CHECKPOINT_SECONDS = 5.0

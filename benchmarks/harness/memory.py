@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
-from benchmarks.record import RunSpec
+from benchmarks.records.schema import RunSpec
 
 MARGIN = 1.1
 """A run is taken to need this much more than what those of its kind have taken so far."""
@@ -81,3 +82,8 @@ def _resident(pid: int) -> float:
         return float(psutil.Process(pid).memory_info().rss)
     except psutil.Error:
         return 0.0
+
+
+def cores() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

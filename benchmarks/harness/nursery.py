@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 
 import psutil
 
-from benchmarks.interrupts import SIGNALS
+from benchmarks.harness.interrupts import SIGNALS
 
 ATTEMPTS = 3
 """Times that a process is tried to be started while the server dies."""

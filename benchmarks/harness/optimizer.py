@@ -7,7 +7,7 @@ import math
 import torch
 from torch import nn
 
-from benchmarks.base import Training
+from benchmarks.contract import Training
 
 
 def make_optimizer(model: nn.Module, training: Training) -> torch.optim.Optimizer:

@@ -13,26 +13,18 @@ from pathlib import Path
 import filelock
 import pandas as pd
 
-from benchmarks import interrupts
 from benchmarks.catalog import problem_class
 from benchmarks.errors import StorageError
-from benchmarks.harness import provenance
+from benchmarks.harness import interrupts
 from benchmarks.harness.display import display_for, run_name
-from benchmarks.harness.locks import is_free, lock_of
-from benchmarks.harness.memory import MemoryGate, Running
+from benchmarks.harness.memory import MemoryGate, Running, cores
 from benchmarks.harness.nursery import LostError, Nursery, Process
-from benchmarks.harness.stock import Recorded, take_stock
-from benchmarks.harness.worker import (
-    Job,
-    Message,
-    cores,
-    make_record,
-    recorded_meanwhile,
-    remove_leftovers,
-    run_folder,
-    work,
-)
-from benchmarks.record import COLUMNS, DamagedRecordError, RunSpec, read_run, set_aside, write_run
+from benchmarks.harness.worker import Job, Message, make_record, recorded_meanwhile, work
+from benchmarks.planning.status import Recorded, take_stock
+from benchmarks.records import provenance
+from benchmarks.records.locks import is_free, lock_of
+from benchmarks.records.schema import COLUMNS, RunSpec
+from benchmarks.records.storage import DamagedRecordError, read_run, remove_leftovers, run_folder, set_aside, write_run
 
 BUSY_SECONDS = 1.0
 """Wait before asking again for a run that another command is training."""

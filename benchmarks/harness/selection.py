@@ -1,7 +1,6 @@
 """Which model of a run is scored, by the rule that its training settings name.
 
-``best_validation``   the evaluated step with the lowest score on validation (``benchmarks.analysis.score``); test is scored
-                      once
+``best_validation``   the evaluated step with the lowest ``selection_score`` on validation; test is scored once
 ``last``              the end of training; test is scored once
 ``mean_of_last_<k>``  metrics of the last k evaluations, meaned, as CAGrad, Nash-MTL and FAMO report them with k = 10
 ``oracle_on_test``    the evaluated step with the lowest score on test: chosen by test, so nobody could have known; for
@@ -16,10 +15,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from benchmarks.analysis.score import score
-from benchmarks.base import Evaluation, Training
+from benchmarks.analysis.selection_score import score
+from benchmarks.contract import Evaluation, Training
 from benchmarks.harness.checkpoint import trained_state
-from benchmarks.record import Selection
+from benchmarks.records.schema import Selection
 
 Parameters = dict[str, Tensor]
 Metrics = dict[str, float]

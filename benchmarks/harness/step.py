@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from benchmarks.base import Batch, Data, Problem, Training, to_device
+from benchmarks.contract import Batch, Data, Problem, Training, to_device
 from benchmarks.harness.gradients import JacobianRows, SharedLayerNorms
 from benchmarks.harness.optimizer import make_optimizer, set_lr
 from benchmarks.harness.randomness import seed_generators, undisturbed

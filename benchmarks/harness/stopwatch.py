@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.record import DISTURBED, Flag
+from benchmarks.records.schema import DISTURBED, Flag
 
 BUSY = 0.9
 """A block counts as undisturbed if the process was computing for this share of it, in at least one thread."""

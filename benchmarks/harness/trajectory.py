@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from benchmarks.base import Problem, replicas
+from benchmarks.contract import Problem, replicas
 
 COLUMNS = ("train_loss", "val_loss", "weight", "count")
 """Of every run; others join them where there is something to log."""
@@ -57,7 +57,7 @@ class Trajectory:
             self.fill(kind + name, values if isinstance(values, Tensor) else torch.as_tensor(values, dtype=torch.float64))
 
     def frame(self) -> pd.DataFrame:
-        """One row per step, replica and task, as ``benchmarks.record`` describes it."""
+        """One row per step, replica and task, as ``benchmarks.records.schema`` describes it."""
         rows, tasks = len(self.steps), self.tasks
         content: dict[str, Any] = {
             "step": np.repeat(np.array(self.steps, dtype=np.int64), self.replicas * len(tasks)),

@@ -5,9 +5,6 @@ A process each gives every run its own memory account and keeps a crash from tak
 
 from __future__ import annotations
 
-import contextlib
-import os
-import shutil
 import signal
 import sys
 import warnings
@@ -23,20 +20,20 @@ import psutil
 import torch
 
 from benchmarks.analysis.relative_cost import own_timing, timed_lately
-from benchmarks.base import Data, Problem
-from benchmarks.catalog import own_source, weighter_class
-from benchmarks.contents import content_hashes
+from benchmarks.catalog import hyperparameters_in_run, make_problem, own_source, weighter_class
+from benchmarks.contract import Data, Problem
 from benchmarks.errors import StorageError, UserError, one_line
-from benchmarks.harness import provenance
 from benchmarks.harness.checkpoint import Checkpoint
-from benchmarks.harness.locks import lock_of
+from benchmarks.harness.interrupts import SIGNALS
 from benchmarks.harness.loop import Diverged, Loop, Stopped
-from benchmarks.harness.plan import hyperparameters_in_run, problem_from
-from benchmarks.interrupts import SIGNALS
-from benchmarks.record import COLUMNS, DamagedRecordError, MetricInfo, Record, Run, RunSpec, State, read_run, write_run
+from benchmarks.records import provenance
+from benchmarks.records.contents import content_hashes
+from benchmarks.records.locks import lock_of
+from benchmarks.records.schema import COLUMNS, MetricInfo, Record, Run, RunSpec, State
+from benchmarks.records.storage import DamagedRecordError, read_run, run_folder, write_run
 from benchmarks.seeds import derive
 from weighting import RunFacts, Weighter
-from weighting.factory import build
+from weighting._build import build
 
 
 @dataclass(frozen=True)
@@ -65,11 +62,6 @@ class Message:
     text: str = ""
     warning: str = ""
     """What the user has to know beside the end, in one line."""
-
-
-def run_folder(folder: Path, key: str) -> Path:
-    """Where a run's record lies."""
-    return folder / "runs" / key
 
 
 def work(job: Job, tell: Connection) -> None:
@@ -172,7 +164,7 @@ def _train(job: Job, tell: Connection, should_stop: _StopSwitch, checkpoint: Che
     try:
         device = torch.device(job.device)
         check_unchanged(job.spec)
-        problem = problem_from(job.spec.problem)
+        problem = make_problem(job.spec.problem.name, job.spec.problem.tasks, job.spec.problem.options)
         seed = job.spec.seed
         data = problem.data(seed, job.spec.training)
         fields["facts"] = problem.facts()
@@ -225,7 +217,7 @@ def check_unchanged(spec: RunSpec) -> None:
     for kind, planned in (("problem", spec.problem), ("method", spec.weighter)):
         if own_source(planned.name) != planned.source:
             raise UserError(f"{planned.name}: expected the {kind} as it was planned, found a file that has changed since")
-    found = content_hashes(problem_from(spec.problem).files())
+    found = content_hashes(make_problem(spec.problem.name, spec.problem.tasks, spec.problem.options).files())
     changed = [name for name in {**found, **spec.problem.contents} if found.get(name) != spec.problem.contents.get(name)]
     if changed:
         raise UserError(
@@ -264,7 +256,7 @@ def weighter_of(spec: RunSpec, problem: Problem, data: Data) -> tuple[Weighter, 
         val_batches=data.num_validation_batches,
         seed=derive(spec.seed, problem.name, "weighter"),
     )
-    hyperparameters = hyperparameters_in_run(spec.weighter, facts)
+    hyperparameters = hyperparameters_in_run(spec.weighter.name, spec.weighter.hyperparameters, facts)
     kind = weighter_class(spec.weighter.name)
     return build(kind, problem.num_tasks, batch_shape=problem.batch_shape, **hyperparameters), hyperparameters
 
@@ -289,20 +281,3 @@ class _PeakMemory:
 
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return max(0.0, peak / (2**20 if sys.platform == "darwin" else 2**10) - self.before_mb)
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Remove half-written run folders and checkpoints whose writer is gone (their lock is free)."""
-    records = {path: path.name[1:].rpartition("-")[0] for path in (folder / "runs").glob(".*-*")}
-    checkpoints = {path: path.name.partition(".")[0] for path in (folder / "unfinished").glob("*.writing")}
-    for scratch, key in (records | checkpoints).items():
-        with contextlib.suppress(filelock.Timeout, OSError), lock_of(folder, key):
-            if scratch in records:
-                shutil.rmtree(scratch, ignore_errors=True)
-            else:
-                scratch.unlink(missing_ok=True)
-
-
-def cores() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -66,13 +66,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmarks.base import Batch, Data, Evaluation, Metric, Problem, Split, Training
+from benchmarks.contract import Batch, Data, Evaluation, Metric, Problem, Split, Training
 from benchmarks.problems.text import models
 from benchmarks.problems.text.corpus import Corpus, Sequences, built_in, from_user, sequences
 from benchmarks.problems.text.documents import SPLITS
 from benchmarks.problems.text.tokenizer import Encoder, Pretrained, TrainedBPE, versions
 from benchmarks.seeds import generator
-from weighting.checks import check
+from weighting._checks import check
 
 TRAIN_BYTES: dict[str, int] = {
     "python": 3_000_000,

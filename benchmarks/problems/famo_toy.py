@@ -21,14 +21,16 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
-from benchmarks.base import Batch, Data, Evaluation, Metric, Problem, Split, Training
-from weighting.checks import check
+from benchmarks.contract import Batch, Data, Evaluation, Landscape, Metric, Problem, Split, Training
+from weighting._checks import check
 
 STARTS = ((-8.5, 7.5), (0.0, 0.0), (9.0, 9.0), (-7.5, -0.5), (9.0, -1.0))
 SCALES = (0.1, 1.0)
 """Of f1 and f2."""
 FLOOR = 5e-6
 """L, the least argument of the logarithm."""
+REACH, CELLS = 10.5, 90
+"""The region of a picture, in all four directions, and its places along an axis."""
 MINIMA = (-1.9989425136960859, -19.989425136960858)
 """The least values of f1 and f2 over the plane, at (7, b) and (-7, b); found by ``pareto_front``, proved by a test."""
 
@@ -187,6 +189,13 @@ class FamoToy(Problem):
     def probe(self, model: nn.Module) -> dict[str, Tensor]:
         """The coordinates ``a`` and ``b`` of the five points, each ``(5,)``."""
         return dict(zip("ab", _points(model).unbind(-1), strict=True))
+
+    @classmethod
+    def landscape(cls) -> Landscape:
+        """The mean of both losses on a grid, and the front."""
+        places = torch.linspace(-REACH, REACH, CELLS, dtype=torch.float64)
+        points = torch.stack(torch.meshgrid(places, places, indexing="xy"), -1)
+        return Landscape(("a", "b"), places, landscape(points).mean(-1), pareto_front(201)[0])
 
 
 def _points(model: nn.Module) -> Tensor:

@@ -21,10 +21,10 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from benchmarks.base import Batch, Data, Evaluation, Metric, Problem, Split, Training
+from benchmarks.contract import Batch, Data, Evaluation, Metric, Problem, Split, Training
 from benchmarks.problems.in_memory import InMemory, count, mean_over_rows
 from benchmarks.seeds import derive, generator
-from weighting.checks import check
+from weighting._checks import check
 
 NUM_TASKS, INPUTS, OUTPUTS, WIDTH, DEPTH = 10, 250, 100, 100, 4
 SHARED_STD, OWN_STD = 10.0, 3.5

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
-from benchmarks.base import Batch, Data, Split
+from benchmarks.contract import Batch, Data, Split
 from benchmarks.seeds import generator
 
 ROWS_AT_ONCE = 500

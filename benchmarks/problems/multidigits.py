@@ -22,10 +22,10 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmarks.base import Batch, Data, Evaluation, Metric, Problem, Split, Training
+from benchmarks.contract import Batch, Data, Evaluation, Metric, Problem, Split, Training
 from benchmarks.problems.in_memory import InMemory, count, mean_over_rows
 from benchmarks.seeds import derive, generator
-from weighting.checks import check
+from weighting._checks import check
 
 SIDE, CANVAS = 8, 12
 """Pixels along a digit and along the canvas: the digits share a square of 4 x 4."""

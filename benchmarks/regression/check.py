@@ -18,14 +18,15 @@ import torch
 from benchmarks.analysis.comparable import conditions, difference
 from benchmarks.analysis.loading import load
 from benchmarks.analysis.sections import STL
+from benchmarks.catalog import make_problem
 from benchmarks.errors import UserError
-from benchmarks.harness import provenance
 from benchmarks.harness.loop import Loop
-from benchmarks.harness.plan import Plan, problem_from
-from benchmarks.record import RunSpec
-from benchmarks.regression import cost, quality, sides
-from benchmarks.regression.sides import Side
-from benchmarks.regression.verdict import Verdict
+from benchmarks.planning.plan import Plan
+from benchmarks.records import provenance
+from benchmarks.records.schema import RunSpec
+from benchmarks.regression import baseline, quality, step_cost
+from benchmarks.regression.baseline import Side
+from benchmarks.regression.gate_result import Verdict
 from weighting.uniform import Uniform
 
 FOLDER = Path("results") / "check"
@@ -60,7 +61,7 @@ def expected(plan: Plan, against: Path) -> Expected:
     if not folder.is_dir():
         there = sorted(path.parent.name for path in against.glob("*/runs"))
         raise UserError(f"expected a baseline of suite {plan.suite!r} in {against}, found {', '.join(there) or 'no suite'}")
-    side = sides.read(folder)
+    side = baseline.read(folder)
     other = next((run for run in side.runs if run.record.suite != plan.suite), None)
     if other is not None:
         raise UserError(f"{folder}: expected records of suite {plan.suite!r}, found {other.record.suite!r}")
@@ -70,9 +71,9 @@ def expected(plan: Plan, against: Path) -> Expected:
         if key not in side.settings:
             raise UserError(f"{folder}: expected runs of {spec.problem.name} as planned here, {_found(side, spec)}")
         planned.setdefault(key, {}).setdefault(spec.weighter.label, []).append(spec)
-        label = sides.partner(side.settings[key], spec, spec.weighter.label)
+        label = baseline.partner(side.settings[key], spec, spec.weighter.label)
         seeds = None if label is None else side.settings[key][label]
-        if seeds is not None and spec.seed not in seeds and not sides.why_lost(side, spec):
+        if seeds is not None and spec.seed not in seeds and not baseline.why_lost(side, spec):
             raise UserError(
                 f"{folder}: expected a run of {spec.weighter.label} on {spec.problem.name}, seed {spec.seed}, found only "
                 f"seeds {', '.join(map(str, sorted(seeds)))}"
@@ -109,13 +110,13 @@ def check_beginnings(base: Expected, plan: Plan) -> list[str]:
     found = []
     for spec in {(conditions(spec), spec.seed): spec for spec in plan.runs}.values():
         try:
-            problem = problem_from(spec.problem)
+            problem = make_problem(spec.problem.name, spec.problem.tasks, spec.problem.options)
             data = problem.data(spec.seed, spec.training)
             uniform = Uniform(problem.num_tasks, batch_shape=problem.batch_shape)
             loop = Loop(problem, data, uniform, spec.training, spec.seed, device=torch.device("cpu"))
         except Exception:  # noqa: BLE001 - a problem may raise anything
             continue
-        why = sides.began_otherwise(base.side, spec, loop.fingerprints())
+        why = baseline.began_otherwise(base.side, spec, loop.fingerprints())
         found.append(f"{spec.problem.name}, seed {spec.seed}: {why}" if why else "")
     if found and all(found):
         raise UserError(f"{base.side.folder}: expected runs that begin as these, found other beginnings: {found[0]}")
@@ -135,16 +136,16 @@ def judge(base: Expected, head: Side) -> list[Verdict]:
 def _judge(base: Side, head: Side, key: str, label: str, specs: Sequence[RunSpec]) -> list[Verdict]:
     before, after = base.settings[key], head.settings.get(key, {})
     problem = base.sections[key].name
-    lost = {spec.seed: why for spec in specs if (why := sides.why_lost(base, spec) or sides.why_lost(head, spec))}
-    there, now = (sides.partner(methods, specs[0], label) for methods in (before, after))
+    lost = {spec.seed: why for spec in specs if (why := baseline.why_lost(base, spec) or baseline.why_lost(head, spec))}
+    there, now = (baseline.partner(methods, specs[0], label) for methods in (before, after))
     if there is None or now is None:
         reason = f"not in {'the baseline' if there is None else 'this run'}: nothing to compare with"
-        found = [Verdict(gate, problem, label, "not judged", reason) for gate in (quality.GATE, cost.GATE)]
+        found = [Verdict(gate, problem, label, "not judged", reason) for gate in (quality.GATE, step_cost.GATE)]
     else:
-        changed = sides.changed_hyperparameters(before[there], after[now])
+        changed = baseline.changed_hyperparameters(before[there], after[now])
         found = [
             _with(changed, quality.judge(problem, label, before, there, after[now])),
-            _with(changed, cost.judge(problem, label, (before, there), (after, now))),
+            _with(changed, step_cost.judge(problem, label, (before, there), (after, now))),
         ]
     return [_lacking(verdict, lost) for verdict in found]
 
@@ -165,7 +166,7 @@ def only_in_baseline(base: Expected) -> list[str]:
     found = []
     for key, methods in base.side.settings.items():
         planned = base.planned.get(key, {})
-        partners = {sides.partner(methods, specs[0], label) for label, specs in planned.items()}
+        partners = {baseline.partner(methods, specs[0], label) for label, specs in planned.items()}
         found += [f"{label} on {base.side.sections[key].name}" for label in methods if label not in partners]
     return found
 

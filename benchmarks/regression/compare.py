@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 from tabulate import tabulate
 
-from benchmarks.analysis.per_run import DELTA_METRICS, per_run
 from benchmarks.analysis.relative_cost import pairings, without_pair
+from benchmarks.analysis.scores import DELTA_METRICS, per_run
 from benchmarks.analysis.sections import Section
 from benchmarks.analysis.statistics import Floats
 from benchmarks.analysis.verdict import VERDICTS, Judged, judge
 from benchmarks.errors import UserError
-from benchmarks.regression import cost, quality, sides
-from benchmarks.regression.sides import Methods, Side, finished
+from benchmarks.regression import baseline, quality, step_cost
+from benchmarks.regression.baseline import Methods, Side, finished
 from benchmarks.report.formatting import MISSING, escape_markdown, number
 from weighting import names
 
@@ -86,13 +86,13 @@ class _Pairs:
 
 def compare(base_folder: Path, head_folder: Path) -> Comparison:
     """Compare what can be paired and name the rest. Raises UserError where that is nothing."""
-    base, head = sides.read(base_folder), sides.read(head_folder)
-    head = sides.without_those_that_began_otherwise(base, head)
+    base, head = baseline.read(base_folder), baseline.read(head_folder)
+    head = baseline.without_those_that_began_otherwise(base, head)
     shared = [key for key in base.settings if key in head.settings]
     if not shared:
         raise UserError(
             f"{base_folder} and {head_folder}: expected a problem with equal settings in both, "
-            f"{sides.why_not_shared(base, head)}"
+            f"{baseline.why_not_shared(base, head)}"
         )
     rows = [row for key in shared for row in _rows(base, head, key)]
     notes = _notes(base, head, shared)
@@ -137,7 +137,7 @@ def _rows(base: Side, head: Side, key: str) -> list[Row]:
 
 def _partners(before: Methods, after: Methods) -> dict[str, str]:
     """The base's label of every method that both have -> the head's."""
-    found = {label: sides.partner(after, sides.any_of(seeds).record.run, label) for label, seeds in before.items()}
+    found = {label: baseline.partner(after, baseline.any_of(seeds).record.run, label) for label, seeds in before.items()}
     return {label: other for label, other in found.items() if other is not None}
 
 
@@ -158,7 +158,7 @@ def _pairs(
         base=float(old.mean()) if seeds else math.nan,
         head=float(new.mean()) if seeds else math.nan,
         changes=changes,
-        seconds=(cost.relative(base, label), cost.relative(head, other)),
+        seconds=(step_cost.relative(base, label), step_cost.relative(head, other)),
     )
 
 
@@ -175,18 +175,18 @@ def _notes(base: Side, head: Side, shared: Sequence[str]) -> list[str]:
         for key, methods in side.settings.items():
             problem = side.sections[key].name
             if key not in shared:
-                what = sides.in_what(key, side, other, "there")
+                what = baseline.in_what(key, side, other, "there")
                 notes.append(f"{problem}: with these settings in {name} only ({what})")
                 continue
             notes += [f"{problem}: {text} finished in {name} only" for text in _alone(methods, other.settings[key])]
-            uniform = cost.uniform_of(methods)
+            uniform = step_cost.uniform_of(methods)
             pairs = {label: pairings(finished(seeds).values(), uniform) for label, seeds in methods.items()}
             if uniform:
                 notes += [f"{problem}: no s/step relative to uniform in {name}: {text}" for text in without_pair(pairs)]
     for key in shared:
         problem, before, after = base.sections[key].name, base.settings[key], head.settings[key]
         for label, other_label in _partners(before, after).items():
-            changed = sides.changed_hyperparameters(before[label], after[other_label])
+            changed = baseline.changed_hyperparameters(before[label], after[other_label])
             if changed:
                 notes.append(f"{problem}: {label}: hyperparameters changed: {changed}")
         notes += [f"{problem}: {text} finished in neither" for text in _in_neither(before, after)]

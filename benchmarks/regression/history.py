@@ -10,8 +10,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from benchmarks.regression.verdict import State, Verdict
-from benchmarks.report.write import write
+from benchmarks.records.files import write
+from benchmarks.regression.gate_result import State, Verdict
 
 FOLDER = "history"
 

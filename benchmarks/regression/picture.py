@@ -11,16 +11,16 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from benchmarks.regression import cost, quality, trajectories
+from benchmarks.regression import golden_weights, quality, step_cost
 from benchmarks.regression.history import Entry, Number
+from benchmarks.report.figures import style
 from benchmarks.report.palette import DASHES, Style, method_styles
-from benchmarks.report.plots import style
 
 SHOWN = 30
 """The latest checks, as many as there is room for."""
-LIMITS = {quality.GATE: quality.FACTOR, cost.GATE: cost.FACTOR}
+LIMITS = {quality.GATE: quality.FACTOR, step_cost.GATE: step_cost.FACTOR}
 """The dashed line of a panel."""
-GATES = {trajectories.GATE: ("#000000", "o"), quality.GATE: ("#D55E00", "s"), cost.GATE: ("#0072B2", "^")}
+GATES = {golden_weights.GATE: ("#000000", "o"), quality.GATE: ("#D55E00", "s"), step_cost.GATE: ("#0072B2", "^")}
 
 
 def draw(entries: Sequence[Entry]) -> bytes:
@@ -44,7 +44,7 @@ def figure(entries: Sequence[Entry]) -> Figure:
     axes = [top]
     for row, problem in enumerate(problems, start=1):
         for column, (gate, label) in enumerate(
-            ((quality.GATE, "change % (up: worse)"), (cost.GATE, "s/step ratio to baseline"))
+            ((quality.GATE, "change % (up: worse)"), (step_cost.GATE, "s/step ratio to baseline"))
         ):
             axis = made.add_subplot(places[row, column])
             _numbers(axis, entries, gate, problem, styles)

@@ -11,7 +11,7 @@ run. A method fails where all of these hold:
 
 The second condition treats the groups as if they were not paired. A change that does no harm may still send every run on
 another path, after which equal seeds share little. The false alarms of this rule are measured by
-``benchmarks.regression.calibration``.
+``benchmarks.regression.false_alarms``.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from benchmarks.analysis.delta_m import changes_percent, over_metrics, values_on
 from benchmarks.analysis.statistics import Floats
 from benchmarks.analysis.verdict import Judged
 from benchmarks.analysis.verdict import judge as judge_pairs
-from benchmarks.record import Run
-from benchmarks.regression.sides import Methods, Seeds, finished
-from benchmarks.regression.verdict import Verdict
+from benchmarks.records.schema import Run
+from benchmarks.regression.baseline import Methods, Seeds, finished
+from benchmarks.regression.gate_result import Verdict
 
 GATE = "quality"
 FACTOR = 2.0

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.analysis.statistics import Floats
-from benchmarks.report.table import ERROR, Column, Table
+from benchmarks.analysis.table import ERROR, Column, Table
 
 MISSING = "–"  # noqa: RUF001  the dash that typography has for "none"
 _LATEX = {

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.base import Batch, Data, Evaluation, Problem, Split, Training
+from benchmarks.contract import Batch, Data, Evaluation, Problem, Split, Training
 from benchmarks.harness.randomness import seed_generators, undisturbed
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from benchmarks.base import DATA_RULE, Batch, Split
+from benchmarks.contract import DATA_RULE, Batch, Split
 from benchmarks.testing.case import SPLITS, Case, different, hash_of
 from weighting.testing.elsewhere import elsewhere
 from weighting.testing.expectations import CannotTellError, all_finite, expect, refusal, same

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from benchmarks.base import Problem
+from benchmarks.contract import Problem
 from benchmarks.testing import data, model
 from benchmarks.testing.case import Case
 from weighting.testing import Report, Result

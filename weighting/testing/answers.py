@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from weighting import Needs, Observation, RunFacts
-from weighting.factory import hyperparameters_of
+from weighting._build import hyperparameters_of
 from weighting.testing.elsewhere import elsewhere
 from weighting.testing.expectations import all_finite, expect, refusal, same, same_state, state_of
 from weighting.testing.settings import Subject, subjects_of

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from weighting import METHODS, RunFacts, Weighter
-from weighting.factory import build, hyperparameters_of
+from weighting._build import build, hyperparameters_of
 
 SHORT = {"window": 6, "warmup": 3}
 """Values that let a listed method with this hyperparameter show all it can within thirty steps."""

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.base import Split
+from benchmarks.contract import Split
 from benchmarks.problems.text import userdata
 from benchmarks.problems.text.documents import SPLITS, Document, Piece, gather
 from benchmarks.problems.text.sources import COMES_WITH, LANGUAGES

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from benchmarks.base import Split
+from benchmarks.contract import Split
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 FILE_CAP = 24_000

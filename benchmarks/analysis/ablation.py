@@ -1,0 +1,91 @@
+"""Settings of one method side by side: what changes against its own default, seed by seed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from benchmarks.analysis import scores, statistics
+from benchmarks.analysis.sections import Section
+from benchmarks.analysis.table import ERROR, Column, Table
+
+MEASURES = (
+    Column(scores.DELTA_METRICS, "Δm % (negative: better than STL)", "lower", "Δm %"),
+    Column(scores.SPREAD, "convergence spread", "lower", "spread"),
+    Column(scores.PRICE, "price of one checkpoint", "lower", "price"),
+)
+CHANGE = "change:"
+"""Before a measure's key: its paired difference to the method's default setting."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """One method in several settings."""
+
+    method: str
+    base: str
+    """Label of the setting that the others are compared with: the one nearest to the method's defaults."""
+    labels: tuple[str, ...]
+
+    def setting(self, label: str) -> str:
+        """What is changed, e.g. ``tau=2``."""
+        name, _, changed = label.partition("[")
+        return changed.rstrip("]") or ("default" if name == label else label)
+
+
+def families(section: Section) -> list[Family]:
+    """The methods of the section that have several settings, in its order."""
+    groups: dict[str, list[str]] = {}
+    for label in section.methods:
+        groups.setdefault(label.partition("[")[0], []).append(label)
+    return [
+        Family(name, name if name in labels else labels[0], tuple(sorted(labels, key=lambda label: label != name)))
+        for name, labels in groups.items()
+        if len(labels) > 1
+    ]
+
+
+def settings_table(section: Section, runs: pd.DataFrame) -> Table | None:
+    """One row per setting: means, and paired differences to the method's base setting. None without such methods.
+
+    runs: see ``per_run``.
+    """
+    found = families(section)
+    measures = [column for column in MEASURES if column.key in runs and runs[column.key].notna().any()]
+    if not found or not measures:
+        return None
+    frame = pd.DataFrame([_row(section, runs, family, label, measures) for family in found for label in family.labels])
+    shown: list[Column] = [Column("method", "method"), Column("setting", "setting"), Column("finished", "n")]
+    for column in measures:
+        change = f"{column.short}: change"
+        shown += [column, Column(CHANGE + column.key, change, "lower", change)]
+    bases = ", ".join(family.base for family in found)
+    caption = (
+        f"Mean ± standard error over seeds. Change: difference to the method's own base setting ({bases}) on the same seed, "
+        "negative: better. Everything that a setting does not name is as in the base setting."
+    )
+    return Table(f"{section.slug}_settings", "Settings of one method", caption, tuple(shown), frame)
+
+
+def _row(section: Section, runs: pd.DataFrame, family: Family, label: str, measures: Sequence[Column]) -> dict[str, object]:
+    own = runs[runs["method"] == label].set_index("seed")
+    base = runs[runs["method"] == family.base].set_index("seed")
+    row: dict[str, object] = {
+        "method": family.method,
+        "setting": family.setting(label),
+        "label": label,
+        "finished": f"{len(own)}/{len(section.seeds)}",
+    }
+    for column in measures:
+        values = own[column.key]
+        differences = (values - base[column.key]).dropna() if label != family.base else pd.Series(dtype=float)
+        row[column.key], row[column.key + ERROR] = statistics.mean_and_error(values.to_numpy(np.float64))
+        mean, error = statistics.mean_and_error(differences.to_numpy(np.float64))
+        row[CHANGE + column.key], row[CHANGE + column.key + ERROR] = (
+            (mean, error) if len(differences) else (math.nan, math.nan)
+        )
+    return row

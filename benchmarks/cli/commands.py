@@ -1,0 +1,331 @@
+"""The commands of ``run_bench.py``: each takes the parsed options and returns the exit code."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from benchmarks.errors import StorageError, UserError
+from benchmarks.harness.display import run_name
+from benchmarks.harness.pool import Outcome, carry_out, runs_at_once
+from benchmarks.planning.follow_up import follow_up
+from benchmarks.planning.plan import Filters, Plan, make_plan
+from benchmarks.planning.status import Recorded, Stock, take_stock
+from benchmarks.planning.suite import read_suite
+from benchmarks.records.schema import TRIAL_ROLES, RunSpec
+from benchmarks.records.storage import run_folder
+from benchmarks.records.tracking import check_tracker, track
+
+FAILED = 1
+
+
+def run(options: argparse.Namespace) -> int:
+    """Train what the suite's plan still lacks, then report."""
+    plan = _plan(options)
+    if options.track:
+        check_tracker(options.track)
+    if not options.dry_run:
+        _check_folder(options.plots)
+    trained = _train(plan, options)
+    if trained is None:
+        return 0
+    plan, outcome = trained
+    if outcome.interrupted:
+        return outcome.exit_code
+    _report(plan, options.out / plan.suite, options.plots)
+    if options.track:
+        _track(options.track, plan, options.out / plan.suite)
+    return _say_failures(outcome)
+
+
+def _train(plan: Plan, options: argparse.Namespace) -> tuple[Plan, Outcome] | None:
+    """Train what the plan still lacks. Returns the plan with what followed from its runs; None after a dry run."""
+    jobs = options.jobs or runs_at_once(plan.runs)
+    folder: Path = options.out / plan.suite
+    stock = take_stock(folder, plan.runs)
+    _print_plan(plan, stock, jobs, options.device)
+    if options.dry_run:
+        for spec in plan.runs:
+            print(_run_line(spec, stock))
+        return None
+    _check_folder(folder)
+    outcome = carry_out(folder, plan.suite, plan.runs, jobs=jobs, device=options.device)
+    if not outcome.interrupted:
+        further = follow_up(plan, folder)
+        if further:
+            print(f"{len(further)} runs follow from these: tuned and frozen settings", flush=True)
+            plan = replace(plan, runs=plan.runs + further)
+            # Once more with all runs: those that are recorded count and are not trained again.
+            warnings = outcome.warnings
+            outcome = carry_out(folder, plan.suite, plan.runs, jobs=jobs, device=options.device)
+            outcome.warnings = warnings + outcome.warnings
+    for warning in outcome.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    if outcome.interrupted:
+        done = len(outcome.recorded)
+        print(f"\nstopped: {done} of {len(plan.runs)} runs are recorded; the same command goes on from here:")
+        print(f"  {_this_command()}")
+    return plan, outcome
+
+
+def report(options: argparse.Namespace) -> int:
+    """Make tables and pictures again from the records of the suite's plan."""
+    plan = _plan(options)
+    folder: Path = options.out / plan.suite
+    plan = replace(plan, runs=plan.runs + follow_up(plan, folder))
+    damaged = take_stock(folder, plan.runs).damaged
+    lacking = [spec for spec in plan.runs if spec.key in damaged or not run_folder(folder, spec.key).exists()]
+    if len(lacking) == len(plan.runs):
+        raise UserError(f"expected recorded runs of suite {plan.suite!r} in {folder / 'runs'}, found none")
+    if lacking:
+        print(f"warning: {len(lacking)} of {len(plan.runs)} planned runs have no record that can be read", file=sys.stderr)
+    _report(plan, folder, options.plots)
+    if options.html:
+        _page(plan, folder, options)
+    return 0
+
+
+def calibrate(options: argparse.Namespace) -> int:
+    """How often the comparison errs, from the recorded uniform runs of a suite with many seeds."""
+    from benchmarks.report.suite_report import write_calibration
+
+    plan = _plan(options)
+    folder: Path = options.out / plan.suite
+    try:
+        text = write_calibration(folder, keys={spec.key for spec in plan.runs})
+    except ValueError as error:
+        raise UserError(f"{folder}: {error}") from error
+    except OSError as error:
+        raise StorageError.of(error, folder) from error
+    print(text)
+    return 0
+
+
+def cost(options: argparse.Namespace) -> int:
+    """Measure what a step costs under each weighter, beside hand-written PyTorch."""
+    from benchmarks.overhead.measure import write_costs
+
+    _check_folder(options.out)
+    try:
+        print(write_costs(options.out, torch.device(options.device)))
+    except OSError as error:
+        raise StorageError.of(error, options.out) from error
+    return 0
+
+
+def check_weighter(options: argparse.Namespace) -> int:
+    """Hold one method, listed or of one's own, to the contract and its claims."""
+    from benchmarks.catalog import weighter_class
+    from weighting.testing import check_weighter as check
+
+    told = check(weighter_class(options.checked))
+    print(told)
+    return 0 if told.ok else FAILED
+
+
+def check_problem(options: argparse.Namespace) -> int:
+    """Hold one problem, listed or of one's own, to the contract."""
+    from benchmarks.catalog import problem_class
+    from benchmarks.testing import check_problem as check
+
+    told = check(problem_class(options.checked))
+    print(told)
+    return 0 if told.ok else FAILED
+
+
+def migrate(options: argparse.Namespace) -> int:
+    """Give records of an older form today's form and key."""
+    from benchmarks.records.migrate import migrate as carry_out_migration
+
+    try:
+        found = carry_out_migration(options.folder)
+    except OSError as error:
+        raise StorageError.of(error, options.folder) from error
+    print(f"{found.rewritten} records rewritten, {found.already} were of today's form, {len(found.left)} left as they are")
+    for reason in found.left:
+        print(f"left: {reason}", file=sys.stderr)
+    return FAILED if found.left else 0
+
+
+def compare(options: argparse.Namespace) -> int:
+    """One table of what changed between two folders of records."""
+    from benchmarks.cli.regression import compare as carry_out_compare
+
+    return carry_out_compare(options)
+
+
+def check(options: argparse.Namespace) -> int:
+    """Judge the present code by recorded results."""
+    from benchmarks.cli.regression import check as carry_out_check
+
+    return carry_out_check(options, _plan(options))
+
+
+def reproduce(options: argparse.Namespace) -> int:
+    """Train what a paper's claims need, then put published numbers, others' re-runs and ours side by side."""
+    from benchmarks.papers.experiments import experiment
+    from benchmarks.papers.reproduction import write_reproduction
+
+    found = experiment(options.paper)
+    folder: Path = options.out / f"reproduce_{options.paper}"
+    outcome, keys = Outcome(), set[str]()
+    if found is not None:
+        options.suite = found.suite
+        options.weighters = options.weighters or list(found.weighters)
+        trained = _train(_plan(options), options)
+        if trained is None:
+            return 0
+        plan, outcome = trained
+        if outcome.interrupted:
+            return outcome.exit_code
+        keys = {spec.key for spec in plan.runs}
+    _check_folder(folder)
+    try:
+        print(f"\n{write_reproduction(options.paper, folder, keys)}\n\nreport: {folder / 'reproduce.md'}")
+    except OSError as error:
+        raise StorageError.of(error, folder) from error
+    return _say_failures(outcome)
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "run": run,
+    "report": report,
+    "calibrate": calibrate,
+    "cost": cost,
+    "compare": compare,
+    "check": check,
+    "migrate": migrate,
+    "check-weighter": check_weighter,
+    "check-problem": check_problem,
+    "reproduce": reproduce,
+}
+
+
+def _plan(options: argparse.Namespace) -> Plan:
+    filters = Filters(options.problems, options.weighters, options.seeds, options.steps)
+    return make_plan(read_suite(options.suite), filters, _device_kind(options.device))
+
+
+def _device_kind(name: str) -> str:
+    try:
+        device = torch.device(name)
+        if device.type == "cpu":
+            return "cpu"
+        if device.type == "cuda" and torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count():
+            return "cuda"
+    except RuntimeError:
+        pass
+    count = torch.cuda.device_count()
+    found = f"{count} CUDA device{'s' * (count != 1)}" if count else "no CUDA device"
+    raise UserError(f"--device: expected cpu, cuda or cuda:N as this machine has, found {name!r} and {found}")
+
+
+def _check_folder(folder: Path) -> None:
+    """Raise UserError unless files can be written into the folder, which is made if need be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # A name of its own for each command, so that two at once do not remove each other's.
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"expected a folder that can be written at {folder}: {error.strerror}") from error
+
+
+def _report(plan: Plan, folder: Path, plots: Path) -> None:
+    from benchmarks.report.suite_report import write_report
+
+    try:
+        made = write_report(folder, plots / plan.suite, keys={spec.key for spec in plan.runs})
+    except OSError as error:
+        raise StorageError.of(error, folder) from error
+    print()
+    print(made.text)
+    print(f"\ntables:   {folder / 'report.md'}\npictures: {plots / plan.suite}")
+
+
+def _track(tracker: str, plan: Plan, folder: Path) -> None:
+    written = track(tracker, folder, [spec.key for spec in plan.runs])
+    print(f"tracked:  {written} runs written to {tracker}")
+
+
+def _page(plan: Plan, folder: Path, options: argparse.Namespace) -> None:
+    from benchmarks.report.html.page import write_html
+
+    try:
+        path = write_html(folder, plan.question, {spec.key for spec in plan.runs}, _selection(options))
+        print(f"page:     {path}")
+    except OSError as error:
+        raise StorageError.of(error, folder) from error
+
+
+def _selection(options: argparse.Namespace) -> str:
+    """The suite and the filters, as somebody would give them to choose the same runs again."""
+    words = [options.suite]
+    for name in ("problems", "weighters", "seeds"):
+        if getattr(options, name):
+            words += [f"--{name}", ",".join(map(str, getattr(options, name)))]
+    if options.steps:
+        words += ["--steps", str(options.steps)]
+    if options.device != "cpu":
+        words += ["--device", options.device]
+    return shlex.join(words)
+
+
+def _say_failures(outcome: Outcome) -> int:
+    # A trial that diverges is a setting that loses, not a comparison that lacks a run.
+    failures: list[Recorded] = [each for each in outcome.failures if each.spec.role not in TRIAL_ROLES]
+    if not failures:
+        return 0
+    first = failures[0]
+    print(
+        f"error: {len(failures)} of {len(outcome.recorded)} runs did not finish; the first: {run_name(first.spec)} "
+        f"{first.state}: {first.reason}",
+        file=sys.stderr,
+    )
+    return FAILED
+
+
+def _print_plan(plan: Plan, stock: Stock, jobs: int, device: str) -> None:
+    if plan.question:
+        print(f"suite {plan.suite}: {plan.question}\n")
+    for name, runs in _by_problem(plan):
+        methods = dict.fromkeys(run.weighter.label for run in runs if run.role == "method")
+        single = dict.fromkeys(run.problem.tasks[0] for run in runs if run.role == "single_task")
+        seeds = dict.fromkeys(str(run.seed) for run in runs)
+        print(f"  {name}: {runs[0].training.steps} steps, seeds {' '.join(seeds)}")
+        if methods:
+            print(f"    weighters    {', '.join(methods)}")
+        if single:
+            print(f"    single task  {', '.join(single)}")
+        for role, roles in (("simplex", ("simplex",)), ("trial", TRIAL_ROLES)):
+            number = sum(run.role in roles for run in runs)
+            if number:
+                print(f"    {role:11}  {number} runs")
+    count = f"{len(plan.runs)} runs: {len(plan.runs) - len(stock.to_do)} recorded, {len(stock.to_do)} to train"
+    if stock.pairs:
+        count += f" ({len(stock.pairs)} of them again, for the time of a step beside runs that are trained now)"
+    threads = sorted({run.training.threads for run in plan.runs})
+    each = f"{' or '.join(map(str, threads))} thread{'s' * (threads != [1])} each"
+    print(f"\n{count}, {jobs} at a time on {device}, {each}", flush=True)
+
+
+def _by_problem(plan: Plan) -> list[tuple[str, list[RunSpec]]]:
+    names = dict.fromkeys(run.problem.name for run in plan.runs)
+    return [(name, [run for run in plan.runs if run.problem.name == name]) for name in names]
+
+
+def _run_line(spec: RunSpec, stock: Stock) -> str:
+    if spec.key in stock.pairs:
+        return f"  {spec.key}  again     {run_name(spec)}, as the pair of {stock.pairs[spec.key]}"
+    return f"  {spec.key}  {'to train' if spec.key in stock.to_do else 'recorded':9} {run_name(spec)}"
+
+
+def _this_command() -> str:
+    return shlex.join([Path(sys.executable).name, *sys.argv])

@@ -1,0 +1,1 @@
+"""What a step costs under each method, beside hand-written PyTorch."""

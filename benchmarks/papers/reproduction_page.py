@@ -1,0 +1,144 @@
+"""The report on a paper: as Markdown with everything, and for the terminal with the claims and the headline numbers."""
+
+from __future__ import annotations
+
+import textwrap
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+
+import pandas as pd
+
+from benchmarks.analysis.sections import Section
+from benchmarks.analysis.table import Column, Table
+from benchmarks.papers.claims import Check, Experiment
+from benchmarks.papers.comparison import Comparison, Row
+from benchmarks.report.formatting import escape_markdown, to_markdown, to_terminal
+
+WIDTH = 140
+
+COLUMNS = (
+    Column("method", "method"),
+    Column("metric", "metric"),
+    Column("published", "published"),
+    Column("rerun", "re-run by others"),
+    Column("ours", "ours (mean ± s.e., n)"),
+    Column("difference", "difference"),
+    Column("verdict", "verdict"),
+)
+CAPTION = (
+    "Difference: ours minus published; where nothing was run here, re-run minus published. Numbers that are not verified "
+    "are not shown."
+)
+NOTHING = "Nothing of this paper can be run here: published numbers and others' re-runs only."
+
+
+def markdown(
+    paper: str,
+    experiment: Experiment | None,
+    section: Section | None,
+    checks: Sequence[Check],
+    comparisons: Sequence[Comparison],
+) -> str:
+    """The whole report."""
+    lines = [f"# Reproduction: {escape_markdown(paper)}", ""]
+    if experiment is None or section is None:
+        lines += [NOTHING, ""]
+    else:
+        lines += ["## What was run here", "", *_listed(_run_here(experiment, section)), ""]
+        lines += [_claims(checks), "## Where the runs depart from the paper's", ""]
+        lines += [*_listed(experiment.departures), ""]
+    lines += ["## Published, re-run by others, ours", "", escape_markdown(CAPTION), ""]
+    for comparison in comparisons:
+        lines += [_protocol(comparison)]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def terminal(
+    paper: str,
+    experiment: Experiment | None,
+    section: Section | None,
+    checks: Sequence[Check],
+    comparisons: Sequence[Comparison],
+) -> str:
+    """At most 140 columns: the claims, then the headline numbers of every protocol."""
+    if experiment is None or section is None:
+        parts = [f"{paper}: {NOTHING}"]
+    else:
+        parts = textwrap.wrap(_run_here(experiment, section)[0], WIDTH)
+    for check in checks:
+        lines = [f"{check.verdict.upper()}: {check.claim}"]
+        for text in (check.numbers, check.criterion):
+            lines += textwrap.wrap(text, WIDTH, initial_indent="    ", subsequent_indent="    ")
+        parts.append("\n".join(lines))
+    for comparison in comparisons:
+        title = f"{comparison.shown.protocol}: {comparison.shown.title}"
+        rows = [row for row in comparison.rows if row.headline]
+        body = to_terminal(_table(comparison, rows), WIDTH) if rows else "published: not available"
+        notes = [line for note in _notes(comparison) for line in textwrap.wrap(f"! {note}", WIDTH, subsequent_indent="  ")]
+        parts.append("\n".join([title, body, *notes]))
+    parts.append("\n".join(textwrap.wrap(CAPTION, WIDTH)))
+    return "\n\n".join(parts)
+
+
+def _run_here(experiment: Experiment, section: Section) -> list[str]:
+    runs = [run for run in section.runs.values() if run.record.state == "finished"]
+    seeds = ", ".join(map(str, section.seeds))
+    return [
+        f"Suite {experiment.suite}, problem {section.name}: {section.training.steps} steps, seeds {seeds}; "
+        f"{len(runs)} of {len(section.runs)} runs finished.",
+        f"Machine: {_common(_pairs(run.record.machine) for run in runs)}",
+        f"Versions: {_common(_pairs(run.record.versions) for run in runs)}",
+        f"Commit: {_common(run.record.commit or 'unknown' for run in runs)}",
+    ]
+
+
+def _claims(checks: Sequence[Check]) -> str:
+    shown = tuple(Column(key, key) for key in ("claim", "verdict", "numbers", "criterion"))
+    frame = pd.DataFrame([vars(check) for check in checks], columns=[column.key for column in shown])
+    caption = "A claim that does not hold here is a result; it says nothing about the paper's own setting."
+    return to_markdown(Table("claims", "Claims as checks", caption, shown, frame)).replace("### ", "## ", 1)
+
+
+def _protocol(comparison: Comparison) -> str:
+    shown = comparison.shown
+    text = to_markdown(_table(comparison, comparison.rows)) if comparison.rows else _untabled(comparison)
+    sources = dict.fromkeys(number.source for each in (shown, *comparison.reruns) for number in each.numbers)
+    notes = [f"Data: {shown.data}. Set-up: {shown.setup}.", *(f"Source: {source}." for source in sources)]
+    return text.rstrip() + "\n\n" + "\n".join([*_listed([*notes, *_notes(comparison)]), ""])
+
+
+def _untabled(comparison: Comparison) -> str:
+    return f"### {_title(comparison)}\n\nPublished: not available.\n"
+
+
+def _title(comparison: Comparison) -> str:
+    return f"{comparison.shown.protocol}: {comparison.shown.title}"
+
+
+def _notes(comparison: Comparison) -> list[str]:
+    """Caveats of the protocol and of its numbers, what others' runs differ in, how many numbers are held back."""
+    notes: list[str] = []
+    for each in (comparison.shown, *comparison.reruns):
+        notes += [each.differs] if each.differs else []
+        notes += each.caveats
+        notes += [caveat for number in each.numbers for caveat in number.caveats]
+        notes += [each.note()] if each.withheld else []
+    return list(dict.fromkeys(notes))
+
+
+def _table(comparison: Comparison, rows: Sequence[Row]) -> Table:
+    frame = pd.DataFrame([vars(row) for row in rows], columns=[column.key for column in COLUMNS])
+    return Table(comparison.shown.protocol, _title(comparison), "", COLUMNS, frame)
+
+
+def _listed(lines: Sequence[str]) -> list[str]:
+    return [f"- {escape_markdown(line)}" for line in lines]
+
+
+def _pairs(values: Mapping[str, object]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in values.items())
+
+
+def _common(values: Iterable[str]) -> str:
+    """The distinct values, most frequent first."""
+    return "; ".join(value for value, _ in Counter(values).most_common()) or "unknown"

@@ -1,0 +1,180 @@
+"""The files of recorded runs: read back checked, written whole, set aside where they are damaged."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import io
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import filelock
+import pandas as pd
+from pydantic import ValidationError
+
+from benchmarks.errors import UNREADABLE
+from benchmarks.records.locks import lock_of
+from benchmarks.records.schema import COLUMNS, SCHEMA, Record, Run
+
+RUN_FILE = "run.json"
+TRAJECTORY_FILE = "trajectory.parquet"
+IN_THE_WAY = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
+"""What a system says when a folder is to take the place of something that is not an empty folder."""
+
+
+class DamagedRecordError(Exception):
+    """A run folder that cannot be used; the message says why, in one line."""
+
+
+def read_run(folder: Path) -> Run:
+    """The run in a folder. Raises DamagedRecordError if a single byte is not as it was written."""
+    try:
+        record = _read_record(folder)
+        content = (folder / TRAJECTORY_FILE).read_bytes()
+        if hashlib.sha256(content).hexdigest() != record.trajectory_sha256:
+            raise DamagedRecordError(f"{folder / TRAJECTORY_FILE}: cannot be read: it is not as it was written")
+        trajectory = pd.read_parquet(io.BytesIO(content))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise DamagedRecordError(f"{folder / RUN_FILE}: {place}: {first['msg']}") from error
+    except UNREADABLE as error:
+        line = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DamagedRecordError(f"{folder}: cannot be read: {line}") from error
+    if "count" not in trajectory.columns:
+        # Records from before batches could lack tasks.
+        trajectory["count"] = math.nan
+    missing = [column for column in COLUMNS if column not in trajectory.columns]
+    if missing:
+        raise DamagedRecordError(
+            f"{folder / TRAJECTORY_FILE}: expected columns {', '.join(COLUMNS)}, found none of {missing}"
+        )
+    if record.state == "finished" and trajectory.empty:
+        raise DamagedRecordError(f"{folder / TRAJECTORY_FILE}: expected rows of a finished run, found none")
+    if folder.name != record.key:
+        raise DamagedRecordError(f"{folder / RUN_FILE}: expected key {folder.name}, found {record.key}")
+    return Run(record, trajectory)
+
+
+def _read_record(folder: Path) -> Record:
+    """``run.json``: a line with the checksum of all that follows, which is the rest of one JSON object."""
+    path = folder / RUN_FILE
+    content = path.read_bytes()
+    first, _, rest = content.partition(b"\n")
+    if first != _checksum_line(rest):
+        found = schema_version(content)
+        if found is not None and found != SCHEMA:
+            hint = f"; `run_bench.py migrate {folder.parent.parent}` rewrites older ones" if found == 1 else ""
+            raise DamagedRecordError(f"{path}: expected schema_version {SCHEMA}, found {found!r}{hint}")
+        raise DamagedRecordError(f"{path}: cannot be read: it is not as it was written")
+    record: dict[str, Any] = json.loads(content)
+    del record["checksum"]
+    if record.get("schema_version") != SCHEMA:
+        raise DamagedRecordError(f"{path}: expected schema_version {SCHEMA}, found {record.get('schema_version')!r}")
+    return Record.model_validate_json(json.dumps(record))
+
+
+def schema_version(content: bytes) -> object:
+    """What a record says of its form; None where it says nothing."""
+    try:
+        record = json.loads(content)
+    except UNREADABLE:
+        return None
+    return record.get("schema_version") if isinstance(record, dict) else None
+
+
+def _checksum_line(rest: bytes) -> bytes:
+    return b'{"checksum": "' + hashlib.sha256(rest).hexdigest().encode() + b'",'
+
+
+def write_run(runs_folder: Path, record: Record, trajectory: pd.DataFrame) -> Path:
+    """Write a run so that its folder is complete or not there; an older record of the same key is replaced.
+
+    Of several writers at once the last one's record stays. Raises OSError.
+    """
+    content = io.BytesIO()
+    trajectory.to_parquet(content, index=False, compression="zstd")
+    return write_files(runs_folder, record, content.getvalue())
+
+
+def write_files(runs_folder: Path, record: Record, trajectory: bytes) -> Path:
+    """As ``write_run``, with the bytes of the trajectory's file."""
+    runs_folder.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{record.key}-", dir=runs_folder))
+    try:
+        (scratch / TRAJECTORY_FILE).write_bytes(trajectory)
+        record = record.model_copy(update={"trajectory_sha256": hashlib.sha256(trajectory).hexdigest()})
+        rest = record.model_dump_json(indent=1).removeprefix("{\n").encode()
+        (scratch / RUN_FILE).write_bytes(_checksum_line(rest) + b"\n" + rest)
+        for name in (TRAJECTORY_FILE, RUN_FILE):
+            with (scratch / name).open("rb") as file:
+                os.fsync(file.fileno())
+        scratch.chmod(0o755)
+        return _replace(runs_folder / record.key, scratch)
+    except BaseException:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise
+
+
+def _replace(target: Path, scratch: Path) -> Path:
+    """Put a complete folder in the place of whatever is there, as often as another writer comes in between."""
+    while True:
+        place = tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent, ignore_cleanup_errors=True)
+        with place as old:
+            with contextlib.suppress(FileNotFoundError):
+                target.replace(Path(old) / target.name)
+            try:
+                return scratch.replace(target)
+            except OSError as error:
+                if error.errno not in IN_THE_WAY:
+                    raise
+
+
+def set_aside(folder: Path, reason: str) -> Path:
+    """Move an unusable run folder out of the way, with the reason in a file, and return where it went.
+
+    Raises FileNotFoundError where another command was faster.
+    """
+    attic = folder.parent.parent / "set_aside"
+    attic.mkdir(parents=True, exist_ok=True)
+    number = 0
+    while (target := attic / f"{folder.name}-{number}").exists():
+        number += 1
+    if folder.is_file():
+        target.mkdir()
+        folder.replace(target / folder.name)
+    else:
+        folder.replace(target)
+    (target / "reason.txt").write_text(reason + "\n", encoding="utf-8")
+    return target
+
+
+def run_folders(suite_folder: Path) -> Iterator[Path]:
+    """The folders of recorded runs, in the order of their keys."""
+    runs = suite_folder / "runs"
+    if runs.is_dir():
+        yield from sorted(path for path in runs.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def run_folder(folder: Path, key: str) -> Path:
+    """Where a run's record lies."""
+    return folder / "runs" / key
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove half-written run folders and checkpoints whose writer is gone (their lock is free)."""
+    records = {path: path.name[1:].rpartition("-")[0] for path in (folder / "runs").glob(".*-*")}
+    checkpoints = {path: path.name.partition(".")[0] for path in (folder / "unfinished").glob("*.writing")}
+    for scratch, key in (records | checkpoints).items():
+        with contextlib.suppress(filelock.Timeout, OSError), lock_of(folder, key):
+            if scratch in records:
+                shutil.rmtree(scratch, ignore_errors=True)
+            else:
+                scratch.unlink(missing_ok=True)

@@ -1,0 +1,79 @@
+"""What a method buys and what it costs: Delta-m against seconds per step, one panel per problem."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from benchmarks.analysis.scores import DELTA_METRICS, DELTA_TASKS
+from benchmarks.analysis.section_tables import RELATIVE, SectionTables
+from benchmarks.analysis.table import ERROR
+from benchmarks.report.figures import style
+from benchmarks.report.palette import Style
+
+CAPTION = (
+    "Δm against the seconds per step relative to uniform; lower is better on both axes, the line at 0 is single-task "
+    "training. Filled: mean over metrics, with its standard error over seeds; hollow, where it differs: mean over tasks."
+)
+
+
+def figure(names: Sequence[str], tables: Sequence[SectionTables], styles: Mapping[str, Style]) -> Figure | None:
+    """All problems that have a Delta-m and a uniform run to compare the cost with, or None if there is no such problem."""
+    shown = [(name, each.overview.frame) for name, each in zip(names, tables, strict=True) if _complete(each.overview.frame)]
+    if not shown:
+        return None
+    made, axes = style.grid(len(shown), height=1.8)
+    present: list[str] = []
+    for axis, (name, frame) in zip(axes, shown, strict=True):
+        panel(axis, frame, styles)
+        style.title(axis, name)
+        present += [method for method in frame["method"] if method not in present]
+    style.edges(axes, "s/step relative to uniform", "Δm %  (lower is better)")
+    handles = [
+        Line2D([], [], marker=styles[method].marker, color=styles[method].color, linestyle="", markersize=4.5)
+        for method in present
+    ]
+    style.legend_below(made, handles, present)
+    return made
+
+
+def panel(axis: Axes, frame: pd.DataFrame, styles: Mapping[str, Style]) -> Axes:
+    """One problem. frame: an overview table's, see ``tables``."""
+    axis.axhline(0, color="#555555", linewidth=0.8, linestyle=(0, (1, 1.6)), zorder=1)
+    absent = []
+    for row in frame.to_dict("records"):
+        cost, metrics, tasks = float(row[RELATIVE.key]), float(row[DELTA_METRICS]), float(row[DELTA_TASKS])
+        if not math.isfinite(cost) or not math.isfinite(metrics):
+            absent.append(str(row["method"]))
+            continue
+        look = styles[str(row["method"])]
+        if not math.isclose(metrics, tasks, rel_tol=1e-6):
+            axis.plot([cost, cost], [metrics, tasks], color=look.color, linewidth=0.5, zorder=2)
+            axis.plot(cost, tasks, marker=look.marker, markerfacecolor="white", color=look.color, markersize=4, zorder=2.5)
+        error = row.get(DELTA_METRICS + ERROR, math.nan)
+        axis.errorbar(cost, metrics, yerr=None if math.isnan(error) else error, color=look.color, linewidth=0.8, zorder=2.2)
+        axis.plot(
+            cost, metrics, marker=look.marker, color=look.color, markersize=4.5, label=row["method"], linestyle="", zorder=3
+        )
+    axis.margins(0.12)
+    if absent:
+        axis.text(
+            0.98,
+            0.03,
+            "not shown: " + ",\n".join(absent),
+            transform=axis.transAxes,
+            ha="right",
+            va="bottom",
+            fontsize=7,
+            color="#444444",
+        )
+    return axis
+
+
+def _complete(frame: pd.DataFrame) -> bool:
+    return bool(frame[[DELTA_METRICS, RELATIVE.key]].notna().all(axis=1).any()) if RELATIVE.key in frame else False

@@ -1,0 +1,1 @@
+"""One self-contained page about a suite: opens without a network, made of the records alone."""

@@ -1,0 +1,205 @@
+"""The page as text: tables, charts as data, one style sheet, one script and the plotting library, all in one file."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeGuard
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from plotly.offline import get_plotlyjs
+
+from benchmarks.analysis.across import aggregate_table, changes, side_by_side
+from benchmarks.analysis.loading import Loaded, load
+from benchmarks.analysis.section_tables import section_tables
+from benchmarks.analysis.sections import STL, sections
+from benchmarks.analysis.table import Table
+from benchmarks.records.files import write
+from benchmarks.records.schema import SCHEMA, Run
+from benchmarks.report import formatting
+from benchmarks.report.html.chart import Chart
+from benchmarks.report.html.charts import section_charts
+from benchmarks.report.html.plotly_style import Key, curve_key
+from benchmarks.report.markdown import Chapter, doubts, failures
+from benchmarks.report.palette import STL_STYLE, Style, method_styles
+
+HERE = Path(__file__).resolve().parent
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell as it is read and as it is sorted."""
+
+    text: str
+    value: float | None
+    best: bool
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a table, with the method that it belongs to, if any."""
+
+    method: str | None
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True)
+class View:
+    """A table as the template shows it."""
+
+    title: str
+    headers: tuple[str, ...]
+    numeric: frozenset[int]
+    """Places of the columns with numbers."""
+    rows: tuple[Row, ...]
+    caption: str
+    notes: tuple[str, ...]
+
+
+def write_html(suite_folder: Path, question: str, keys: Collection[str] | None = None, selection: str | None = None) -> Path:
+    """Write ``report.html`` into the suite folder and return its path: the same records give the same bytes.
+
+    question: what the suite asks; keys: the runs to show, None for all; selection: the suite and filters as they are given
+    on the command line, None for the folder's name alone. Raises OSError if the file cannot be written.
+    """
+    name = suite_folder.name
+    return write(suite_folder / "report.html", html(name, question, load(suite_folder, keys), selection or name))
+
+
+def html(suite: str, question: str, loaded: Loaded, selection: str) -> str:
+    """The whole page. selection: what follows ``run_bench.py`` to train and to show these runs."""
+    found, warnings = sections(loaded.runs)
+    tables = [section_tables(section) for section in found]
+    styles = method_styles(method for section in found for method in section.methods)
+    chapters = [Chapter(section, each, ()) for section, each in zip(found, tables, strict=True)]
+    parts = [_part(chapter, styles) for chapter in chapters]
+    warned = [warning for each in tables for warning in each.warnings]
+    unusable = [f"unusable record: {each.reason}" for each in loaded.unusable]
+    summaries = [table for table in (side_by_side(found, tables), aggregate_table(changes(found))) if table is not None]
+    environment = Environment(
+        loader=PackageLoader("benchmarks.report.html", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("template.html").render(
+        suite=suite,
+        question=question,
+        facts=_facts(loaded.runs),
+        reproduce=_reproduce(selection, loaded.runs),
+        parts=parts,
+        summaries=[_view(table) for table in summaries],
+        methods=_methods(chapters, styles),
+        remarks=[*failures(chapters), *doubts(chapters), *warnings, *warned, *unusable],
+        charts=_json([_numbered(part["slug"], part["charts"]) for part in parts]),
+        style=(HERE / "page.css").read_text(encoding="utf-8"),
+        script=(HERE / "page.js").read_text(encoding="utf-8"),
+        plotly=get_plotlyjs(),
+    )
+
+
+def _part(chapter: Chapter, styles: Mapping[str, Style]) -> dict[str, Any]:
+    """A problem as the template shows it: every table once, the verdicts and what went wrong in sections of their own."""
+    section, tables = chapter.section, chapter.tables
+    verdicts = tables.verdicts or (tables.overview,)
+    names = {f"{section.slug}_flags", f"{section.slug}_failures"}
+    noticed = [table for table in tables.others if table.name in names]
+    elsewhere = {*names, *(table.name for table in verdicts)}
+    rest = [table for table in (tables.overview, *tables.others) if table.name not in elsewhere]
+    return {
+        "name": section.name,
+        "slug": section.slug,
+        "verdicts": [_view(table) for table in verdicts],
+        "tables": [_view(table) for table in rest],
+        "noticed": [_view(table) for table in noticed],
+        "charts": section_charts(section, tables, styles),
+    }
+
+
+def _methods(chapters: Sequence[Chapter], styles: Mapping[str, Style]) -> list[Key]:
+    """What can be switched on and off: the single-task baseline where there is one, then every method."""
+    names = dict.fromkeys(method for chapter in chapters for method in chapter.section.methods)
+    single = [curve_key(STL, STL_STYLE, STL)] if any(chapter.section.single for chapter in chapters) else []
+    return [*single, *(curve_key(name, styles[name], name) for name in names)]
+
+
+def _numbered(slug: Any, charts: Any) -> dict[str, Any]:
+    found: Sequence[Chart] = charts
+    return {f"chart-{slug}-{number}": chart.figure for number, chart in enumerate(found)}
+
+
+def _json(groups: Sequence[Mapping[str, Any]]) -> str:
+    """One object of all charts, fit to stand inside a script element."""
+    text = json.dumps(
+        {name: figure for group in groups for name, figure in group.items()}, separators=(",", ":"), allow_nan=False
+    )
+    return text.replace("<", "\\u003c").replace("&", "\\u0026")
+
+
+def _view(table: Table) -> View:
+    marked = formatting.best(table)
+    texts = formatting.cells(table)
+    records = table.frame.to_dict("records")
+    rows = tuple(
+        Row(
+            method=str(record["method"]) if isinstance(record.get("method"), str) else None,
+            cells=tuple(
+                Cell(text, _value(record.get(column.key)), (row, place) in marked)
+                for place, (column, text) in enumerate(zip(table.columns, texts[row], strict=True))
+            ),
+        )
+        for row, record in enumerate(records)
+    )
+    headers = tuple(column.header + column.arrow.replace(" ", "\N{NO-BREAK SPACE}") for column in table.columns)
+    # A column of numbers keeps its side where some, or all, are missing.
+    numeric = frozenset(
+        place
+        for place, column in enumerate(table.columns)
+        if records and all(_is_number(record.get(column.key)) for record in records)
+    )
+    return View(table.title, headers, numeric, rows, table.caption, table.notes)
+
+
+def _value(value: object) -> float | None:
+    """A number to sort by; None for text and for missing numbers."""
+    return float(value) if _is_number(value) and math.isfinite(value) else None
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
+
+
+def _facts(runs: Sequence[Run]) -> list[tuple[str, str]]:
+    """What was compared and where, one pair of name and text each."""
+
+    def listed(values: Sequence[str]) -> str:
+        return "; ".join(dict.fromkeys(value for value in values if value)) or "unknown"
+
+    return [
+        ("Runs", f"{len(runs)}, of which {sum(run.record.state == 'finished' for run in runs)} finished"),
+        ("Problems", listed([f"{run.problem}: {', '.join(run.record.tasks)}" for run in runs if len(run.record.tasks) > 1])),
+        ("Seeds", ", ".join(str(seed) for seed in sorted({run.seed for run in runs if run.record.run.role == "method"}))),
+        ("Selection rule", listed([run.record.run.training.selection.replace("_", " ") for run in runs])),
+        ("Machine", listed([_pairs(run.record.machine) for run in runs])),
+    ]
+
+
+def _reproduce(selection: str, runs: Sequence[Run]) -> list[tuple[str, str]]:
+    commits = dict.fromkeys(run.record.commit or "unknown" for run in runs)
+    versions = dict.fromkeys(_pairs(run.record.versions) for run in runs)
+    return [
+        ("Command", f"python run_bench.py {selection}"),
+        ("This page", f"python run_bench.py report {selection} --html"),
+        ("Commit", ", ".join(commits)),
+        ("Versions", "; ".join(versions)),
+        ("Schema of the records", str(SCHEMA)),
+    ]
+
+
+def _pairs(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in values.items() if value is not None)

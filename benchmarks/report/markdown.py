@@ -1,0 +1,199 @@
+"""``report.md`` and what the terminal shows: the same numbers, read top to bottom."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.analysis.loading import Unusable
+from benchmarks.analysis.section_tables import SIGN, SectionTables, flagged
+from benchmarks.analysis.sections import STL, Section
+from benchmarks.analysis.table import Table
+from benchmarks.records.schema import DISTURBED, Run
+from benchmarks.report.formatting import escape_markdown, to_markdown, to_terminal
+
+DOUBTFUL = ("never_moved", "like_uniform", "negative_weights", "not_finite", DISTURBED)
+"""Flags that the terminal shows too, as it does every guard that was taken."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture as the page shows it."""
+
+    title: str
+    caption: str
+    png: str
+    """Path relative to the page."""
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """A problem's part of the page."""
+
+    section: Section
+    tables: SectionTables
+    pictures: tuple[Picture, ...]
+
+
+def page(
+    suite: str,
+    runs: Sequence[Run],
+    chapters: Sequence[Chapter],
+    summaries: Sequence[Table],
+    pictures: Sequence[Picture],
+    unusable: Sequence[Unusable],
+    warnings: Sequence[str],
+) -> str:
+    """The whole page as Markdown."""
+    lines = [f"# {escape_markdown(suite)}", ""]
+    if not runs:
+        lines += ["No usable run was found.", ""]
+    else:
+        lines += _compared(runs, chapters)
+        lines += [to_markdown(table).replace("### ", "## ", 1) for table in summaries]
+        lines += _pictures(pictures)
+    for chapter in chapters:
+        lines += [f"## {escape_markdown(chapter.section.name)}", "", _splits(chapter.section), ""]
+        lines += [text for table in chapter.tables.others for text in (to_markdown(table),)]
+        lines += _pictures(chapter.pictures)
+    lines += ["## Failures and warnings", ""]
+    remarks = [*failures(chapters), *warnings, *(f"unusable record: {each.reason}" for each in unusable)]
+    lines += [f"- {escape_markdown(remark)}" for remark in remarks] or ["None."]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def terminal(chapters: Sequence[Chapter], unusable: Sequence[Unusable], warnings: Sequence[str]) -> str:
+    """The overview of every problem as plain text of at most 140 columns, then what went wrong."""
+    parts = []
+    for chapter in chapters:
+        if chapter.section.methods:
+            seeds = ", ".join(map(str, chapter.section.seeds))
+            head = f"{chapter.section.name}  (seeds {seeds}{_unfair(chapter.section)})"
+            parts.append(f"{head}\n{to_terminal(chapter.tables.overview)}")
+    if parts:
+        parts.append(
+            "Test metrics and the rest: mean ± standard error over seeds; n: finished of planned; *: best of those that "
+            f"finished on all seeds.\nΔm: change against {STL} of the same seed, {SIGN}; mean over metrics, or within tasks "
+            "and then over tasks."
+        )
+    else:
+        parts.append("No run of a method was found." if chapters else "No usable run was found.")
+    remarks = [
+        *failures(chapters),
+        *doubts(chapters),
+        *warnings,
+        *(f"unusable record: {each.reason}" for each in unusable),
+    ]
+    if remarks:
+        parts.append("\n".join(f"! {remark}" for remark in remarks))
+    return "\n\n".join(parts)
+
+
+def _unfair(section: Section) -> str:
+    return "; ORACLE: the model was chosen on test" if section.training.selection == "oracle_on_test" else ""
+
+
+def doubts(chapters: Sequence[Chapter]) -> list[str]:
+    """One line for every method and flag that puts its numbers in doubt; all flags are in the tables."""
+    return [
+        f"{chapter.section.name}: {method}: {name.replace('_', ' ')} on {len(runs)} of {len(chapter.section.seeds)} seeds"
+        for chapter in chapters
+        for method, name, runs in flagged(chapter.section)
+        if name in DOUBTFUL or name.startswith("guard:")
+    ]
+
+
+def failures(chapters: Sequence[Chapter]) -> list[str]:
+    """One line for every failed run."""
+    found = []
+    for chapter in chapters:
+        for role in (chapter.section.runs, chapter.section.single):
+            for (name, seed), run in sorted(role.items()):
+                if run.record.state == "finished":
+                    continue
+                who = name if role is chapter.section.runs else f"{STL} of {name}"
+                at = "" if run.record.failed_step is None else f" at step {run.record.failed_step}"
+                why = f": {run.record.reason}" if run.record.reason else ""
+                state = run.record.state.replace("_", " ")
+                found.append(f"{chapter.section.name}: {who}, seed {seed}: {state}{at}{why}")
+    return found
+
+
+def _compared(runs: Sequence[Run], chapters: Sequence[Chapter]) -> list[str]:
+    lines = ["## What was compared", ""]
+    for chapter in chapters:
+        section = chapter.section
+        seeds = ", ".join(map(str, section.seeds))
+        options = _compact(section.problem.options)
+        lines.append(
+            escape_markdown(
+                f"- {section.name}{f' ({options})' if options else ''}: tasks {', '.join(section.tasks)}; seeds {seeds}; "
+                f"training {_compact(section.training.model_dump(mode='json'))}"
+            ).replace("\\*", "*")
+        )
+    lines += ["", *_methods([chapter.section for chapter in chapters]), ""]
+    rules = [run.record.selection.rule for run in runs if run.record.selection is not None]
+    lines += [f"- Selection rule: {_listed(rule.replace('_', ' ') for rule in rules)}."]
+    lines += [f"- Machine: {_listed(_compact(run.record.machine) for run in runs)}."]
+    lines += [f"- Versions: {_listed(_compact(run.record.versions) for run in runs)}."]
+    lines += [f"- Commit: {_listed(run.record.commit or 'unknown' for run in runs)}.", ""]
+    return lines
+
+
+def _methods(found: Sequence[Section]) -> list[str]:
+    """A table of the methods with their hyperparameters as they were used."""
+    names: dict[str, str] = {}
+    used: dict[str, dict[str, list[str]]] = {}
+    for section in found:
+        for method in section.methods:
+            runs = [run for (label, _), run in section.runs.items() if label == method]
+            if runs:
+                names[method] = runs[0].record.run.weighter.name
+                used.setdefault(method, {}).setdefault(_hyperparameters(runs), []).append(section.name)
+    lines = ["| method | weighter | hyperparameters |", "| --- | --- | --- |"]
+    for method, settings in used.items():
+        text = "; ".join(
+            f"{', '.join(problems)}: {setting}" if len(settings) > 1 else setting for setting, problems in settings.items()
+        )
+        lines.append(f"| {escape_markdown(method)} | {escape_markdown(names[method])} | {escape_markdown(text) or 'none'} |")
+    return lines
+
+
+def _hyperparameters(runs: Sequence[Run]) -> str:
+    """The hyperparameters of one method on one problem; those that a run's seed decides are said to."""
+    used = [run.record.resolved or run.record.run.weighter.hyperparameters for run in runs]
+    return _compact(
+        {name: value if all(other.get(name) == value for other in used) else "by seed" for name, value in used[0].items()}
+    )
+
+
+def _splits(section: Section) -> str:
+    runs = [*section.runs.values(), *section.single.values()]
+    return escape_markdown(_listed(run.record.splits for run in runs))
+
+
+def _pictures(pictures: Iterable[Picture]) -> list[str]:
+    lines = []
+    for picture in pictures:
+        lines += [f"![{escape_markdown(picture.title)}](<{picture.png}>)", "", escape_markdown(picture.caption), ""]
+    return lines
+
+
+def _listed(values: Iterable[str]) -> str:
+    """The distinct values, most frequent first, with how many runs have each if they differ."""
+    count = Counter(values)
+    if len(count) < 2:
+        return next(iter(count), "unknown")
+    return "; ".join(
+        f"{value} ({number} runs)" for value, number in sorted(count.items(), key=lambda item: (-item[1], item[0]))
+    )
+
+
+def _compact(values: Mapping[str, Any]) -> str:
+    """``name=value`` pairs on one line."""
+    return ", ".join(
+        f"{key}={value if isinstance(value, str) else json.dumps(value, default=str)}" for key, value in values.items()
+    )

@@ -1,0 +1,121 @@
+"""From what a user passes to what a method is shown: no number that is not finite, no task that is not there.
+
+A number whose square is beyond the range of the answer counts as not finite, and one whose inverse squared is, as 0: no
+product or ratio of two numbers overflows.
+
+Absent tasks read as 1 wherever a number is asked for: it has a logarithm, a root and an inverse, so that no rule of a method
+meets 0 / 0 there; what comes out for them is never used. In the Gramian they have no direction in common with any other.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from weighting.observation import COUNTS, TRAINING_FIELDS, VALIDATION_FIELDS, Field, Observation, visible
+
+
+class Clean(Observation):
+    """An observation in the dtype and on the device of the state, finite throughout, with counts that are never None."""
+
+
+def answer_dtype(losses: Tensor) -> torch.dtype:
+    """The precision of the weights for losses: theirs, float32 at least."""
+    return torch.promote_types(losses.dtype, torch.float32)
+
+
+def clean(
+    owner: str, seen: Observation, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
+) -> tuple[Clean, Tensor | None]:
+    """The clean observation, and which tasks that should be there had a number that is not finite, or too large to square.
+
+    owner  name of the method, for error messages
+    shape  ``(*batch_shape, K)``, of the result too: bool; None: none had
+
+    Raises ValueError on another shape.
+    """
+    found: dict[str, Tensor] = {}
+    largest: dict[str, float] = {}
+    everyone = torch.ones(shape, dtype=dtype, device=device)
+    for name in (*TRAINING_FIELDS, *VALIDATION_FIELDS, *COUNTS):
+        value = getattr(seen, name)
+        if value is not None:
+            expected = (*shape, shape[-1]) if name == "gramian" else shape
+            found[name] = _shaped(owner, name, value, expected).to(everyone)
+            largest[name] = math.sqrt(torch.finfo(answer_dtype(value)).max)
+    training = _fill(found, TRAINING_FIELDS, "counts", everyone, largest)
+    validation = _fill(found, VALIDATION_FIELDS, "val_counts", everyone, largest)
+    not_finite = [mask for mask in (training, validation) if mask is not None]
+    return Clean(**found), torch.stack(not_finite).any(0) if not_finite else None
+
+
+def _shaped(owner: str, name: str, value: Tensor, shape: tuple[int, ...]) -> Tensor:
+    if value.shape == shape:
+        return value
+    if value.dim() == 0 and (shape == (1,) or name in COUNTS):
+        return value.expand(shape)
+    raise ValueError(f"{owner}: expected {name} of shape {shape}, found {tuple(value.shape)}")
+
+
+def _fill(
+    found: dict[str, Tensor], fields: Sequence[Field], counts: str, everyone: Tensor, largest: Mapping[str, float]
+) -> Tensor | None:
+    """Set the count of absent tasks to 0 and their numbers to 1. Returns as ``clean`` does."""
+    given = [name for name in fields if name in found]
+    claimed = found.setdefault(counts, everyone)
+    if all(_seen_usable(found[name], largest[name]) for name in given) and (claimed is everyone or _seen_positive(claimed)):
+        return None
+    finite = torch.ones_like(claimed, dtype=torch.bool)
+    for name in given:
+        size = found[name].abs()
+        usable = size <= largest[name]
+        found[name] = found[name].masked_fill(size < 1 / largest[name], 0.0)
+        finite = finite & (_usable_rows(usable) if name == "gramian" else usable)
+    absent = (finite & (claimed > 0)).logical_not()
+    _leave_out(found, given, counts, absent)
+    return finite.logical_not() & (claimed > 0)
+
+
+def without(seen: Clean, absent: Tensor) -> Clean:
+    """The observation without some tasks of the training batch, bool ``(*batch_shape, K)``."""
+    found: dict[str, Tensor] = {}
+    for name in TRAINING_FIELDS:
+        if (value := getattr(seen, name)) is not None:
+            found[name] = value
+    given = list(found)
+    found["counts"] = seen.counts if seen.counts is not None else absent.logical_not().double()
+    _leave_out(found, given, "counts", absent)
+    return replace(seen, **found)
+
+
+def _leave_out(found: dict[str, Tensor], given: Sequence[str], counts: str, absent: Tensor) -> None:
+    found[counts] = found[counts].masked_fill(absent, 0.0)
+    for name in given:
+        if name == "gramian":
+            both = absent.unsqueeze(-1) | absent.unsqueeze(-2)
+            alone = torch.eye(absent.shape[-1], dtype=found[name].dtype, device=absent.device)
+            found[name] = torch.where(both, alone, found[name])
+        else:
+            found[name] = found[name].masked_fill(absent, 1.0)
+
+
+def _usable_rows(usable: Tensor) -> Tensor:
+    """Tasks whose products are usable, bool ``(*batch_shape, K)``; those with a task that has none itself do not count."""
+    own = usable.diagonal(dim1=-2, dim2=-1)
+    return own & (usable | own.logical_not().unsqueeze(-2)).all(-1)
+
+
+def _seen_usable(values: Tensor, largest: float) -> bool:
+    """Whether all can stay as they are, as far as it can be seen without waiting."""
+    numbers = visible(values)
+    return numbers is not None and all(1 / largest <= abs(number) <= largest or number == 0 for number in numbers)
+
+
+def _seen_positive(values: Tensor) -> bool:
+    """Whether all are above 0, as far as it can be seen without waiting."""
+    numbers = visible(values)
+    return numbers is not None and all(number > 0 for number in numbers)
