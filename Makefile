@@ -37,7 +37,7 @@ reference: $(VENV)/.installed-test
 	set -e; for paper in famo gradnorm coba; do \
 		$(BIN)/python run_bench.py reproduce $$paper --out results/reference; done
 	$(BIN)/python run_bench.py calibrate aa --out results/reference
-	$(BIN)/python run_bench.py cost --out results/reference
+	$(BIN)/python run_bench.py overhead --out results/reference
 	$(BIN)/python run_bench.py check --record --against results/reference
 	$(BIN)/python run_bench.py check --repetitions 20 --against results/reference
 	PYTHONPATH=. $(BIN)/python tests/planted_regressions.py

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 LAYERS = (
     ("weighting",),
-    ("benchmarks.errors", "benchmarks.seeds"),
+    ("benchmarks.errors", "benchmarks.seeds", "benchmarks.suites"),
     ("benchmarks.contract",),
     ("benchmarks.problems", "benchmarks.shared_layer"),
     ("benchmarks.catalog",),

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from benchmarks.cli import main as command_line
+from benchmarks.cli.parsers import parse
 from benchmarks.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -53,7 +53,7 @@ def test_there_are_commands() -> None:
 def test_commands_are_understood(command: str) -> None:
     """Options are parsed; what they name lies in another repository."""
     words = words_of(command)
-    options = command_line._parse(words)
+    options = parse(words)
     assert options.command == (words[0] if words[0].startswith("check") else "run")
     for option in (word for word in words if word.startswith("--")):
         assert hasattr(options, option[2:].replace("-", "_"))
@@ -61,7 +61,7 @@ def test_commands_are_understood(command: str) -> None:
 
 def test_an_unknown_option_would_be_found() -> None:
     with pytest.raises(UserError, match="--junitt"):
-        command_line._parse([*words_of(COMMANDS[1]), "--junitt"])
+        parse([*words_of(COMMANDS[1]), "--junitt"])
 
 
 def test_requirements_that_are_installed_exist() -> None:

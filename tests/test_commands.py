@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from benchmarks.cli import main as command_line
+from benchmarks.cli.parsers import COMMANDS, options_of
 from benchmarks.records.storage import RUN_FILE, read_run, run_folders
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -125,10 +126,40 @@ def test_steps_are_those_of_the_command(bench: Bench, suite: str) -> None:
 
 
 @pytest.mark.parametrize("order", ["last", "first", "between"])
-def test_options_stand_anywhere(order: str, bench: Bench, suite: str) -> None:
+def test_options_stand_anywhere_after_the_command(order: str, bench: Bench, suite: str) -> None:
     options = ["--seeds", "4", "--dry-run"]
-    arguments = {"last": ["run", suite, *options], "first": [*options, "run", suite], "between": ["run", *options, suite]}
+    arguments = {"last": ["run", suite, *options], "first": [*options, suite], "between": ["run", *options, suite]}
     assert "seeds 4\n" in bench(*arguments[order]).stdout
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_shows_the_options_of_one_command_and_says_what_each_is(name: str) -> None:
+    said = process(name, "--help")
+    assert (said.code, said.stderr) == (0, "")
+    options = options_of(name)
+    assert all(options.values())
+    assert set(re.findall(r"^  (?:-h, )?(--[a-z-]+)", said.stdout, re.MULTILINE)) == set(options)
+
+
+def test_help_lists_the_commands_and_the_exit_codes_without_loading_torch() -> None:
+    said = subprocess.run(
+        [sys.executable, "-X", "importtime", "run_bench.py", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert all(f"\n  {name} " in said.stdout for name in COMMANDS)
+    assert "exit codes: 0 done" in said.stdout
+    assert not re.search(r"\|\s+(torch|pandas|pydantic)$", said.stderr, re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_options_of_other_commands_are_refused(
+    name: str, bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = {"compare": ["a", "b"], "reproduce": ["famo"], "check-weighter": ["dwa"], "check-problem": ["famo_toy"]}
+    others = {option for other in COMMANDS for option in options_of(other)} - set(options_of(name))
+    for option in others:
+        assert_refused(bench(name, *words.get(name, []), option), f"{name}: expected no {option}, which belongs to ")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_suite_is_quick_unless_one_is_named(bench: Bench) -> None:
@@ -145,7 +176,8 @@ def test_the_suite_is_quick_unless_one_is_named(bench: Bench) -> None:
         (["reprot"], ["unknown command or suite 'reprot'", "did you mean 'report'?"]),
         (["reprot", "quick"], ["unknown command or suite 'reprot'", "did you mean 'report'?"]),
         (["report", "quik"], ["unknown command or suite 'quik'", "did you mean 'quick'?"]),
-        (["run", "quick", "full"], ["expected one command and one suite, found also full"]),
+        (["run", "quick", "full"], ["run: expected no further word, found 'full'"]),
+        (["--seeds", "4", "report", "quick"], ["expected the command 'report' first, found it after other words"]),
         (["quick", "--problem", "multidigits"], ["unknown option '--problem'", "did you mean '--problems'?"]),
         (["quick", "--step=3"], ["unknown option '--step'", "did you mean '--steps'?"]),
         (["quick", "--weighters", "cobaa"], ["--weighters: unknown weighter 'cobaa'", "did you mean 'coba'?"]),

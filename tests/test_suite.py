@@ -15,9 +15,10 @@ from benchmarks.catalog import AUTO, hyperparameters_in_run, make_problem
 from benchmarks.contract import Training
 from benchmarks.errors import UserError
 from benchmarks.planning.plan import Filters, Plan, make_plan
-from benchmarks.planning.suite import read_suite, suite_names
+from benchmarks.planning.suite import read_suite
 from benchmarks.problems import LISTED
 from benchmarks.records.schema import RunSpec
+from benchmarks.suites import suite_names
 from weighting import METHODS, RunFacts
 
 OWN = Path(__file__).resolve().parent / "tiny_problem.py"

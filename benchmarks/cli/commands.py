@@ -108,7 +108,7 @@ def calibrate(options: argparse.Namespace) -> int:
     return 0
 
 
-def cost(options: argparse.Namespace) -> int:
+def overhead(options: argparse.Namespace) -> int:
     """Measure what a step costs under each weighter, beside hand-written PyTorch."""
     from benchmarks.overhead.measure import write_costs
 
@@ -198,7 +198,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "run": run,
     "report": report,
     "calibrate": calibrate,
-    "cost": cost,
+    "overhead": overhead,
     "compare": compare,
     "check": check,
     "migrate": migrate,

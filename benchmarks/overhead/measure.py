@@ -13,7 +13,7 @@ from benchmarks.records.files import write
 
 
 def write_costs(out: Path, device: torch.device) -> str:
-    """Measure, write ``cost/cost.md`` and two CSV files under ``out``, and return the text. Raises OSError."""
+    """Measure, write ``overhead/overhead.md`` and two CSV files under ``out``, and return the text. Raises OSError."""
     machine = provenance.machine(device)
     steps, weights = step_costs(device), weight_costs(device)
     text = "\n".join(
@@ -34,8 +34,8 @@ def write_costs(out: Path, device: torch.device) -> str:
             "",
         ]
     )
-    folder = out / "cost"
-    write(folder / "cost.md", text)
+    folder = out / "overhead"
+    write(folder / "overhead.md", text)
     write(folder / "steps.csv", steps.to_csv(index=False))
     write(folder / "weights.csv", weights.to_csv(index=False))
     return text

@@ -41,8 +41,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from benchmarks.errors import UNREADABLE, UserError, unknown
-
-SUITES = Path(__file__).resolve().parent.parent / "suites"
+from benchmarks.suites import FOLDER, suite_names
 
 
 def _named(value: object) -> object:
@@ -129,15 +128,10 @@ _Loader.add_implicit_resolver(
 )
 
 
-def suite_names() -> list[str]:
-    """The names of the suites that come with the project."""
-    return sorted(path.stem for path in SUITES.glob("*.yaml"))
-
-
 def read_suite(name: str) -> SuiteFile:
     """Read a suite by name or by the path of a YAML file. Raises UserError."""
     is_path = name.endswith((".yaml", ".yml"))
-    path = Path(name) if is_path else SUITES / f"{name}.yaml"
+    path = Path(name) if is_path else FOLDER / f"{name}.yaml"
     if not is_path and not path.is_file():
         raise UserError(unknown("suite", name, suite_names()) + " (or the path of a .yaml file)")
     try:
