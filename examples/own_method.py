@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from weighting import Observation, Weighter
+from weighting import Claim, Observation, Weighter
 from weighting._checks import check
 
 
@@ -26,23 +26,30 @@ class LagWeighting(Weighter):
 
     name = "lag"
     answers_from = "state"
-    claims = frozenset({"nonnegative", "sums_to_num_tasks", "permutation_equivariant", "scale_free", "task_scale_free"})
+    claims = (
+        Claim.NONNEGATIVE
+        | Claim.SUMS_TO_NUM_TASKS
+        | Claim.PERMUTATION_EQUIVARIANT
+        | Claim.SCALE_FREE
+        | Claim.TASK_SCALE_FREE
+    )
     search = {"power": (0.5, 1.0, 2.0)}
+
+    first: Tensor
+    mean: Tensor
 
     def __init__(self, num_tasks: int, *, batch_shape: Sequence[int] = (), power: float = 1.0, beta: float = 0.9) -> None:
         super().__init__(num_tasks, batch_shape=batch_shape)
-        check(self.name, "power", power, least=0)
-        check(self.name, "beta", beta, least=0, below=1)
+        check(self.name, "power", power, ge=0)
+        check(self.name, "beta", beta, ge=0, lt=1)
         self.power, self.beta = power, beta
         self.add_state("first", float("nan"))
         self.add_state("mean", float("nan"))
-        self.first: Tensor
-        self.mean: Tensor
 
     def weights(self, now: Observation) -> Tensor:
         """Positive, sum K, ``(*batch_shape, K)``."""
         left = torch.where(self.first.isnan(), torch.ones_like(self.first), self.mean / self.first)
-        return self.reply(self.num_tasks * (self.power * left).softmax(-1), now)
+        return self.as_weights(self.num_tasks * (self.power * left).softmax(-1), now)
 
     def update(self, after: Observation) -> None:
         """Take the step's losses into the running means; absent tasks keep theirs."""

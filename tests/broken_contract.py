@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from weighting import Needs, Observation, Weighter
+from weighting import Claim, Needs, Observation, Weighter
 from weighting._cleaning import Clean
 from weighting.contract import CLOCK_MARK
 
@@ -18,7 +18,7 @@ class Right(Weighter):
 
     name = "right"
     answers_from: ClassVar[Literal["state", "losses"]] = "state"
-    claims = frozenset({"nonnegative", "permutation_equivariant"})
+    claims = Claim.NONNEGATIVE | Claim.PERMUTATION_EQUIVARIANT
     search: ClassVar[dict[str, Sequence[object]]] = {"beta": (0.5,)}
     mean: Tensor
 
@@ -28,7 +28,7 @@ class Right(Weighter):
         self.add_state("mean", 1.0)
 
     def weights(self, now: Observation) -> Tensor:
-        return self.reply(self.mean.softmax(-1), now)
+        return self.as_weights(self.mean.softmax(-1), now)
 
     def update(self, after: Observation) -> None:
         new = torch.lerp(self.read(after, "losses"), self.mean, self.beta)
@@ -55,6 +55,13 @@ class DividesByTheOthers(Broken):
 
     def weights(self, now: Observation) -> Tensor:
         return super().weights(now) / torch.full_like(self.mean, self.num_tasks - 1)
+
+
+class PrintsItsNameAlone(Broken):
+    name, breaks = "prints_its_name_alone", ("prints_its_hyperparameters",)
+
+    def extra_repr(self) -> str:
+        return ""
 
 
 class LearnsAParameter(Broken):
@@ -123,7 +130,7 @@ class ReadsWhatItDenies(Broken):
     name, breaks = "reads_what_it_denies", ("answers_come_from_where_it_says",)
 
     def weights(self, now: Observation) -> Tensor:
-        return self.reply(self.read(now, "losses").softmax(-1), now)
+        return self.as_weights(self.read(now, "losses").softmax(-1), now)
 
 
 class ReadsNothingButSaysSo(Broken):
@@ -143,7 +150,7 @@ class AveragesReplicas(Broken):
     name, breaks = "averages_replicas", ("replicas_are_independent",)
 
     def weights(self, now: Observation) -> Tensor:
-        return self.reply((self.mean - self.mean.mean()).exp(), now)
+        return self.as_weights((self.mean - self.mean.mean()).exp(), now)
 
 
 class WeighsTheAbsent(Broken):
@@ -170,16 +177,17 @@ class MindsSilence(Broken):
 class DividesByItsStart(Broken):
     name, breaks = "divides_by_its_start", ("a_task_absent_at_the_start_may_join",)
 
+    first: Tensor
+
     def __init__(self, num_tasks: int, *, batch_shape: Sequence[int] = (), beta: float = 0.9) -> None:
         super().__init__(num_tasks, batch_shape=batch_shape, beta=beta)
         self.add_state("first", 1.0)
-        self.first: Tensor
 
     def start(self, first: Observation) -> None:
         self.first.copy_(self.read(first, "losses") * self.present(first))
 
     def weights(self, now: Observation) -> Tensor:
-        return self.reply(self.mean / self.first, now)
+        return self.as_weights(self.mean / self.first, now)
 
 
 class DividesByThoseThere(Broken):

@@ -7,15 +7,15 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from weighting import Observation, Weighter
+from weighting import Claim, Observation, Weighter
 from weighting.coba import CoBa
 
 
 class Broken(Weighter):
     """Breaks one claim and keeps others."""
 
-    breaks: ClassVar[str]
-    keeps: ClassVar[frozenset[str]]
+    breaks: ClassVar[Claim]
+    keeps: ClassVar[Claim]
 
     def __init__(self, num_tasks: int, **hyperparameters: Any) -> None:
         super().__init__(num_tasks, **hyperparameters)
@@ -24,10 +24,11 @@ class Broken(Weighter):
 class BrokenOnRatios(Broken):
     """Knows each task's loss relative to the first one, r_i = L_i(t) / L_i(0), and how many steps were made."""
 
+    initial: Tensor
+
     def __init__(self, num_tasks: int) -> None:
         super().__init__(num_tasks)
         self.add_state("initial", 1.0)
-        self.initial: Tensor
         self.steps = 0
 
     def start(self, first: Observation) -> None:
@@ -43,113 +44,113 @@ class BrokenOnRatios(Broken):
 class TurnsNegative(BrokenOnRatios):
     """The weight of a task far above the others in r falls below zero."""
 
-    name, breaks = "turns_negative", "nonnegative"
-    keeps = frozenset({"sums_to_num_tasks", "permutation_equivariant", "scale_free", "task_scale_free"})
+    name, breaks = "turns_negative", Claim.NONNEGATIVE
+    keeps = Claim.SUMS_TO_NUM_TASKS | Claim.PERMUTATION_EQUIVARIANT | Claim.SCALE_FREE | Claim.TASK_SCALE_FREE
 
     def weights(self, now: Observation) -> Tensor:
         ratios = self.ratios(now)
-        return self.reply(1 - 10 * (ratios - ratios.mean()), now)
+        return self.as_weights(1 - 10 * (ratios - ratios.mean()), now)
 
 
 class GrowsLate(BrokenOnRatios):
     """Sums to one for ten steps, to a millionth more from then on."""
 
-    name, breaks = "grows_late", "sums_to_one"
-    keeps = frozenset({"nonnegative", "permutation_equivariant", "scale_free", "task_scale_free"})
+    name, breaks = "grows_late", Claim.SUMS_TO_ONE
+    keeps = Claim.NONNEGATIVE | Claim.PERMUTATION_EQUIVARIANT | Claim.SCALE_FREE | Claim.TASK_SCALE_FREE
 
     def weights(self, now: Observation) -> Tensor:
-        return self.reply(self.ratios(now).softmax(-1) * (1 if self.steps < 10 else 1 + 1e-6), now)
+        return self.as_weights(self.ratios(now).softmax(-1) * (1 if self.steps < 10 else 1 + 1e-6), now)
 
 
 class ForgetsK(BrokenOnRatios):
     """A softmax without the factor K."""
 
-    name, breaks = "forgets_k", "sums_to_num_tasks"
-    keeps = frozenset({"nonnegative", "sums_to_one", "permutation_equivariant", "scale_free", "task_scale_free"})
+    name, breaks = "forgets_k", Claim.SUMS_TO_NUM_TASKS
+    keeps = Claim.NONNEGATIVE | Claim.SUMS_TO_ONE | Claim.PERMUTATION_EQUIVARIANT | Claim.SCALE_FREE | Claim.TASK_SCALE_FREE
 
     def weights(self, now: Observation) -> Tensor:
-        return self.reply(self.ratios(now).softmax(-1), now)
+        return self.as_weights(self.ratios(now).softmax(-1), now)
 
 
 class HasAFavourite(BrokenOnRatios):
     """Every task counts a little more than the one before."""
 
-    name, breaks = "has_a_favourite", "permutation_equivariant"
-    keeps = frozenset({"nonnegative", "sums_to_one", "scale_free", "task_scale_free"})
+    name, breaks = "has_a_favourite", Claim.PERMUTATION_EQUIVARIANT
+    keeps = Claim.NONNEGATIVE | Claim.SUMS_TO_ONE | Claim.SCALE_FREE | Claim.TASK_SCALE_FREE
 
     def weights(self, now: Observation) -> Tensor:
         bonus = 1e-6 * torch.arange(self.num_tasks, dtype=torch.float64)
-        return self.reply((self.ratios(now) + bonus).softmax(-1), now)
+        return self.as_weights((self.ratios(now) + bonus).softmax(-1), now)
 
 
 class FeelsTheScale(BrokenOnRatios):
     """Softmax of raw losses."""
 
-    name, breaks = "feels_the_scale", "scale_free"
-    keeps = frozenset({"nonnegative", "sums_to_one", "permutation_equivariant"})
+    name, breaks = "feels_the_scale", Claim.SCALE_FREE
+    keeps = Claim.NONNEGATIVE | Claim.SUMS_TO_ONE | Claim.PERMUTATION_EQUIVARIANT
 
     def weights(self, now: Observation) -> Tensor:
         losses = self.read(now, "losses")
-        return self.reply((-losses / (1 + losses)).softmax(-1), now)
+        return self.as_weights((-losses / (1 + losses)).softmax(-1), now)
 
 
 class FeelsTaskScales(BrokenOnRatios):
     """Weights in proportion to the losses: a common factor cancels, one task's own does not."""
 
-    name, breaks = "feels_task_scales", "task_scale_free"
-    keeps = frozenset({"nonnegative", "sums_to_one", "permutation_equivariant", "scale_free"})
+    name, breaks = "feels_task_scales", Claim.TASK_SCALE_FREE
+    keeps = Claim.NONNEGATIVE | Claim.SUMS_TO_ONE | Claim.PERMUTATION_EQUIVARIANT | Claim.SCALE_FREE
 
     def weights(self, now: Observation) -> Tensor:
         losses = self.read(now, "losses")
-        return self.reply(losses / losses.sum(), now)
+        return self.as_weights(losses / losses.sum(), now)
 
 
 class Overflows(BrokenOnRatios):
     """A softmax of losses that divides the infinite by the infinite."""
 
-    name, breaks = "overflows", "finite_on_extreme_losses"
-    keeps = frozenset({"nonnegative", "sums_to_one", "permutation_equivariant", "scale_free", "task_scale_free"})
+    name, breaks = "overflows", Claim.FINITE_ON_EXTREME_LOSSES
+    keeps = Claim.NONNEGATIVE | Claim.SUMS_TO_ONE | Claim.PERMUTATION_EQUIVARIANT | Claim.SCALE_FREE | Claim.TASK_SCALE_FREE
 
     def weights(self, now: Observation) -> Tensor:
         sizes = self.ratios(now).exp()
-        return self.reply(sizes / sizes.sum(), now)
+        return self.as_weights(sizes / sizes.sum(), now)
 
 
 class FavoursTheFastest(BrokenOnRatios):
     """A softmax of ratios with the sign flipped."""
 
-    name, breaks = "favours_the_fastest", "favours_the_slowest"
-    keeps = frozenset({"nonnegative", "sums_to_one", "permutation_equivariant", "scale_free", "task_scale_free"})
+    name, breaks = "favours_the_fastest", Claim.FAVOURS_THE_SLOWEST
+    keeps = Claim.NONNEGATIVE | Claim.SUMS_TO_ONE | Claim.PERMUTATION_EQUIVARIANT | Claim.SCALE_FREE | Claim.TASK_SCALE_FREE
 
     def weights(self, now: Observation) -> Tensor:
-        return self.reply((-self.ratios(now)).softmax(-1), now)
+        return self.as_weights((-self.ratios(now)).softmax(-1), now)
 
 
 class TakesTheRoot(BrokenOnRatios):
     """1 / sqrt(L), half of the way from equal weights to balanced losses."""
 
-    name, breaks = "takes_the_root", "balances_losses"
-    keeps = frozenset({"nonnegative", "permutation_equivariant", "finite_on_extreme_losses"})
+    name, breaks = "takes_the_root", Claim.BALANCES_LOSSES
+    keeps = Claim.NONNEGATIVE | Claim.PERMUTATION_EQUIVARIANT | Claim.FINITE_ON_EXTREME_LOSSES
 
     def weights(self, now: Observation) -> Tensor:
-        return self.reply(self.read(now, "losses").rsqrt(), now)
+        return self.as_weights(self.read(now, "losses").rsqrt(), now)
 
 
 class AddsTooMuch(BrokenOnRatios):
     """Divides by the losses, after adding a constant that is not small beside them."""
 
-    name, breaks = "adds_too_much", "undoes_task_scales"
-    keeps = frozenset({"nonnegative", "permutation_equivariant", "finite_on_extreme_losses"})
+    name, breaks = "adds_too_much", Claim.UNDOES_TASK_SCALES
+    keeps = Claim.NONNEGATIVE | Claim.PERMUTATION_EQUIVARIANT | Claim.FINITE_ON_EXTREME_LOSSES
 
     def weights(self, now: Observation) -> Tensor:
-        return self.reply(1 / (self.read(now, "losses") + 10), now)
+        return self.as_weights(1 / (self.read(now, "losses") + 10), now)
 
 
 class StartsTooSoon(BrokenOnRatios):
     """Ends its warm-up a step early."""
 
-    name, breaks = "starts_too_soon", "uniform_until_warmup_ends"
-    keeps = frozenset({"nonnegative", "sums_to_one", "permutation_equivariant", "favours_the_slowest"})
+    name, breaks = "starts_too_soon", Claim.UNIFORM_UNTIL_WARMUP_ENDS
+    keeps = Claim.NONNEGATIVE | Claim.SUMS_TO_ONE | Claim.PERMUTATION_EQUIVARIANT | Claim.FAVOURS_THE_SLOWEST
     warmup: int
 
     def __init__(self, num_tasks: int) -> None:
@@ -158,14 +159,14 @@ class StartsTooSoon(BrokenOnRatios):
 
     def weights(self, now: Observation) -> Tensor:
         ratios = self.ratios(now)
-        return self.reply((ratios if self.steps >= self.warmup - 1 else torch.zeros_like(ratios)).softmax(-1), now)
+        return self.as_weights((ratios if self.steps >= self.warmup - 1 else torch.zeros_like(ratios)).softmax(-1), now)
 
 
 class NeverTurnsAway(Broken, CoBa):
     """Relative scores alone: a task that diverges has the largest slope, and so the largest weight."""
 
-    name, breaks = "never_turns_away", "turned_task_loses_weight"
-    keeps = CoBa.claims - {breaks}
+    name, breaks = "never_turns_away", Claim.TURNED_TASK_LOSES_WEIGHT
+    keeps = CoBa.claims & ~breaks
 
     def __init__(self, num_tasks: int) -> None:
         super().__init__(num_tasks, warmup=3, window=6, components="relative")
@@ -174,8 +175,8 @@ class NeverTurnsAway(Broken, CoBa):
 class ForgetsTheCount(Broken, CoBa):
     """A divergence factor without the number of slopes in front: near 0 instead of 1 at a steady pace."""
 
-    name, breaks = "forgets_the_count", "divergence_factor_one_at_steady_pace"
-    keeps = frozenset({"nonnegative", "sums_to_one", "permutation_equivariant", "scale_free", "task_scale_free"})
+    name, breaks = "forgets_the_count", Claim.DIVERGENCE_FACTOR_ONE_AT_STEADY_PACE
+    keeps = Claim.NONNEGATIVE | Claim.SUMS_TO_ONE | Claim.PERMUTATION_EQUIVARIANT | Claim.SCALE_FREE | Claim.TASK_SCALE_FREE
 
     def __init__(self, num_tasks: int) -> None:
         super().__init__(num_tasks, warmup=3, window=6)

@@ -21,21 +21,21 @@ ROOT = Path(__file__).resolve().parent.parent
 
 FORGETFUL = '''
 import torch
-from weighting import Observation, Weighter
+from weighting import Claim, Weighter
 
 
 class Forgetful(Weighter):
     """Its step count is no state, and its weights are no longer positive from step ten on."""
 
     name = "forgetful"
-    claims = frozenset({"nonnegative", "permutation_equivariant"})
+    claims = Claim.NONNEGATIVE | Claim.PERMUTATION_EQUIVARIANT
 
     def __init__(self, num_tasks, *, batch_shape=()):
         super().__init__(num_tasks, batch_shape=batch_shape)
         self.steps = 0
 
     def weights(self, now):
-        return self.reply(torch.tensor(10.0 - self.steps), now)
+        return self.as_weights(torch.tensor(10.0 - self.steps), now)
 
     def update(self, after):
         self.steps += 1
@@ -92,23 +92,35 @@ class Leaves(Right):
         raise SystemExit("usage")
 
 
-class ClaimsTheUnknown(Right):
-    name = "claims_the_unknown"
-    claims = frozenset({"nonnegativ"})
-
-
 @pytest.mark.parametrize(
     ("kind", "name", "words"),
     [
         (CannotBeMade, "can be made", "RuntimeError: no memory of two lines"),
         (Leaves, "asking changes nothing", "SystemExit: usage"),
-        (ClaimsTheUnknown, "claim nonnegativ", "expected a claim among nonnegative, sums_to_one"),
     ],
 )
 def test_whatever_a_method_does_is_a_result(kind: type[Right], name: str, words: str) -> None:
     told = [result for result in check_weighter(kind).results if result.name == name]
     assert told
     assert all(words in str(result.message) and "\n" not in str(result.message) for result in told)
+
+
+@pytest.mark.parametrize(
+    ("claims", "told"),
+    [
+        ("Claim.NONNEGATIV", "NONNEGATIV"),
+        (
+            'frozenset({"nonnegative"})',
+            "Forgetful: expected claims such as Claim.NONNEGATIVE, found frozenset({'nonnegative'})",
+        ),
+    ],
+)
+def test_an_unknown_claim_is_one_line(claims: str, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "claims_the_unknown.py"
+    file.write_text(FORGETFUL.replace("Claim.NONNEGATIVE | Claim.PERMUTATION_EQUIVARIANT", claims), encoding="utf-8")
+    assert command_line.main(["check-weighter", f"{file}:Forgetful"]) == 2
+    error = capsys.readouterr().err
+    assert told in error and error.count("\n") == 1
 
 
 # ---- the checks themselves -------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ def test_validation_losses_stand_for_training_losses() -> None:
     weighter.start(Observation(losses=LOSSES, val_losses=VALIDATION))
     now = Observation(losses=LOSSES)
     assert torch.equal(weighter.weights(now), vector(1 / 2, 1 / 8))
-    weighter.update(now.with_(val_losses=vector(4.0, 5.0)))
+    weighter.update(now.replace(val_losses=vector(4.0, 5.0)))
     assert torch.equal(weighter.weights(now), vector(1 / 4, 1 / 5))
 
 

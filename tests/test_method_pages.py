@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from weighting import METHODS, Weighter
+from weighting import METHODS, Claim, Weighter
 from weighting._build import hyperparameters_of
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -52,10 +52,10 @@ def unquoted(cell: str) -> str:
     return found.group(1)
 
 
-def check_claims(page: str, claims: frozenset[str]) -> None:
+def check_claims(page: str, claims: Claim) -> None:
     written = [unquoted(row["claim"]) for row in table(sections(page)["Claims"])]
     assert len(written) == len(set(written))
-    assert set(written) == claims
+    assert set(written) == {claim.label for claim in claims}
 
 
 def check_hyperparameters(page: str, defaults: Mapping[str, object], search: Mapping[str, Sequence[object]]) -> None:
@@ -170,6 +170,6 @@ def test_a_wrong_hyperparameter_would_be_found(right: str, wrong: str) -> None:
 
 def test_a_wrong_claim_would_be_found() -> None:
     with pytest.raises(AssertionError):
-        check_claims(read("dwa"), METHODS["dwa"].claims | {"sums_to_one"})
+        check_claims(read("dwa"), METHODS["dwa"].claims | Claim.SUMS_TO_ONE)
     with pytest.raises(AssertionError):
-        check_claims(read("dwa"), METHODS["dwa"].claims - {"nonnegative"})
+        check_claims(read("dwa"), METHODS["dwa"].claims & ~Claim.NONNEGATIVE)

@@ -46,7 +46,7 @@ def test_an_absent_loss_never_reaches_the_total(name: str, more: dict[str, Any],
         counts = rows.sum(0)
         now = Observation(losses=torch.stack(losses), counts=counts)
         if step == 0:
-            weighter.start(at_start(weighter, now.with_(val_losses=now.losses, val_counts=counts)))
+            weighter.start(at_start(weighter, now.replace(val_losses=now.losses, val_counts=counts)))
         weights = weighter.weights(now)
         result = total(weights, form(losses), counts)
         assert result.isfinite()
@@ -56,7 +56,7 @@ def test_an_absent_loss_never_reaches_the_total(name: str, more: dict[str, Any],
             for parameter in model.parameters():
                 assert parameter.grad is not None and parameter.grad.isfinite().all()
                 parameter.sub_(0.01 * parameter.grad)
-        rest = shown.steps[0].with_(losses=now.losses, counts=counts, val_counts=counts)
+        rest = shown.steps[0].replace(losses=now.losses, counts=counts, val_counts=counts)
         weighter.update(after_step(weighter, rest))
 
 
@@ -310,7 +310,7 @@ def test_one_task_in_each_batch_is_as_the_pages_say(name: str) -> None:
     for number, step in enumerate(script(3, 90).steps):
         counts = torch.zeros(3)
         counts[number % 3] = 1
-        seen = step.with_(counts=counts, val_counts=counts)
+        seen = step.replace(counts=counts, val_counts=counts)
         if number == 0:
             weighter.start(at_start(weighter, seen))
         weights.append(float(weighter.weights(before_step(weighter, seen)).sum()))

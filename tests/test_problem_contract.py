@@ -95,7 +95,7 @@ def test_listed_under_its_own_name(name: str) -> None:
 @every_problem
 def test_another_seed_gives_other_data_and_another_model(name: str, case: Case) -> None:
     other = Case(problem_class(name), seed=1)
-    parameters = (dict(each.model.named_parameters()) for each in (other, case.with_()))
+    parameters = (dict(each.model.named_parameters()) for each in (other, case.replace()))
     same = [different(*parameters) is None, different(other.data.train_batch(0), case.data.train_batch(0)) is None]
     assert same == [name in WITHOUT_DATA] * 2
 

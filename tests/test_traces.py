@@ -86,7 +86,7 @@ def coba_official(trace: Trace, inputs: str = "val_ratios") -> list[Tensor]:
         weights.append(weighter.weights(now))
         if step in by_step:
             missing = (by_step[step] == 0) | by_step[step].isnan()
-            now = now.with_(val_losses=by_step[step], val_counts=~missing if bool(missing.any()) else None)
+            now = now.replace(val_losses=by_step[step], val_counts=~missing if bool(missing.any()) else None)
         weighter.update(now)
     return weights
 

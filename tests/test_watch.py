@@ -38,7 +38,7 @@ class Scripted(Weighter):
         self.steps: Tensor
 
     def weights(self, now: Observation) -> Tensor:
-        return self.reply(torch.tensor(self.rule(int(self.steps)), dtype=torch.float64), now)
+        return self.as_weights(torch.tensor(self.rule(int(self.steps)), dtype=torch.float64), now)
 
     def update(self, after: Observation) -> None:
         self.steps.add_(1)
@@ -50,7 +50,7 @@ class Guarded(Scripted):
     name = "guarded"
 
     def update(self, after: Observation) -> None:
-        self.took("third", self.steps % 3 == 0)
+        self.count_guard("third", self.steps % 3 == 0)
         super().update(after)
 
 

@@ -15,26 +15,26 @@ from scripts import SETTINGS, make
 from torch import Tensor
 
 import weighting
-from weighting import Observation
-from weighting.testing.claims import CHECKERS, NEEDS_ROOM, num_tasks_of, scaled, with_room
+from weighting import Claim, Observation
+from weighting.testing.claims import CHECKERS, CLAIMS_FOR_LARGE_LOSSES, in_larger_units, num_tasks_of, scaled
 from weighting.testing.settings import Subject
 from weighting.testing.synthetic import Script, changed, run, script
 
-CLAIMED: list[tuple[str, dict[str, Any], str]] = [
-    (name, more, claim) for name, more in SETTINGS for claim in sorted(make(name, **more).claimed())
+CLAIMED: list[tuple[str, dict[str, Any], Claim]] = [
+    (name, more, claim) for name, more in SETTINGS for claim in make(name, **more).claims
 ]
-IDS = [f"{Subject(weighting.METHODS[name], more).label}-{claim}" for name, more, claim in CLAIMED]
+IDS = [f"{Subject(weighting.METHODS[name], more).label}-{claim.label}" for name, more, claim in CLAIMED]
 
 
 def test_every_claim_has_a_checker_and_a_broken_method() -> None:
-    claimed = {claim for _, _, claim in CLAIMED}
-    assert claimed <= set(CHECKERS)
-    assert {kind.breaks for kind in BROKEN} == set(CHECKERS)
+    assert {claim for _, _, claim in CLAIMED} == set(CHECKERS) == set(Claim)
+    assert {kind.breaks for kind in BROKEN} == set(Claim)
+    assert [checker.__name__ for checker in CHECKERS.values()] == [claim.label for claim in CHECKERS]
 
 
 def test_sums_are_claimed_once() -> None:
     for name, more in SETTINGS:
-        assert not {"sums_to_one", "sums_to_num_tasks"} <= make(name, **more).claimed()
+        assert Claim.SUMS_TO_ONE | Claim.SUMS_TO_NUM_TASKS not in make(name, **more).claims
 
 
 @pytest.mark.parametrize(("name", "more", "claim"), CLAIMED, ids=IDS)
@@ -46,14 +46,15 @@ def test_sums_are_claimed_once() -> None:
     roughness=st.sampled_from([0.01, 0.1, 1.0]),
 )
 def test_claims_hold(
-    name: str, more: dict[str, Any], claim: str, num_tasks: int, seed: int, magnitude: float, roughness: float
+    name: str, more: dict[str, Any], claim: Claim, num_tasks: int, seed: int, magnitude: float, roughness: float
 ) -> None:
     shown = script(num_tasks, 30, seed=seed, magnitude=magnitude, roughness=roughness)
-    if claim in NEEDS_ROOM:
-        shown = with_room(shown)
+    if claim in CLAIMS_FOR_LARGE_LOSSES:
+        shown = in_larger_units(shown)
     CHECKERS[claim](lambda: make(name, num_tasks, **more), shown, seed)
 
 
+FOR_ANY_POSITIVE_LOSSES = Claim.NONNEGATIVE | Claim.SUMS_TO_ONE | Claim.SUMS_TO_NUM_TASKS
 positive = st.floats(1e-6, 1e6, allow_subnormal=False)
 
 
@@ -75,16 +76,12 @@ def any_runs(draw: st.DrawFn) -> Script:
 
 @pytest.mark.parametrize(
     ("name", "more", "claim"),
-    [case for case in CLAIMED if case[2] in ("nonnegative", "sums_to_one", "sums_to_num_tasks")],
-    ids=[
-        label
-        for label, case in zip(IDS, CLAIMED, strict=True)
-        if case[2] in ("nonnegative", "sums_to_one", "sums_to_num_tasks")
-    ],
+    [case for case in CLAIMED if case[2] in FOR_ANY_POSITIVE_LOSSES],
+    ids=[label for label, case in zip(IDS, CLAIMED, strict=True) if case[2] in FOR_ANY_POSITIVE_LOSSES],
 )
 @hypothesis_settings(max_examples=8)
 @given(shown=any_runs())
-def test_claims_on_sums_hold_for_any_positive_losses(name: str, more: dict[str, Any], claim: str, shown: Script) -> None:
+def test_claims_on_sums_hold_for_any_positive_losses(name: str, more: dict[str, Any], claim: Claim, shown: Script) -> None:
     CHECKERS[claim](lambda: make(name, num_tasks_of(shown), **more), shown, 0)
 
 
@@ -121,7 +118,7 @@ def equal_tasks() -> Script:
     return script(3, 30).changed(repeat)
 
 
-HURTFUL: dict[str, Callable[[], Script]] = {
+EDGE_CASES: dict[str, Callable[[], Script]] = {
     "constant": lambda: script(3, 30).changed(constant),
     "scale 1e15": lambda: script(3, 30, magnitude=1e15),
     "scale 1e-15": lambda: script(3, 30, magnitude=1e-15),
@@ -134,12 +131,12 @@ HURTFUL: dict[str, Callable[[], Script]] = {
 }
 
 
-@pytest.mark.parametrize("hurtful", HURTFUL)
+@pytest.mark.parametrize("edge_case", EDGE_CASES)
 @pytest.mark.parametrize(("name", "more"), SETTINGS, ids=str)
-def test_finite_and_true_to_its_sum_on_inputs_that_hurt(name: str, more: dict[str, Any], hurtful: str) -> None:
-    shown = HURTFUL[hurtful]()
+def test_finite_and_true_to_its_sum_in_edge_cases(name: str, more: dict[str, Any], edge_case: str) -> None:
+    shown = EDGE_CASES[edge_case]()
     assert run(make(name, **more), shown).isfinite().all()
-    for claim in make(name, **more).claimed() & {"nonnegative", "sums_to_one", "sums_to_num_tasks"}:
+    for claim in make(name, **more).claims & FOR_ANY_POSITIVE_LOSSES:
         CHECKERS[claim](lambda: make(name, **more), shown, 0)
 
 
@@ -147,7 +144,7 @@ def test_finite_and_true_to_its_sum_on_inputs_that_hurt(name: str, more: dict[st
 
 
 def runs_for_checkers() -> list[Script]:
-    return [with_room(script(3, 30, seed=seed, roughness=0.3)) for seed in range(5)]
+    return [in_larger_units(script(3, 30, seed=seed, roughness=0.3)) for seed in range(5)]
 
 
 @pytest.mark.parametrize("kind", BROKEN, ids=lambda kind: kind.name)
@@ -159,10 +156,9 @@ def test_a_broken_method_is_caught_by_its_own_claim(kind: type[Broken]) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "claim"),
-    [(kind, claim) for kind in BROKEN for claim in sorted(kind.keeps)],
-    ids=lambda value: value if isinstance(value, str) else value.name,
+    [pytest.param(kind, claim, id=f"{kind.name}-{claim.label}") for kind in BROKEN for claim in kind.keeps],
 )
-def test_a_broken_method_passes_what_it_keeps(kind: type[Broken], claim: str) -> None:
+def test_a_broken_method_passes_what_it_keeps(kind: type[Broken], claim: Claim) -> None:
     for seed, shown in enumerate(runs_for_checkers()):
         CHECKERS[claim](lambda: kind(3), shown, seed)
 

@@ -86,7 +86,7 @@ def test_observation_detaches() -> None:
     seen = Observation(losses=losses, grad_norms=losses)
     assert seen.losses is not None and seen.grad_norms is not None
     assert not seen.losses.requires_grad and not seen.grad_norms.requires_grad
-    later = seen.with_(val_losses=losses)
+    later = seen.replace(val_losses=losses)
     assert later.val_losses is not None and not later.val_losses.requires_grad
     assert losses.requires_grad
 
@@ -118,7 +118,7 @@ WITHOUT_LOSSES = ("uniform", "static", "random")
 
 
 def changed_without(seen: Observation, field: str) -> Observation:
-    return seen.with_(**dict.fromkeys([field]))
+    return seen.replace(**dict.fromkeys([field]))
 
 
 def wanted_in(name: str, more: dict[str, Any], shown: Script) -> Needs:
@@ -139,7 +139,7 @@ def test_every_need_has_a_field() -> None:
 @every_listed
 def test_masks_of_a_wrong_shape_are_refused(listed: str) -> None:
     shown = script(3, 12)
-    wrong = [step.with_(counts=torch.ones(2, dtype=torch.bool)) for step in shown.steps]
+    wrong = [step.replace(counts=torch.ones(2, dtype=torch.bool)) for step in shown.steps]
     with pytest.raises(ValueError, match=rf"^{listed}: expected counts of shape") as error:
         run(make(listed), Script(shown.first, wrong))
     assert one_line(error, "(3,)", "(2,)")

@@ -177,7 +177,7 @@ class Fine(Weighter):
         self.steps: Tensor
 
     def weights(self, now: Observation) -> Tensor:
-        return self.reply(self.read(now, "losses").new_full((), self.share), now)
+        return self.as_weights(self.read(now, "losses").new_full((), self.share), now)
 
     def update(self, after: Observation) -> None:
         self.steps.add_(1)

@@ -10,6 +10,7 @@ import difflib
 from typing import Any
 
 from weighting._build import build
+from weighting.claim import Claim
 from weighting.coba import CoBa
 from weighting.contract import Weighter
 from weighting.dwa import DynamicWeightAverage
@@ -29,6 +30,7 @@ from weighting.uniform import Uniform
 
 __all__ = [
     "METHODS",
+    "Claim",
     "Needs",
     "Observation",
     "RunFacts",

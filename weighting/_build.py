@@ -10,8 +10,8 @@ from weighting._checks import check_choice
 from weighting.contract import Weighter
 from weighting.feedback import fed_on
 
-GENERAL = ("batch_shape",)
-"""Arguments of every method that are no hyperparameters."""
+NOT_HYPERPARAMETERS = ("num_tasks", "batch_shape")
+"""Arguments of every method besides its hyperparameters."""
 
 
 def hyperparameters_of(kind: type[Weighter]) -> dict[str, object]:
@@ -20,7 +20,7 @@ def hyperparameters_of(kind: type[Weighter]) -> dict[str, object]:
     own = {
         name: parameter.default
         for name, parameter in parameters.items()
-        if name not in ("self", "num_tasks", *GENERAL) and parameter.kind is not parameter.VAR_KEYWORD
+        if name not in ("self", *NOT_HYPERPARAMETERS) and parameter.kind is not parameter.VAR_KEYWORD
     }
     return {**own, "feedback": kind.feedback, "prior": None}
 
@@ -29,7 +29,7 @@ def build(kind: type[Weighter], num_tasks: int, **hyperparameters: Any) -> Weigh
     """An instance of a method. Raises ValueError on an unknown hyperparameter, with the nearest known one."""
     known = hyperparameters_of(kind)
     for name in hyperparameters:
-        if name not in known and name not in GENERAL:
+        if name not in known and name not in NOT_HYPERPARAMETERS:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {near[0]!r}? " if near else ""
             raise ValueError(f"{kind.name}: unknown hyperparameter {name!r}; {hint}known: {', '.join(known)}")

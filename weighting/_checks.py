@@ -17,28 +17,24 @@ def check(
     value: object,
     *,
     integer: bool = False,
-    least: float | None = None,
-    above: float | None = None,
-    below: float | None = None,
+    ge: float | None = None,
+    gt: float | None = None,
+    lt: float | None = None,
 ) -> Any:
-    """The value as an int or a float, if it is a finite number (or an integer) within its bounds.
+    """The value as an int or a float, if it is a finite number (or an integer) within its bounds: >= ge, > gt, < lt.
 
     Numbers of Python and NumPy are taken, and tensors and arrays of no dimension. Raises ValueError of one line.
     """
     number = _number(value)
-    bounds = [
-        f"{words} {bound:g}"
-        for words, bound in (("at least", least), ("above", above), ("below", below))
-        if bound is not None
-    ]
+    bounds = [f"{words} {bound:g}" for words, bound in (("at least", ge), ("above", gt), ("below", lt)) if bound is not None]
     expected = " ".join(["an integer" if integer else "a finite number", " and ".join(bounds)]).strip()
     if (
         number is None
         or (integer and not isinstance(number, int))
         or not math.isfinite(number)
-        or (least is not None and number < least)
-        or (above is not None and number <= above)
-        or (below is not None and number >= below)
+        or (ge is not None and number < ge)
+        or (gt is not None and number <= gt)
+        or (lt is not None and number >= lt)
     ):
         raise ValueError(f"{owner}: expected {name} to be {expected}, found {value!r}")
     return number

@@ -29,6 +29,11 @@ class ElementOptimizer(State):
     weight_decay  >= 0, added to the gradient as weight_decay * x
     """
 
+    first_moment: Tensor
+    second_moment: Tensor
+    decay1: Tensor
+    decay2: Tensor
+
     def __init__(
         self,
         owner: str,
@@ -42,19 +47,15 @@ class ElementOptimizer(State):
         super().__init__()
         check_choice(owner, "optimizer", optimizer, ("adam", "sgd"))
         self.optimizer = optimizer
-        self.lr: float = check(owner, "lr", lr, above=0)
-        self.momentum: float = check(owner, "momentum", momentum, least=0, below=1)
-        self.weight_decay: float = check(owner, "weight_decay", weight_decay, least=0)
+        self.lr: float = check(owner, "lr", lr, gt=0)
+        self.momentum: float = check(owner, "momentum", momentum, ge=0, lt=1)
+        self.weight_decay: float = check(owner, "weight_decay", weight_decay, ge=0)
         self.register_buffer("first_moment", torch.zeros(shape, dtype=torch.float64))
-        self.first_moment: Tensor
         if optimizer == "adam":
             self.register_buffer("second_moment", torch.zeros(shape, dtype=torch.float64))
             # beta ** n, n the number of the element's own steps, kept as running products: powers would cost more.
             self.register_buffer("decay1", torch.ones(shape, dtype=torch.float64))
             self.register_buffer("decay2", torch.ones(shape, dtype=torch.float64))
-            self.second_moment: Tensor
-            self.decay1: Tensor
-            self.decay2: Tensor
 
     def step(self, values: Tensor, gradient: Tensor, present: Tensor) -> None:
         """Move ``values`` in place, against ``gradient``; elements that are not ``present`` stay as they are.

@@ -21,13 +21,14 @@ class Window(State):
     length  records kept per item, >= 1
     """
 
+    kept: Tensor
+    counts: Tensor
+
     def __init__(self, shape: tuple[int, ...], length: int, width: int = 1) -> None:
         super().__init__()
         self.length, self.width = length, width
         self.register_buffer("kept", torch.zeros(*shape, width, length, dtype=torch.float64))
         self.register_buffer("counts", torch.zeros(*shape, 1, 1, dtype=torch.int64))
-        self.kept: Tensor
-        self.counts: Tensor
 
     def add(self, record: Tensor, present: Tensor) -> None:
         """Keep a record ``(*shape, width)`` for each present item; the oldest goes when the window is full."""
@@ -84,16 +85,17 @@ class TrendSinceStart(State):
     Welford's update of means and co-moments, which stays exact where sums of squares would cancel.
     """
 
+    time: Tensor
+    counts: Tensor
+    mean_time: Tensor
+    mean_value: Tensor
+    spread: Tensor
+    comoment: Tensor
+
     def __init__(self, shape: tuple[int, ...]) -> None:
         super().__init__()
         for name in ("time", "counts", "mean_time", "mean_value", "spread", "comoment"):
             self.register_buffer(name, torch.zeros(shape, dtype=torch.float64))
-        self.time: Tensor
-        self.counts: Tensor
-        self.mean_time: Tensor
-        self.mean_value: Tensor
-        self.spread: Tensor
-        self.comoment: Tensor
 
     def add_point(self, value: Tensor, elapsed: Tensor | float, present: Tensor) -> None:
         """As ``TrendWindow.add_point``."""
@@ -120,10 +122,11 @@ class TrendSinceStart(State):
 class Series(State):
     """One number per replica and record, kept for ever; room grows by doubling, so a record costs O(1)."""
 
+    room: Tensor
+
     def __init__(self, batch_shape: tuple[int, ...]) -> None:
         super().__init__()
         self.register_buffer("room", torch.zeros(*batch_shape, 64, dtype=torch.float64))
-        self.room: Tensor
 
     def add(self, value: Tensor, number: int) -> None:
         """Append one number per replica, ``(*batch_shape)``, to the ``number`` that there are."""

@@ -34,13 +34,14 @@ from torch import Tensor
 
 from weighting._checks import check, check_choice
 from weighting._windows import Series, TrendSinceStart, TrendWindow, Window, divide
+from weighting.claim import Claim
 from weighting.contract import Weighter
 from weighting.observation import Needs, Observation, RunFacts
 
-LEAST_WARMUP = 20
+MIN_WARMUP = 20
 """Steps. The paper's rule, as many steps as there are validation batches, leaves nothing to fit when these are few."""
 
-LEAST_WATCHFUL_TAU = 1.0
+MIN_TAU_FOR_TURNING = 1.0
 """From here on the divergence factor falls fast enough for a task that turns to end with the least weight."""
 
 
@@ -75,19 +76,17 @@ class CoBa(Weighter):
     needs = Needs.VAL_LOSSES
     feedback = "validation"
     answers_from = "state"
-    claims = frozenset(
-        {
-            "nonnegative",
-            "sums_to_one",
-            "permutation_equivariant",
-            "scale_free",
-            "task_scale_free",
-            "finite_on_extreme_losses",
-            "uniform_until_warmup_ends",
-            "favours_the_slowest",
-            "turned_task_loses_weight",
-            "divergence_factor_one_at_steady_pace",
-        }
+    claims = (
+        Claim.NONNEGATIVE
+        | Claim.SUMS_TO_ONE
+        | Claim.PERMUTATION_EQUIVARIANT
+        | Claim.SCALE_FREE
+        | Claim.TASK_SCALE_FREE
+        | Claim.FINITE_ON_EXTREME_LOSSES
+        | Claim.UNIFORM_UNTIL_WARMUP_ENDS
+        | Claim.FAVOURS_THE_SLOWEST
+        | Claim.TURNED_TASK_LOSES_WEIGHT
+        | Claim.DIVERGENCE_FACTOR_ONE_AT_STEADY_PACE
     )
     search = {"tau": (2, 5, 10, 20)}
     guards = {
@@ -96,6 +95,9 @@ class CoBa(Weighter):
         "least_weight": "a weight under 1 / (10 K) was found and all were raised towards it (variant mftcoder)",
         "zero_initial_loss": "an initial validation loss of exactly 0 was replaced by the rounding unit",
     }
+
+    current: Tensor
+    initial_losses: Tensor
 
     def __init__(
         self,
@@ -112,22 +114,21 @@ class CoBa(Weighter):
         mix: float = 0.5,
     ) -> None:
         super().__init__(num_tasks, batch_shape=batch_shape)
-        self.warmup: int = check(self.name, "warmup", warmup, integer=True, least=0)
-        window = check(self.name, "window", window, integer=True, least=2)
-        self.tau: float = check(self.name, "tau", tau, above=0)
-        self.update_every: int = check(self.name, "update_every", update_every, integer=True, least=1)
+        self.warmup: int = check(self.name, "warmup", warmup, integer=True, ge=0)
+        window = check(self.name, "window", window, integer=True, ge=2)
+        self.tau: float = check(self.name, "tau", tau, gt=0)
+        self.update_every: int = check(self.name, "update_every", update_every, integer=True, ge=1)
         check_choice(self.name, "variant", variant, ("paper", "mftcoder"))
         check_choice(
             self.name, "history", history, ("from_warmup", "from_start") if variant == "paper" else ("from_warmup",)
         )
         check_choice(self.name, "components", components, ("full", "relative", "absolute", "fixed_mix"))
-        self.mix: float = check(self.name, "mix", mix, least=0)
-        check(self.name, "1 - mix", 1 - self.mix, least=0)
+        self.mix: float = check(self.name, "mix", mix, ge=0)
+        check(self.name, "1 - mix", 1 - self.mix, ge=0)
         self.history, self.components, self.variant = history, components, variant
+        self.claims = self.claims & ~self._given_up()
         self.add_state("current", 1 / self.num_tasks)
         self.add_state("initial_losses", float("nan"))
-        self.current: Tensor
-        self.initial_losses: Tensor
         if components == "full":
             self.largest_slopes = Series(self.batch_shape)
         if variant == "paper":
@@ -155,23 +156,21 @@ class CoBa(Weighter):
             self.largest_ratio = TrendSinceStart((*self.batch_shape, 1))
         self.slope_sizes = Window(self.shape, window - warmup // every + 1)
 
+    def _given_up(self) -> Claim:
+        """RCS alone favours the slowest and cannot turn from a task; ACS alone sees no difference between steady paces."""
+        given_up = {
+            "full": Claim.NOTHING if self.tau >= MIN_TAU_FOR_TURNING else Claim.TURNED_TASK_LOSES_WEIGHT,
+            "relative": Claim.TURNED_TASK_LOSES_WEIGHT,
+            "absolute": Claim.FAVOURS_THE_SLOWEST | Claim.DIVERGENCE_FACTOR_ONE_AT_STEADY_PACE,
+            "fixed_mix": Claim.TURNED_TASK_LOSES_WEIGHT | Claim.DIVERGENCE_FACTOR_ONE_AT_STEADY_PACE,
+        }[self.components]
+        return given_up if self.variant == "paper" else given_up | Claim.DIVERGENCE_FACTOR_ONE_AT_STEADY_PACE
+
     @classmethod
     def defaults_for(cls, run: RunFacts) -> dict[str, Any]:
         """The authors' advice: the warm-up sees every validation batch once, the window is five times as long."""
-        warmup = max(run.val_batches, LEAST_WARMUP)
+        warmup = max(run.val_batches, MIN_WARMUP)
         return {"warmup": warmup, "window": 5 * warmup}
-
-    def claimed(self) -> frozenset[str]:
-        """RCS alone favours the slowest and cannot turn from a task; ACS alone sees no difference between steady paces."""
-        lacks = {
-            "full": set() if self.tau >= LEAST_WATCHFUL_TAU else {"turned_task_loses_weight"},
-            "relative": {"turned_task_loses_weight"},
-            "absolute": {"favours_the_slowest", "divergence_factor_one_at_steady_pace"},
-            "fixed_mix": {"turned_task_loses_weight", "divergence_factor_one_at_steady_pace"},
-        }[self.components]
-        if self.variant == "mftcoder":
-            lacks = lacks | {"divergence_factor_one_at_steady_pace"}
-        return self.claims - lacks
 
     def start(self, first: Observation) -> None:
         """Remember the initial validation losses."""
@@ -203,7 +202,7 @@ class CoBa(Weighter):
         weights = torch.where(present, self.current, 0.0)
         shared = divide(weights, weights.sum(-1, keepdim=True))
         # With all tasks there the weights have their sum already, and dividing by it would change last digits.
-        return self.reply(torch.where(present.all(-1, keepdim=True), self.current, shared), now)
+        return self.as_weights(torch.where(present.all(-1, keepdim=True), self.current, shared), now)
 
     def update(self, after: Observation) -> None:
         """Record the validation losses, if it is time, and weigh anew."""
@@ -230,7 +229,7 @@ class CoBa(Weighter):
         new = self.initial_losses.isnan() & present
         # A task without loss keeps the ratio 0, and so the slope 0, instead of 0 / 0.
         zero = losses == 0
-        self.took("zero_initial_loss", (new & zero).any(-1))
+        self.count_guard("zero_initial_loss", (new & zero).any(-1))
         divisor = torch.where(zero, torch.finfo(losses.dtype).eps, losses)
         self.initial_losses.copy_(torch.where(new, divisor, self.initial_losses))
 
@@ -250,8 +249,8 @@ class CoBa(Weighter):
         slopes = self.ratios.slopes()
         self.slope_sizes.add(slopes.abs().unsqueeze(-1), present)
         live = self._live(slopes)
-        self.took("zero_slopes", live.any(-1).logical_not())
-        self.took("zero_slopes_of_a_task", live.logical_not().any(-1) & live.any(-1))
+        self.count_guard("zero_slopes", live.any(-1).logical_not())
+        self.count_guard("zero_slopes_of_a_task", live.logical_not().any(-1) & live.any(-1))
         largest = torch.where(live, slopes, float("-inf")).amax(-1)
         self._record_largest(torch.where(live.any(-1), largest, 0.0))
         scores = self._scores(slopes, live, self.num_updates + 1)
@@ -263,15 +262,15 @@ class CoBa(Weighter):
         everyone = torch.ones_like(slopes, dtype=torch.bool)
         self.slope_sizes.add(slopes.abs().unsqueeze(-1), everyone)
         dead = self.slope_sizes.sum() == 0
-        self.took("zero_slopes", (slopes == 0).all(-1))
-        self.took("zero_slopes_of_a_task", dead.any(-1) & dead.logical_not().any(-1))
+        self.count_guard("zero_slopes", (slopes == 0).all(-1))
+        self.count_guard("zero_slopes_of_a_task", dead.any(-1) & dead.logical_not().any(-1))
         self._record_largest(self.largest_ratio.slopes().squeeze(-1))
         scores = self._scores(slopes, everyone, self.num_updates + 1)
         mixed = torch.lerp(scores.absolute, scores.relative, scores.divergence_factor)
         weights = (self.num_tasks * mixed).softmax(-1)
         least = 1 / (10 * self.num_tasks)
         below = weights.amin(-1, keepdim=True) < least
-        self.took("least_weight", below.squeeze(-1))
+        self.count_guard("least_weight", below.squeeze(-1))
         raised = weights * (1 - least * self.num_tasks) + least
         return torch.where(below, raised, weights)
 

@@ -27,6 +27,7 @@ What a method is shown
 from __future__ import annotations
 
 import functools
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, TypeVar, cast
@@ -37,6 +38,7 @@ from torch import Tensor
 from weighting._checks import check, task_vector
 from weighting._cleaning import Clean, answer_dtype, clean, without
 from weighting._state import State
+from weighting.claim import Claim
 from weighting.observation import TRAINING_FIELDS, Field, Needs, Observation, RunFacts, visible
 
 Feedback = Literal["training", "validation"]
@@ -162,8 +164,8 @@ class Weighter(State, ABC):
     """Whether ``weights`` reads this step's losses, or knows its answer before them: "state"."""
     feedback: ClassVar[Feedback] = "training"
     """Whose losses the method learns from; ``create(..., feedback=...)`` feeds it the other split's."""
-    claims: ClassVar[frozenset[str]] = frozenset()
-    """Properties that tests check, by the names of their checkers."""
+    claims: Claim = Claim.NOTHING
+    """Properties that tests check. An instance whose hyperparameters give one up has ``claims`` of its own."""
     adaptive: ClassVar[bool] = True
     """Whether the weights are meant to move during training."""
     guards: ClassVar[Mapping[str, str]] = {
@@ -181,6 +183,8 @@ class Weighter(State, ABC):
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
+        if not isinstance(cls.claims, Claim):
+            raise TypeError(f"{cls.__name__}: expected claims such as Claim.NONNEGATIVE, found {cls.claims!r}")
         cls.guards = {name: text for base in reversed(cls.__mro__) for name, text in base.__dict__.get("guards", {}).items()}
         for name, wrap in _WRAPPED.items():
             if name in cls.__dict__:
@@ -189,7 +193,7 @@ class Weighter(State, ABC):
     @_creating
     def __init__(self, num_tasks: int, *, batch_shape: Sequence[int] = ()) -> None:
         super().__init__()
-        self.num_tasks: int = check(self.name, "num_tasks", num_tasks, integer=True, least=1)
+        self.num_tasks: int = check(self.name, "num_tasks", num_tasks, integer=True, ge=1)
         self.batch_shape = tuple(int(check(self.name, "every number of batch_shape", n, integer=True)) for n in batch_shape)
         self.register_buffer("clock", torch.tensor(CLOCK_MARK))
         self.register_buffer("guard_counts", torch.zeros(*self.batch_shape, len(self.guards), dtype=torch.int64))
@@ -240,9 +244,20 @@ class Weighter(State, ABC):
         kept = {name: self.__dict__[name] for name in ("training", "_arguments")}
         self.__dict__.update({**fresh.__dict__, **kept})
 
-    def claimed(self) -> frozenset[str]:
-        """What this instance claims: ``claims``, unless its variant has other properties."""
-        return self.claims
+    def __repr__(self) -> str:
+        """On one line, as the call that makes it again."""
+        return f"{type(self).__name__}({self.extra_repr()})"
+
+    def extra_repr(self) -> str:
+        """Number of tasks and every hyperparameter, defaults included; what every method has only where it is set."""
+        signature = inspect.signature(type(self).__init__).parameters.items()
+        defaults = {name: parameter.default for name, parameter in signature if parameter.default is not parameter.empty}
+        shown = {"num_tasks": self.num_tasks, **defaults, **self._arguments[1]}
+        if not self.batch_shape:
+            shown.pop("batch_shape", None)
+        if self.prior is not None:
+            shown["prior"] = self.prior.tolist()
+        return ", ".join(f"{name}={value!r}" for name, value in shown.items())
 
     def probes(self) -> dict[str, Tensor]:
         """Numbers inside the method that are worth a curve: name -> ``(*batch_shape, K)``, or ``(*batch_shape)``.
@@ -261,8 +276,8 @@ class Weighter(State, ABC):
         """Multiply all weights by constants, K numbers or one. Raises ValueError on one below 0, or if none is above 0."""
         values = task_vector(self.name, "prior", prior, self.num_tasks)
         for value in values.tolist():
-            check(self.name, "every number of prior", value, least=0)
-        check(self.name, "the sum of prior", float(values.sum()), above=0)
+            check(self.name, "every number of prior", value, ge=0)
+        check(self.name, "the sum of prior", float(values.sum()), gt=0)
         self.prior = values.to(self.clock.new_empty(0, dtype=self._state_dtype))
 
     # ---- help for subclasses -------------------------------------------------------------------------------------
@@ -291,7 +306,7 @@ class Weighter(State, ABC):
             raise ValueError(f"{self.name}: expected an observation with {field!r}, found none")
         return value
 
-    def took(self, guard: str, where: Tensor) -> None:
+    def count_guard(self, guard: str, where: Tensor) -> None:
         """Count a guard for the replicas in which it was taken: bool ``(*batch_shape)``."""
         self.guard_counts.select(-1, list(self.guards).index(guard)).add_(where)
 
@@ -300,7 +315,7 @@ class Weighter(State, ABC):
         value = seen.present if field == "present" else seen.val_present
         return torch.ones(self.shape, dtype=torch.bool, device=self.clock.device) if value is None else value
 
-    def reply(self, weights: Tensor, now: Observation) -> Tensor:
+    def as_weights(self, weights: Tensor, now: Observation) -> Tensor:
         """The weights in full shape, ``(*batch_shape, K)``, a copy, with 0 for absent tasks."""
         return torch.where(self.present(now), weights, 0.0)
 
@@ -345,7 +360,7 @@ class Weighter(State, ABC):
 
     def _count(self, left_out: Mapping[str, Tensor]) -> None:
         for guard, tasks in left_out.items():
-            self.took(guard, tasks.any(-1))
+            self.count_guard(guard, tasks.any(-1))
 
     @property
     def _state_dtype(self) -> torch.dtype:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from weighting._checks import check, check_choice
+from weighting.claim import Claim
 from weighting.contract import Weighter
 from weighting.observation import Observation, RunFacts
 
@@ -35,19 +36,24 @@ class DynamicWeightAverage(Weighter):
 
     name = "dwa"
     answers_from = "state"
-    claims = frozenset(
-        {
-            "nonnegative",
-            "sums_to_num_tasks",
-            "permutation_equivariant",
-            "scale_free",
-            "task_scale_free",
-            "finite_on_extreme_losses",
-            "favours_the_slowest",
-        }
+    claims = (
+        Claim.NONNEGATIVE
+        | Claim.SUMS_TO_NUM_TASKS
+        | Claim.PERMUTATION_EQUIVARIANT
+        | Claim.SCALE_FREE
+        | Claim.TASK_SCALE_FREE
+        | Claim.FINITE_ON_EXTREME_LOSSES
+        | Claim.FAVOURS_THE_SLOWEST
     )
     search = {"temperature": (0.5, 1.0, 2.0, 5.0)}
     guards = {"zero_by_zero": "two windows with a mean loss of 0: the ratio 1 was taken"}
+
+    past: Tensor
+    count: Tensor
+    previous: Tensor
+    last: Tensor
+    total: Tensor
+    current: Tensor
 
     def __init__(
         self,
@@ -60,36 +66,27 @@ class DynamicWeightAverage(Weighter):
     ) -> None:
         super().__init__(num_tasks, batch_shape=batch_shape)
         check_choice(self.name, "variant", variant, ("paper", "nash_mtl"))
-        self.temperature: float = check(self.name, "temperature", temperature, above=0)
-        self.window: int = check(self.name, "window", window, integer=True, least=1)
+        self.temperature: float = check(self.name, "temperature", temperature, gt=0)
+        self.window: int = check(self.name, "window", window, integer=True, ge=1)
         self.variant = variant
         if variant == "nash_mtl":
             self.__dict__["answers_from"] = "losses"
+            # Ones in the memory have a scale, and a mean over tasks sums to 1.
+            given_up = Claim.SUMS_TO_NUM_TASKS | Claim.SCALE_FREE | Claim.TASK_SCALE_FREE
+            self.claims = self.claims & ~given_up | Claim.SUMS_TO_ONE
             self.add_state("past", torch.ones(*self.shape, 2 * self.window, dtype=torch.float64))
             self.add_state("count", 0.0)
-            self.past: Tensor
-            self.count: Tensor
             return
         self.add_state("previous", float("nan"))
         self.add_state("last", float("nan"))
         self.add_state("total", 0.0)
         self.add_state("count", 0.0)
         self.add_state("current", 1.0)
-        self.previous: Tensor
-        self.last: Tensor
-        self.total: Tensor
-        self.current: Tensor
 
     @classmethod
     def defaults_for(cls, run: RunFacts) -> dict[str, Any]:
         """A window of one epoch, as in the paper."""
         return {"window": run.steps_per_epoch}
-
-    def claimed(self) -> frozenset[str]:
-        """Ones in the memory have a scale, and a mean over tasks sums to 1."""
-        if self.variant == "nash_mtl":
-            return self.claims - {"sums_to_num_tasks", "scale_free", "task_scale_free"} | {"sums_to_one"}
-        return self.claims
 
     def probes(self) -> dict[str, Tensor]:
         """The ratio r of the losses of the last two windows before this step, 1 where it is not known."""
@@ -97,7 +94,7 @@ class DynamicWeightAverage(Weighter):
 
     def weights(self, now: Observation) -> Tensor:
         """Positive, sum K (variant "nash_mtl": 1), ``(*batch_shape, K)``."""
-        return self.reply(self.current if self.variant == "paper" else self._sliding_weights(now), now)
+        return self.as_weights(self.current if self.variant == "paper" else self._sliding_weights(now), now)
 
     def update(self, after: Observation) -> None:
         """Add the step's losses to the window; at its end, weigh anew."""
@@ -117,7 +114,7 @@ class DynamicWeightAverage(Weighter):
         self.last.copy_(torch.where(seen, self.total / self.count, self.last))
         self.total.zero_()
         self.count.zero_()
-        self.took("zero_by_zero", ((self.last == 0) & (self.previous == 0)).any(-1))
+        self.count_guard("zero_by_zero", ((self.last == 0) & (self.previous == 0)).any(-1))
         self.current.copy_(self.num_tasks * self._shares(self.last, self.previous))
 
     def _sliding_weights(self, now: Observation) -> Tensor:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from weighting._checks import check, check_choice, task_vector
 from weighting._optimizers import ElementOptimizer
+from weighting.claim import Claim
 from weighting.contract import REFUSED_LOSS, Weighter
 from weighting.observation import Needs, Observation
 
@@ -40,21 +41,23 @@ class Famo(Weighter):
 
     name = "famo"
     needs = Needs.LOSSES_AFTER_STEP
-    claims = frozenset(
-        {
-            "nonnegative",
-            "sums_to_one",
-            "permutation_equivariant",
-            "scale_free",
-            "finite_on_extreme_losses",
-            "undoes_task_scales",
-        }
+    claims = (
+        Claim.NONNEGATIVE
+        | Claim.SUMS_TO_ONE
+        | Claim.PERMUTATION_EQUIVARIANT
+        | Claim.SCALE_FREE
+        | Claim.FINITE_ON_EXTREME_LOSSES
+        | Claim.UNDOES_TASK_SCALES
     )
     search = {"gamma": (1e-4, 1e-3, 1e-2)}
     guards = {
         "at_lower_bound": "a loss at its lower bound, whose distance has no logarithm, was left out of that step",
         **REFUSED_LOSS,
     }
+
+    logits: Tensor
+    min_losses: Tensor
+    last_log_distance: Tensor
 
     def __init__(
         self,
@@ -67,17 +70,14 @@ class Famo(Weighter):
         lookahead: Literal["same_batch", "next_batch"] = "same_batch",
     ) -> None:
         super().__init__(num_tasks, batch_shape=batch_shape)
-        gamma = check(self.name, "gamma", gamma, least=0)
+        gamma = check(self.name, "gamma", gamma, ge=0)
         check_choice(self.name, "lookahead", lookahead, ("same_batch", "next_batch"))
         self.lookahead = lookahead
         self.add_state("logits", 0.0)
         self.add_state("min_losses", task_vector(self.name, "min_losses", min_losses, num_tasks))
-        self.logits: Tensor
-        self.min_losses: Tensor
         self.optimizer = ElementOptimizer(self.name, self.shape, optimizer="adam", lr=lr, weight_decay=gamma)
         if lookahead == "next_batch":
             self.add_state("last_log_distance", float("nan"))
-            self.last_log_distance: Tensor
 
     def probes(self) -> dict[str, Tensor]:
         """The logits xi."""
@@ -92,12 +92,12 @@ class Famo(Weighter):
         losses, present = self.read(now, "losses"), self._counted(now)
         shares = torch.where(present, self._softmax(present) / self._distance(losses, present), 0.0)
         total = shares.sum(-1, keepdim=True)
-        return self.reply(shares / torch.where(total > 0, total, 1.0), now)
+        return self.as_weights(shares / torch.where(total > 0, total, 1.0), now)
 
     def update(self, after: Observation) -> None:
         """One Adam step on the logits."""
         losses, present = self.read(after, "losses"), self._counted(after)
-        self.took("at_lower_bound", (self.present(after) & present.logical_not()).any(-1))
+        self.count_guard("at_lower_bound", (self.present(after) & present.logical_not()).any(-1))
         log_before = self._distance(losses, present).log()
         if self.lookahead == "same_batch":
             log_after = self._distance(self.read(after, "losses_after"), present).log()

@@ -14,6 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from weighting.claim import Claim
 from weighting.contract import Feedback, Weighter
 from weighting.observation import Needs, Observation
 
@@ -37,10 +38,16 @@ class _OnOtherSplit(Weighter):
         self.__dict__.update({field: getattr(inner, field) for field in face})
         super().__init__(inner.num_tasks, batch_shape=inner.batch_shape)
         self.inner = inner
+        self.claims = inner.claims
 
-    def claimed(self) -> frozenset[str]:
-        """Those of the method inside."""
-        return self.inner.claimed()
+    def __repr__(self) -> str:
+        """The method inside, with the split whose losses it is shown."""
+        return f"{type(self.inner).__name__}({self.extra_repr()})"
+
+    def extra_repr(self) -> str:
+        """As the method inside, whose prior is here."""
+        prior = [] if self.prior is None else [f"prior={self.prior.tolist()!r}"]
+        return ", ".join([self.inner.extra_repr(), f"feedback={self.feedback!r}", *prior])
 
     def probes(self) -> dict[str, Tensor]:
         """Those of the method inside."""
@@ -67,12 +74,10 @@ class _OnValidation(_OnOtherSplit):
     def __init__(self, inner: Weighter) -> None:
         super().__init__(inner)
         self.__dict__.update(needs=_from_validation(inner.needs), feedback="validation", answers_from="state")
+        # What is balanced are the validation losses, not those that the weights multiply.
+        self.claims = inner.claims & ~Claim.BALANCES_LOSSES
         self.add_state("newest_losses", float("nan"))
         self.add_state("newest_counts", 0.0)
-
-    def claimed(self) -> frozenset[str]:
-        """What is balanced are the validation losses, not those that the weights multiply."""
-        return super().claimed() - {"balances_losses"}
 
     def start(self, first: Observation) -> None:
         """Show the initial validation losses."""
@@ -87,18 +92,18 @@ class _OnValidation(_OnOtherSplit):
         """The method's answer to the newest validation losses, ``(*batch_shape, K)``."""
         here = self.present(now) & self.newest_losses.isnan().logical_not()
         shown = Observation(losses=self._newest(), counts=here, gramian=now.gramian)
-        return self.reply(self.inner.weights(shown), now)
+        return self.as_weights(self.inner.weights(shown), now)
 
     def update(self, after: Observation) -> None:
         """Show the step, then keep its validation losses for the next."""
         shown = Observation(grad_norms=after.grad_norms, gramian=after.gramian)
         if Needs.LOSSES_AFTER_STEP in self.inner.wants():
             before, now = self.read(after, "val_losses_before"), self.read(after, "val_losses")
-            shown = shown.with_(losses=before, losses_after=now, counts=after.val_counts)
+            shown = shown.replace(losses=before, losses_after=now, counts=after.val_counts)
         else:
             reads_training = Needs.GRAD_NORMS in self.needs
             counts = self.newest_counts * self.present(after) if reads_training else self.newest_counts
-            shown = shown.with_(losses=self._newest(), counts=counts)
+            shown = shown.replace(losses=self._newest(), counts=counts)
         self.inner.update(shown)
         self._take(after)
 
@@ -132,7 +137,7 @@ class _OnTraining(_OnOtherSplit):
 
     def weights(self, now: Observation) -> Tensor:
         """The method's own answer, ``(*batch_shape, K)``."""
-        return self.reply(self.inner.weights(self._shown(now)), now)
+        return self.as_weights(self.inner.weights(self._shown(now)), now)
 
     def update(self, after: Observation) -> None:
         """Show the losses of the training batch."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from weighting.claim import Claim
 from weighting.contract import REFUSED_LOSS, Weighter
 from weighting.observation import Observation
 
@@ -25,15 +26,13 @@ class GeometricLoss(Weighter):
     """
 
     name = "gls"
-    claims = frozenset(
-        {
-            "nonnegative",
-            "permutation_equivariant",
-            "scale_free",
-            "finite_on_extreme_losses",
-            "undoes_task_scales",
-            "balances_losses",
-        }
+    claims = (
+        Claim.NONNEGATIVE
+        | Claim.PERMUTATION_EQUIVARIANT
+        | Claim.SCALE_FREE
+        | Claim.FINITE_ON_EXTREME_LOSSES
+        | Claim.UNDOES_TASK_SCALES
+        | Claim.BALANCES_LOSSES
     )
     guards = {"zero_loss": "a loss of exactly 0 was left out of the mean, with weight 0", **REFUSED_LOSS}
 
@@ -44,11 +43,11 @@ class GeometricLoss(Weighter):
         number = counted.sum(-1, keepdim=True).clamp(min=1)
         logs = torch.where(counted, losses, torch.ones_like(losses)).log()
         weights = (logs.sum(-1, keepdim=True) / number - logs).exp() / number
-        return self.reply(torch.where(counted, weights, torch.zeros_like(weights)), now)
+        return self.as_weights(torch.where(counted, weights, torch.zeros_like(weights)), now)
 
     def update(self, after: Observation) -> None:
         """Count losses of zero."""
-        self.took("zero_loss", (self.read(after, "losses") == 0).any(-1))
+        self.count_guard("zero_loss", (self.read(after, "losses") == 0).any(-1))
 
     def allowed(self, losses: Tensor) -> Tensor:
         """Those with a logarithm, and 0."""

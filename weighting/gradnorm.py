@@ -27,6 +27,7 @@ from torch import Tensor
 
 from weighting._checks import check, check_choice
 from weighting._optimizers import ElementOptimizer, OptimizerName
+from weighting.claim import Claim
 from weighting.contract import REFUSED_LOSS, Weighter
 from weighting.observation import Needs, Observation
 
@@ -45,8 +46,12 @@ class GradNorm(Weighter):
     version = 2
     needs = Needs.GRAD_NORMS
     answers_from = "state"
-    claims = frozenset(
-        {"nonnegative", "sums_to_num_tasks", "permutation_equivariant", "finite_on_extreme_losses", "favours_the_slowest"}
+    claims = (
+        Claim.NONNEGATIVE
+        | Claim.SUMS_TO_NUM_TASKS
+        | Claim.PERMUTATION_EQUIVARIANT
+        | Claim.FINITE_ON_EXTREME_LOSSES
+        | Claim.FAVOURS_THE_SLOWEST
     )
     search = {"alpha": (0.12, 0.5, 1.0, 1.5, 2.0)}
     guards = {
@@ -55,6 +60,11 @@ class GradNorm(Weighter):
         "negative_weight": "a weight was below 0: its task was trained to be worse",
         **REFUSED_LOSS,
     }
+
+    current: Tensor
+    initial_losses: Tensor
+    initial_counts: Tensor
+    relative_rate: Tensor
 
     def __init__(
         self,
@@ -72,24 +82,19 @@ class GradNorm(Weighter):
         super().__init__(num_tasks, batch_shape=batch_shape)
         check_choice(self.name, "variant", variant, ("paper", "libmtl"))
         self.variant = variant
-        self.alpha: float = check(self.name, "alpha", alpha, least=0)
-        self.floor: float = check(self.name, "floor", floor, least=0, below=1)
-        self.initial_steps: int = check(self.name, "initial_steps", initial_steps, integer=True, least=0)
+        self.alpha: float = check(self.name, "alpha", alpha, ge=0)
+        self.floor: float = check(self.name, "floor", floor, ge=0, lt=1)
+        if variant == "paper" and not self.floor:
+            # A weight may cross 0; a softmax cannot.
+            self.claims = self.claims & ~Claim.NONNEGATIVE
+        self.initial_steps: int = check(self.name, "initial_steps", initial_steps, integer=True, ge=0)
         self.add_state("current", 1.0)
         """w in variant "paper", s in variant "libmtl"."""
         self.add_state("initial_losses", float("nan"))
         self.add_state("initial_counts", 0.0)
         self.add_state("relative_rate", 1.0)
         """r of the last update, by which no later one goes."""
-        self.current: Tensor
-        self.initial_losses: Tensor
-        self.initial_counts: Tensor
-        self.relative_rate: Tensor
         self.optimizer = ElementOptimizer(self.name, self.shape, optimizer=optimizer, lr=lr, weight_decay=weight_decay)
-
-    def claimed(self) -> frozenset[str]:
-        """Without a floor a weight may cross 0; a softmax cannot."""
-        return self.claims if self.variant == "libmtl" or self.floor > 0 else self.claims - {"nonnegative"}
 
     def probes(self) -> dict[str, Tensor]:
         """The relative inverse training rate r of the last update, 1 before there was one."""
@@ -106,7 +111,7 @@ class GradNorm(Weighter):
 
     def weights(self, now: Observation) -> Tensor:
         """Sum K, ``(*batch_shape, K)``."""
-        return self.reply(self._weights(), now)
+        return self.as_weights(self._weights(), now)
 
     def update(self, after: Observation) -> None:
         """One gradient step on the weights, then (variant "paper") the renormalisation."""
@@ -152,7 +157,7 @@ class GradNorm(Weighter):
 
     def _remember(self, losses: Tensor, present: Tensor) -> None:
         new = self._lacks_initial() & present
-        self.took("zero_initial_loss", (new & (losses == 0)).any(-1))
+        self.count_guard("zero_initial_loss", (new & (losses == 0)).any(-1))
         self.initial_losses.copy_(torch.where(new, losses, self.initial_losses))
 
     def _lacks_initial(self) -> Tensor:
@@ -170,7 +175,7 @@ class GradNorm(Weighter):
         moved = torch.where(present, raised, 0.0).sum(-1, keepdim=True)
         scaled = raised * budget / moved
         below = present & ((self.current < self.floor) | (scaled < self.floor))
-        self.took("floored" if self.floor else "negative_weight", below.any(-1))
+        self.count_guard("floored" if self.floor else "negative_weight", below.any(-1))
         if self.floor:
             scaled = torch.where(below.any(-1, keepdim=True), self._above_floor(scaled, budget, present), scaled)
         self.current.copy_(torch.where(present, scaled, self.current))

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from weighting._checks import task_vector
 from weighting._optimizers import ElementOptimizer, OptimizerName
+from weighting.claim import Claim
 from weighting.contract import Weighter
 from weighting.observation import Observation
 
@@ -30,8 +31,10 @@ class ImpartialLoss(Weighter):
 
     name = "imtl_l"
     answers_from = "state"
-    claims = frozenset({"nonnegative", "permutation_equivariant", "finite_on_extreme_losses"})
+    claims = Claim.NONNEGATIVE | Claim.PERMUTATION_EQUIVARIANT | Claim.FINITE_ON_EXTREME_LOSSES
     search = {"lr": (1e-4, 1e-3, 1e-2)}
+
+    log_scale: Tensor
 
     def __init__(
         self,
@@ -47,14 +50,13 @@ class ImpartialLoss(Weighter):
         super().__init__(num_tasks, batch_shape=batch_shape)
         initial = task_vector(self.name, "initial_log_scale", initial_log_scale, num_tasks)
         self.add_state("log_scale", initial.expand(self.shape).clone())
-        self.log_scale: Tensor
         self.optimizer = ElementOptimizer(
             self.name, self.shape, optimizer=optimizer, lr=lr, momentum=momentum, weight_decay=weight_decay
         )
 
     def weights(self, now: Observation) -> Tensor:
         """Positive, ``(*batch_shape, K)``."""
-        return self.reply(self.log_scale.exp(), now)
+        return self.as_weights(self.log_scale.exp(), now)
 
     def update(self, after: Observation) -> None:
         """One gradient step on the log-scales."""

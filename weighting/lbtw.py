@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from weighting._checks import check, check_choice
+from weighting.claim import Claim
 from weighting.contract import REFUSED_LOSS, Weighter
 from weighting.observation import Observation
 
@@ -34,15 +35,13 @@ class LossBalanced(Weighter):
     """
 
     name = "lbtw"
-    claims = frozenset(
-        {
-            "nonnegative",
-            "permutation_equivariant",
-            "scale_free",
-            "task_scale_free",
-            "finite_on_extreme_losses",
-            "favours_the_slowest",
-        }
+    claims = (
+        Claim.NONNEGATIVE
+        | Claim.PERMUTATION_EQUIVARIANT
+        | Claim.SCALE_FREE
+        | Claim.TASK_SCALE_FREE
+        | Claim.FINITE_ON_EXTREME_LOSSES
+        | Claim.FAVOURS_THE_SLOWEST
     )
     search = {"alpha": (0.1, 0.5, 1.0)}
     guards = {
@@ -50,6 +49,8 @@ class LossBalanced(Weighter):
         "zero_losses": "all losses were 0: equal weights were taken (variant official)",
         **REFUSED_LOSS,
     }
+
+    initial_losses: Tensor
 
     def __init__(
         self,
@@ -62,15 +63,12 @@ class LossBalanced(Weighter):
     ) -> None:
         super().__init__(num_tasks, batch_shape=batch_shape)
         check_choice(self.name, "variant", variant, ("paper", "official"))
-        self.alpha: float = check(self.name, "alpha", alpha, least=0)
-        self.restart_every: int = check(self.name, "restart_every", restart_every, integer=True, least=0)
+        self.alpha: float = check(self.name, "alpha", alpha, ge=0)
+        self.restart_every: int = check(self.name, "restart_every", restart_every, integer=True, ge=0)
         self.variant = variant
+        if variant == "official":
+            self.claims = self.claims | Claim.SUMS_TO_NUM_TASKS
         self.add_state("initial_losses", float("nan"))
-        self.initial_losses: Tensor
-
-    def claimed(self) -> frozenset[str]:
-        """The rescaled weights have a sum."""
-        return self.claims | {"sums_to_num_tasks"} if self.variant == "official" else self.claims
 
     def start(self, first: Observation) -> None:
         """Remember the initial losses."""
@@ -88,7 +86,7 @@ class LossBalanced(Weighter):
             weights = torch.where(present, weights, torch.zeros_like(weights))
             total = weights.sum(-1, keepdim=True)
             weights = torch.where(total > 0, self.num_tasks * weights / total, torch.ones_like(weights))
-        return self.reply(weights, now)
+        return self.as_weights(weights, now)
 
     def update(self, after: Observation) -> None:
         """Remember the losses of tasks that had none."""
@@ -97,7 +95,7 @@ class LossBalanced(Weighter):
         self._remember(after)
         if self.variant == "official":
             losses, present = self.read(after, "losses"), self.present(after)
-            self.took("zero_losses", (present.logical_not() | (losses == 0)).all(-1) & present.any(-1))
+            self.count_guard("zero_losses", (present.logical_not() | (losses == 0)).all(-1) & present.any(-1))
 
     def allowed(self, losses: Tensor) -> Tensor:
         """Those of which a share can be left."""
@@ -109,5 +107,5 @@ class LossBalanced(Weighter):
     def _remember(self, seen: Observation) -> None:
         losses, present = self.read(seen, "losses"), self.present(seen)
         new = self.initial_losses.isnan() & present
-        self.took("zero_initial_loss", (new & (losses == 0)).any(-1))
+        self.count_guard("zero_initial_loss", (new & (losses == 0)).any(-1))
         self.initial_losses.copy_(torch.where(new & (losses > 0), losses, self.initial_losses))

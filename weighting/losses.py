@@ -75,7 +75,7 @@ class TaskLosses:
         group: distributed.ProcessGroup | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
-        self.num_tasks: int = check("TaskLosses", "num_tasks", num_tasks, integer=True, least=1)
+        self.num_tasks: int = check("TaskLosses", "num_tasks", num_tasks, integer=True, ge=1)
         self.group, self.device = group, torch.device(device)
         self._sums: Tensor | None = None
         self._counts: Tensor | None = None

@@ -96,7 +96,7 @@ class Observation:
         """The same for the validation batch."""
         return None if self.val_counts is None else self.val_counts > 0
 
-    def with_(self, **changes: Any) -> Observation:
+    def replace(self, **changes: Any) -> Observation:
         """The same observation with further fields filled in."""
         return replace(self, **changes)
 

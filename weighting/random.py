@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from weighting._checks import check
+from weighting.claim import Claim
 from weighting.contract import Weighter
 from weighting.observation import Observation, RunFacts
 
@@ -29,11 +30,13 @@ class RandomLossWeighting(Weighter):
 
     name = "random"
     answers_from = "state"
-    claims = frozenset({"nonnegative", "sums_to_one", "scale_free", "task_scale_free", "finite_on_extreme_losses"})
+    claims = (
+        Claim.NONNEGATIVE | Claim.SUMS_TO_ONE | Claim.SCALE_FREE | Claim.TASK_SCALE_FREE | Claim.FINITE_ON_EXTREME_LOSSES
+    )
 
     def __init__(self, num_tasks: int, *, batch_shape: Sequence[int] = (), seed: int = 0) -> None:
         super().__init__(num_tasks, batch_shape=batch_shape)
-        self.seed: int = check(self.name, "seed", seed, integer=True, least=0)
+        self.seed: int = check(self.name, "seed", seed, integer=True, ge=0)
 
     @classmethod
     def defaults_for(cls, run: RunFacts) -> dict[str, Any]:
@@ -45,4 +48,4 @@ class RandomLossWeighting(Weighter):
         digest = hashlib.sha256(f"{self.seed}/{self.num_updates}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
         normals = torch.randn(self.num_tasks, generator=generator, dtype=torch.float64, device="cpu")
-        return self.reply(normals.to(self.clock.new_empty(0, dtype=normals.dtype)).softmax(-1), now)
+        return self.as_weights(normals.to(self.clock.new_empty(0, dtype=normals.dtype)).softmax(-1), now)

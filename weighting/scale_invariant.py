@@ -12,6 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from weighting.claim import Claim
 from weighting.contract import REFUSED_LOSS, Weighter
 from weighting.observation import Observation
 
@@ -23,19 +24,23 @@ class ScaleInvariant(Weighter):
     """
 
     name = "scale_invariant"
-    claims = frozenset(
-        {"nonnegative", "permutation_equivariant", "finite_on_extreme_losses", "undoes_task_scales", "balances_losses"}
+    claims = (
+        Claim.NONNEGATIVE
+        | Claim.PERMUTATION_EQUIVARIANT
+        | Claim.FINITE_ON_EXTREME_LOSSES
+        | Claim.UNDOES_TASK_SCALES
+        | Claim.BALANCES_LOSSES
     )
     guards = {"zero_loss": "a loss of exactly 0 got weight 0", **REFUSED_LOSS}
 
     def weights(self, now: Observation) -> Tensor:
         """Nonnegative, ``(*batch_shape, K)``."""
         losses = self.read(now, "losses")
-        return self.reply(torch.where(losses > 0, 1 / losses, 0.0), now)
+        return self.as_weights(torch.where(losses > 0, 1 / losses, 0.0), now)
 
     def update(self, after: Observation) -> None:
         """Count losses of zero."""
-        self.took("zero_loss", (self.read(after, "losses") == 0).any(-1))
+        self.count_guard("zero_loss", (self.read(after, "losses") == 0).any(-1))
 
     def allowed(self, losses: Tensor) -> Tensor:
         """Those with a logarithm, and 0."""

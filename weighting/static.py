@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from weighting._checks import check, task_vector
+from weighting.claim import Claim
 from weighting.contract import Weighter
 from weighting.observation import Observation
 
@@ -26,17 +27,18 @@ class Static(Weighter):
     name = "static"
     adaptive = False
     answers_from = "state"
-    claims = frozenset({"nonnegative", "scale_free", "task_scale_free", "finite_on_extreme_losses"})
+    claims = Claim.NONNEGATIVE | Claim.SCALE_FREE | Claim.TASK_SCALE_FREE | Claim.FINITE_ON_EXTREME_LOSSES
+
+    given: Tensor
 
     def __init__(self, num_tasks: int, *, batch_shape: Sequence[int] = (), weights: Sequence[float] | None = None) -> None:
         super().__init__(num_tasks, batch_shape=batch_shape)
         given = task_vector(self.name, "weights", 1.0 if weights is None else weights, num_tasks)
         for number in given.tolist():
-            check(self.name, "every number of weights", number, least=0)
-        check(self.name, "the sum of weights", float(given.sum()), above=0)
+            check(self.name, "every number of weights", number, ge=0)
+        check(self.name, "the sum of weights", float(given.sum()), gt=0)
         self.add_state("given", given)
-        self.given: Tensor
 
     def weights(self, now: Observation) -> Tensor:
         """The given weights, ``(*batch_shape, K)``."""
-        return self.reply(self.given, now)
+        return self.as_weights(self.given, now)

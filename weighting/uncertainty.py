@@ -18,6 +18,7 @@ from torch import Tensor
 
 from weighting._checks import task_vector
 from weighting._optimizers import ElementOptimizer, OptimizerName
+from weighting.claim import Claim
 from weighting.contract import Weighter
 from weighting.observation import Observation
 
@@ -31,8 +32,10 @@ class UncertaintyWeighting(Weighter):
 
     name = "uncertainty"
     answers_from = "state"
-    claims = frozenset({"nonnegative", "permutation_equivariant", "finite_on_extreme_losses"})
+    claims = Claim.NONNEGATIVE | Claim.PERMUTATION_EQUIVARIANT | Claim.FINITE_ON_EXTREME_LOSSES
     search = {"lr": (1e-4, 1e-3, 1e-2, 2.5e-2)}
+
+    log_variance: Tensor
 
     def __init__(
         self,
@@ -48,7 +51,6 @@ class UncertaintyWeighting(Weighter):
         super().__init__(num_tasks, batch_shape=batch_shape)
         initial = task_vector(self.name, "initial_log_variance", initial_log_variance, num_tasks)
         self.add_state("log_variance", initial.expand(self.shape).clone())
-        self.log_variance: Tensor
         self.optimizer = ElementOptimizer(
             self.name, self.shape, optimizer=optimizer, lr=lr, momentum=momentum, weight_decay=weight_decay
         )
@@ -59,7 +61,7 @@ class UncertaintyWeighting(Weighter):
 
     def weights(self, now: Observation) -> Tensor:
         """Positive, ``(*batch_shape, K)``."""
-        return self.reply(torch.exp(-self.log_variance) / 2, now)
+        return self.as_weights(torch.exp(-self.log_variance) / 2, now)
 
     def update(self, after: Observation) -> None:
         """One gradient step on the log-variances."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from weighting.claim import Claim
 from weighting.contract import Weighter
 from weighting.observation import Observation
 
@@ -20,17 +21,15 @@ class Uniform(Weighter):
     name = "uniform"
     adaptive = False
     answers_from = "state"
-    claims = frozenset(
-        {
-            "nonnegative",
-            "sums_to_num_tasks",
-            "permutation_equivariant",
-            "scale_free",
-            "task_scale_free",
-            "finite_on_extreme_losses",
-        }
+    claims = (
+        Claim.NONNEGATIVE
+        | Claim.SUMS_TO_NUM_TASKS
+        | Claim.PERMUTATION_EQUIVARIANT
+        | Claim.SCALE_FREE
+        | Claim.TASK_SCALE_FREE
+        | Claim.FINITE_ON_EXTREME_LOSSES
     )
 
     def weights(self, now: Observation) -> Tensor:
         """All ones, ``(*batch_shape, K)``."""
-        return self.reply(self.present(now).double(), now)
+        return self.as_weights(self.present(now).double(), now)

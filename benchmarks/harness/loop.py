@@ -176,7 +176,7 @@ class Loop:
         """Show the weighter the losses of the first batch and, if it needs them, of the whole validation split."""
         first = self.stepper.first_losses()
         if Needs.VAL_LOSSES in self.weighter.needs and self.initial_val_losses is not None:
-            first = first.with_(val_losses=self.initial_val_losses.to(self.device))
+            first = first.replace(val_losses=self.initial_val_losses.to(self.device))
         self.weighter.start(first)
 
     def _evaluate(self) -> None:

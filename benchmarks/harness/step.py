@@ -84,7 +84,7 @@ class Stepper:
         given = self.weighter.weights(seen)
         weights = self._normalize(given)
         if Needs.VAL_LOSSES_BEFORE_STEP in wanted:
-            seen = seen.with_(val_losses_before=self.validation_losses(number).losses)
+            seen = seen.replace(val_losses_before=self.validation_losses(number).losses)
 
         self.optimizer.zero_grad(set_to_none=True)
         losses, health = TaskLosses(self.problem.num_tasks), torch.zeros((), device=self.device)
@@ -101,14 +101,14 @@ class Stepper:
             health = health + value.detach() + _sum_of_present(own, part.counts)
         self.health.append(health)
         if graph is None:
-            seen = seen.with_(losses=losses.observation().losses)
+            seen = seen.replace(losses=losses.observation().losses)
         gradient_norm = self._clip()
         if self.training.lr_schedule != "constant":
             set_lr(self.optimizer, self.training, number)
         self.optimizer.step()
 
         if norms is not None:
-            seen = seen.with_(grad_norms=norms.take(weights))
+            seen = seen.replace(grad_norms=norms.take(weights))
         self.weighter.update(self._after(seen, number, parts, wanted))
         raw = graph if graph is not None else seen.losses
         assert raw is not None
@@ -162,7 +162,7 @@ class Stepper:
     def _with_gramian(self, seen: Observation) -> Observation:
         self.extra_backwards += self.problem.num_tasks
         rows = self.jacobian.take()
-        return seen.with_(gramian=rows @ rows.mT)
+        return seen.replace(gramian=rows @ rows.mT)
 
     def _forward(self, number: int, part: _Part, place: int) -> Tensor:
         """Losses ``(*batch_shape, K)`` of a part, with graph; the same draws whenever the same part is passed."""
@@ -198,10 +198,10 @@ class Stepper:
         if Needs.LOSSES_AFTER_STEP in wanted:
             self.extra_forwards += 1
             # With the draws of the training pass, so that a method that compares the two sees the step alone.
-            seen = seen.with_(losses_after=self._losses_of(parts, number, evaluation=False).losses)
+            seen = seen.replace(losses_after=self._losses_of(parts, number, evaluation=False).losses)
         if Needs.VAL_LOSSES in wanted:
             found = self.validation_losses(number)
-            seen = seen.with_(val_losses=found.losses, val_counts=found.counts)
+            seen = seen.replace(val_losses=found.losses, val_counts=found.counts)
         return seen
 
     # ---- micro-batches -------------------------------------------------------------------------------------------

@@ -162,7 +162,7 @@ class CodeLM(Problem):
             ("validation_sequences", validation_sequences, 1),
             ("test_sequences", test_sequences, 1),
         ):
-            check(self.name, option, value, integer=True, least=least)
+            check(self.name, option, value, integer=True, ge=least)
         if hidden_size % (2 * num_heads):
             raise ValueError(
                 f"code_lm: expected hidden_size to be a multiple of 2 * num_heads = {2 * num_heads}, found {hidden_size}"
@@ -171,7 +171,7 @@ class CodeLM(Problem):
         for task, cap in (train_bytes or {}).items():
             if task not in self.caps:
                 raise ValueError(f"code_lm: expected train_bytes for tasks among {', '.join(self.caps)}, found {task!r}")
-            check(self.name, f"train_bytes of {task}", cap, integer=True, least=1)
+            check(self.name, f"train_bytes of {task}", cap, integer=True, ge=1)
             self.caps[task] = cap
         self.folders, self.text_fields = data, text_fields
         self.pretrained, self.revision = model, revision

@@ -147,7 +147,7 @@ class FamoToy(Problem):
 
     def __init__(self, *, tasks: Sequence[str] | None = None, tolerance: float = 0.01) -> None:
         super().__init__(tasks=tasks)
-        check(self.name, "tolerance", tolerance, above=0)
+        check(self.name, "tolerance", tolerance, gt=0)
         self.tolerance = tolerance
         self._columns = [self.all_tasks.index(task) for task in self.tasks]
         self._in_order = self.tasks == self.all_tasks

@@ -76,11 +76,11 @@ class GradNormToy(Problem):
         test_examples: int = 1000,
     ) -> None:
         super().__init__(tasks=tasks)
-        check(self.name, "gain", gain, above=0)
-        check(self.name, "spread", spread, least=1)
+        check(self.name, "gain", gain, gt=0)
+        check(self.name, "spread", spread, ge=1)
         self.sizes: dict[Split, int] = {"train": train_examples, "validation": validation_examples, "test": test_examples}
         for split, size in self.sizes.items():
-            check(self.name, f"{split}_examples", size, integer=True, least=1, below=LARGEST_SPLIT + 1)
+            check(self.name, f"{split}_examples", size, integer=True, ge=1, lt=LARGEST_SPLIT + 1)
         self.gain, self.spread = gain, spread
         self._columns = [self.all_tasks.index(task) for task in self.tasks]
         self._in_order = self.tasks == self.all_tasks

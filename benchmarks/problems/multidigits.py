@@ -113,10 +113,10 @@ class MultiDigits(Problem):
         test_pairs: int = 1000,
     ) -> None:
         super().__init__(tasks=tasks)
-        check(self.name, "noise", noise, least=0)
-        check(self.name, "train_pairs", train_pairs, integer=True, least=1)
-        check(self.name, "validation_pairs", validation_pairs, integer=True, least=1)
-        check(self.name, "test_pairs", test_pairs, integer=True, least=1)
+        check(self.name, "noise", noise, ge=0)
+        check(self.name, "train_pairs", train_pairs, integer=True, ge=1)
+        check(self.name, "validation_pairs", validation_pairs, integer=True, ge=1)
+        check(self.name, "test_pairs", test_pairs, integer=True, ge=1)
         self.noise = noise
         self.pairs: dict[Split, int] = {"train": train_pairs, "validation": validation_pairs, "test": test_pairs}
 

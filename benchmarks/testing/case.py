@@ -28,7 +28,7 @@ class Case:
     seed: int = 0
     tasks: Sequence[str] | None = None
 
-    def with_(self, **changes: Any) -> Case:
+    def replace(self, **changes: Any) -> Case:
         """The same with another seed or other tasks, made anew."""
         return Case(**{"kind": self.kind, "seed": self.seed, "tasks": self.tasks, **changes})
 
@@ -87,7 +87,7 @@ class Case:
         """Single tasks, the first and the last, and those two in reverse."""
         tasks = self.problem.tasks
         chosen = dict.fromkeys([tasks[:1], tasks[-1:], *([(tasks[-1], tasks[0])] if len(tasks) > 1 else [])])
-        return [self.with_(tasks=each) for each in chosen]
+        return [self.replace(tasks=each) for each in chosen]
 
 
 def hash_of(tensors: Batch) -> str:

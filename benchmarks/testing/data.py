@@ -40,7 +40,7 @@ def wrong_tasks_are_refused_in_one_line(case: Case) -> None:
     first = case.kind.all_tasks[0]
     for tasks, word in ((("no such task",), "no such task"), ((first, first), "once"), ((), "at least one")):
         with refusal(case.kind.name, word):
-            case.with_(tasks=tasks).problem  # noqa: B018 - making it is what is asked for
+            case.replace(tasks=tasks).problem  # noqa: B018 - making it is what is asked for
 
 
 def metrics_cover_every_task(case: Case) -> None:
@@ -60,7 +60,7 @@ def training_batches_depend_on_seed_and_step_alone(case: Case) -> None:
     """The batch of a step is the same in any order and from data made anew, as a resumed run makes them."""
     last = 3 * case.data.steps_per_epoch + 1
     late, early = case.data.train_batch(last), case.data.train_batch(0)
-    again = case.with_()
+    again = case.replace()
     for data, words in ((case.data, "when asked again"), (again.data, "from data made anew")):
         for step, batch in ((last, late), (0, early)):
             name = different(data.train_batch(step), batch)

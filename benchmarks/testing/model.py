@@ -25,7 +25,7 @@ def trained_parameters_are_float32(case: Case) -> None:
 def initial_parameters_depend_on_the_seed_alone(case: Case) -> None:
     """Made again, and with fewer tasks, the model has the same parameters under the same names."""
     whole = dict(case.model.named_parameters())
-    for other in (case.with_(), *case.fewer()):
+    for other in (case.replace(), *case.fewer()):
         name = different(dict(other.model.named_parameters()), whole)
         words = "when made again" if other.tasks is None else f"with tasks={tuple(other.tasks)!r}"
         expect(
@@ -109,7 +109,7 @@ def shared_layer_is_a_trained_part_of_the_model(case: Case) -> None:
 
 def norms_of_a_step_are_those_of_the_gradients(case: Case) -> None:
     """What methods see of the gradients at the shared layer is true, by rows too where rows_belong_to_tasks says so."""
-    for each in (case.with_(), case.with_(tasks=case.problem.tasks[:1])):
+    for each in (case.replace(), case.replace(tasks=case.problem.tasks[:1])):
         norms = SharedLayerNorms(each.problem, each.model)
         for step in each.steps[:2]:
             batch = each.data.train_batch(step)

@@ -90,7 +90,7 @@ def _as_absent(subject: Subject, batch_shape: tuple[int, ...], names: tuple[str,
     read = False
     for step, seen in enumerate(rows):
         spoilt = with_value(seen, names, 1, bad) if step in where else seen
-        lacking = seen.with_(**{counts: lacks_one}) if step in where else seen
+        lacking = seen.replace(**{counts: lacks_one}) if step in where else seen
         if step == 0:
             read = any(getattr(at_start(weighter, seen), name) is not None for name in names)
             weighter.start(at_start(weighter, spoilt))
@@ -141,4 +141,4 @@ def with_value(seen: Observation, names: tuple[str, ...], task: int, value: floa
 
 
 def _counted(seen: Observation, counts: Tensor) -> Observation:
-    return seen.with_(counts=counts, val_counts=counts)
+    return seen.replace(counts=counts, val_counts=counts)

@@ -12,7 +12,7 @@ from weighting import Needs, Observation, RunFacts
 from weighting._build import hyperparameters_of
 from weighting.testing.elsewhere import elsewhere
 from weighting.testing.expectations import all_finite, expect, refusal, same, same_state, state_of
-from weighting.testing.settings import Subject, subjects_of
+from weighting.testing.settings import NUM_TASKS, Subject, short, subjects_of
 from weighting.testing.synthetic import after_step, at_start, before_step, go_on, half_way, run, script
 
 BATCH_SHAPES: tuple[tuple[int, ...], ...] = ((), (4,), (2, 3))
@@ -104,6 +104,17 @@ def asking_changes_nothing(subject: Subject) -> None:
             weighter.update(after_step(weighter, step))
 
 
+def prints_its_hyperparameters(subject: Subject) -> None:
+    """repr() is one line with the number of tasks and every hyperparameter, defaults included."""
+    text = repr(subject.make())
+    expect("\n" not in text, "one line", text)
+    values = {**hyperparameters_of(subject.kind), **short(subject.kind, **subject.more), "num_tasks": NUM_TASKS}
+    unset = {"prior": None, "feedback": subject.kind.feedback}
+    for name, value in values.items():
+        if (name, value) not in unset.items():
+            expect(f"{name}={value!r}" in text, f"{name}={value!r}", text)
+
+
 def probes_are_numbers_of_the_state(subject: Subject) -> None:
     """probes() gives tensors for each task, or one number a replica, without a graph; asking changes nothing."""
     for batch_shape in BATCH_SHAPES[:2]:
@@ -143,12 +154,12 @@ def answers_come_from_where_it_says(subject: Subject) -> None:
     for step in script(3, 12, seed=4).steps:
         now = before_step(weighter, step)
         losses = torch.as_tensor(now.losses)
-        other = weighter.weights(now.with_(losses=losses * torch.tensor([5.0, 0.2, 3.0], dtype=losses.dtype)))
+        other = weighter.weights(now.replace(losses=losses * torch.tensor([5.0, 0.2, 3.0], dtype=losses.dtype)))
         answer = weighter.weights(now)
         differs = differs or not torch.equal(answer, other)
         if answers_from == "state":
             same(other, answer, 'with answers_from "state", for other losses of this step, a weight')
-            same(weighter.weights(now.with_(losses=None, counts=[3, 1, 2])), answer, "a weight without losses")
+            same(weighter.weights(now.replace(losses=None, counts=[3, 1, 2])), answer, "a weight without losses")
         weighter.update(after_step(weighter, step))
     expect(
         differs or answers_from == "state",

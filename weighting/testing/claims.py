@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from weighting import Weighter
+from weighting import Claim, Weighter
 from weighting.testing.expectations import all_finite, expect
 from weighting.testing.expectations import same as same_within
 from weighting.testing.synthetic import Script, changed, run, script
@@ -153,8 +153,8 @@ def divergence_factor_one_at_steady_pace(make_one: Maker, shown: Script, seed: i
     same(late, (-len(paces) * paces / paces.sum()).softmax(-1).expand_as(late), "at a steady pace, a weight")
 
 
-CHECKERS: dict[str, Checker] = {
-    check.__name__: check
+CHECKERS: dict[Claim, Checker] = {
+    Claim[check.__name__.upper()]: check
     for check in (
         nonnegative,
         sums_to_one,
@@ -171,13 +171,13 @@ CHECKERS: dict[str, Checker] = {
         divergence_factor_one_at_steady_pace,
     )
 }
-"""Name of a claim -> its checker."""
+"""Claim -> its checker."""
 
-NEEDS_ROOM = {"scale_free", "task_scale_free", "undoes_task_scales"}
+CLAIMS_FOR_LARGE_LOSSES = Claim.SCALE_FREE | Claim.TASK_SCALE_FREE | Claim.UNDOES_TASK_SCALES
 """Claims that hold as far as the constants which methods add to a loss (1e-8) are small beside it: losses above 100."""
 
 
-def generated_runs(claim: str) -> Iterator[tuple[int, Script, int]]:
+def generated_runs(claim: Claim) -> Iterator[tuple[int, Script, int]]:
     """Number of tasks, run and seed, five times: one to six tasks, losses of any scale, smooth and rough."""
     draw = torch.Generator().manual_seed(0)
 
@@ -187,10 +187,10 @@ def generated_runs(claim: str) -> Iterator[tuple[int, Script, int]]:
     for num_tasks in (1, 2, 3, 6, 4):
         seed, magnitude, roughness = pick(2**31), (1e-3, 1.0, 1e4, 1e9)[pick(4)], (0.01, 0.1, 1.0)[pick(3)]
         shown = script(num_tasks, 30, seed=seed, magnitude=magnitude, roughness=roughness)
-        yield num_tasks, with_room(shown) if claim in NEEDS_ROOM else shown, seed
+        yield num_tasks, in_larger_units(shown) if claim in CLAIMS_FOR_LARGE_LOSSES else shown, seed
 
 
-def with_room(shown: Script) -> Script:
+def in_larger_units(shown: Script) -> Script:
     """The run in units in which its smallest loss is 100."""
     smallest = min(
         float(value.min())

@@ -24,6 +24,7 @@ IN_EVERY_SETTING: Mapping[str, Check] = {
         answers.observations_stay_as_they_are,
         answers.asking_changes_nothing,
         answers.probes_are_numbers_of_the_state,
+        answers.prints_its_hyperparameters,
         answers.wants_no_more_than_it_needs,
         answers.answers_come_from_where_it_says,
         answers.a_prior_multiplies_the_weights,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from weighting import Weighter
+from weighting import Claim, Weighter
 from weighting.testing.claims import CHECKERS, generated_runs
 from weighting.testing.contract import IN_EVERY_SETTING, ONCE
 from weighting.testing.expectations import CannotTellError
@@ -86,14 +86,14 @@ def check_weighter(kind: type[Weighter]) -> Report:
     """
     with one_thread():
         results = list(_results(kind))
-    claims = sorted(kind.claims)
-    return Report(f"{kind.name}: checks: {len(results)}; claims: {', '.join(claims) or 'none'}", tuple(results))
+    claims = ", ".join(claim.label for claim in kind.claims) or "none"
+    return Report(f"{kind.name}: checks: {len(results)}; claims: {claims}", tuple(results))
 
 
 def _results(kind: type[Weighter]) -> Iterator[Result]:
     try:
         subjects = subjects_of(kind)
-        claimed = [(subject, claim) for subject in subjects for claim in sorted(subject.make().claimed())]
+        claims = [subject.make().claims for subject in subjects]
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a method of anybody's may raise anything
         meaning = "An instance of three tasks can be made, in every setting."
         yield Result("can be made", meaning, kind.name, reason(error))
@@ -101,21 +101,21 @@ def _results(kind: type[Weighter]) -> Iterator[Result]:
     yield from (ask(name, check, subjects[0], subjects[0].label) for name, check in ONCE.items())
     for name, check in IN_EVERY_SETTING.items():
         yield from (ask(name, check, subject, subject.label) for subject in subjects)
-    for claim in sorted({claim for _, claim in claimed}):
-        yield from (_claimed(subject, claim) for subject, other in claimed if other == claim)
+    for claim in Claim:
+        yield from (
+            _claimed(subject, claim) for subject, of_subject in zip(subjects, claims, strict=True) if claim in of_subject
+        )
 
 
-def _claimed(subject: Subject, claim: str) -> Result:
-    checker = CHECKERS.get(claim)
+def _claimed(subject: Subject, claim: Claim) -> Result:
+    checker = CHECKERS[claim]
 
     def check(asked: Subject) -> None:
-        if checker is None:
-            raise AssertionError(f"expected a claim among {', '.join(CHECKERS)}, found {claim!r}")
         for num_tasks, shown, seed in generated_runs(claim):
             checker(lambda: asked.make(num_tasks), shown, seed)  # noqa: B023 - called before the next round
 
-    check.__doc__ = checker.__doc__ if checker is not None else "Claims are among those that have a checker."
-    return ask(f"claim {claim}", check, subject, subject.label)
+    check.__doc__ = checker.__doc__
+    return ask(f"claim {claim.label}", check, subject, subject.label)
 
 
 def ask(name: str, check: Callable[..., None], subject: object, setting: str) -> Result:

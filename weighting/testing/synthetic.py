@@ -108,7 +108,7 @@ def after_step(weighter: Weighter, step: Observation) -> Observation:
     shown = {field: getattr(step, field) for need, field in FIELD_OF.items() if need in wanted}
     if any(field.startswith("val_") for field in shown):
         shown["val_counts"] = step.val_counts
-    return before_step(weighter, step).with_(**shown)
+    return before_step(weighter, step).replace(**shown)
 
 
 def go_on(weighter: Weighter, steps: Sequence[Observation]) -> Tensor:
