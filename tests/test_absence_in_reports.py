@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from benchmarks.analysis import statistics
-from benchmarks.analysis.loading import cube
 from benchmarks.analysis.sections import sections
 from benchmarks.analysis.spread import MOST_LINES
 from benchmarks.planning.frozen import frozen_run
@@ -46,7 +45,7 @@ def test_weights_that_never_move_are_frozen_as_they_are() -> None:
 
 
 def test_the_mean_weight_is_of_the_tasks_that_are_there() -> None:
-    assert statistics.mean_weight(cube(sparse(fake_runs.make("dwa", 0, tasks=TASKS)), "weight")[1]) == 1.0
+    assert statistics.mean_weight(sparse(fake_runs.make("dwa", 0, tasks=TASKS)).values("weight")[1]) == 1.0
     full = np.random.default_rng(0).random((50, 1, 4))
     assert statistics.mean_weight(full) == pytest.approx(full.sum(-1).mean() / 4)
 

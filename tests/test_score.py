@@ -13,7 +13,6 @@ import torch
 from test_selection import loop_of
 
 from benchmarks.analysis.equal_time import lowest_score
-from benchmarks.analysis.loading import cube
 from benchmarks.analysis.selection_score import score
 from benchmarks.contract import Evaluation
 from benchmarks.planning.tuned import validation_score
@@ -83,7 +82,7 @@ def test_selection_tuning_and_curves_read_the_same_score() -> None:
     assert (selected["step"], selected["score"]) == (BEST, pytest.approx(SCORE))
     assert validation_score(run) == pytest.approx(SCORE)
     assert lowest_score(run, 400) == pytest.approx(SCORE)
-    steps, curves = cube(run, "val_loss")
+    steps, curves = run.values("val_loss")
     assert steps[score(curves, curves[0]).argmin()] == BEST
 
 

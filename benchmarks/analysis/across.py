@@ -118,7 +118,7 @@ def aggregate_table(found: Changes) -> Table | None:
             {
                 "method": method,
                 "values": len(values),
-                "iqm": statistics.interquartile_mean(values),
+                "iqm": float(statistics.interquartile_mean(values)),
                 "low": low,
                 "high": high,
                 "mean": float(values.mean()),
@@ -193,11 +193,9 @@ def _interval(own: pd.DataFrame) -> tuple[float, float]:
         group.pivot_table(index="seed", columns="metric", values="change").to_numpy(np.float64)
         for _, group in own.groupby("problem")
     ]
-    means = [
-        statistics.interquartile_mean(
-            np.concatenate([values[draw.integers(0, len(values), len(values))].ravel() for values in by_problem])
-        )
+    resampled = [
+        np.concatenate([values[draw.integers(0, len(values), len(values))].ravel() for values in by_problem])
         for _ in range(RESAMPLES)
     ]
-    low, high = np.quantile(means, [0.025, 0.975])
+    low, high = np.quantile(statistics.interquartile_mean(np.stack(resampled)), [0.025, 0.975])
     return float(low), float(high)

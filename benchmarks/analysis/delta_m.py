@@ -124,7 +124,7 @@ def measure(section: Section, tuned: bool = False) -> Measure:
     return Measure(header, against, of)
 
 
-def by_seed(measured: Measure, runs: list[Run]) -> dict[int, float]:
+def by_seed(measured: Measure, runs: Sequence[Run]) -> dict[int, float]:
     """Seed -> number of the run of that seed."""
     return {run.seed: measured.of(run) for run in runs}
 

@@ -7,7 +7,6 @@ import math
 import numpy as np
 import pandas as pd
 
-from benchmarks.analysis.loading import cube
 from benchmarks.analysis.relative_cost import middle, ratios
 from benchmarks.analysis.sections import Section, uniform_runs
 from benchmarks.analysis.selection_score import score
@@ -62,7 +61,7 @@ def lowest_score(run: Run, limit: float) -> float:
     NaN where the limit is, where there is no score, and where a loss begins below 0: it has no share that is left, so there
     is no percentage of it.
     """
-    steps, losses = cube(run, "val_loss")
+    steps, losses = run.values("val_loss")
     within = steps <= limit
     if not within.any() or (losses[0] < 0).any():
         return math.nan

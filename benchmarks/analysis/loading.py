@@ -71,27 +71,12 @@ def _checked(run: Run) -> Run:
     return run
 
 
-def cube(run: Run, column: str) -> tuple[NDArray[np.int64], Floats]:
-    """A column of the trajectory as an array: steps ``(T,)`` in order and values ``(T, R, K)``, tasks in the record's order.
-
-    Steps at which no task has a value (validation between evaluations, weights in the last row) are left out.
-    """
-    tasks = list(run.record.tasks)
-    known = run.trajectory.loc[run.trajectory[column].notna(), ["step", "replica", "task", column]]
-    steps, row = np.unique(known["step"].to_numpy(np.int64), return_inverse=True)
-    replicas, layer = np.unique(known["replica"].to_numpy(np.int64), return_inverse=True)
-    place = known["task"].map({task: index for index, task in enumerate(tasks)}).to_numpy(np.int64)
-    values = np.full((len(steps), max(1, len(replicas)), len(tasks)), np.nan)
-    values[row, layer, place] = known[column].to_numpy(np.float64)
-    return steps, values
-
-
 def together(runs: Sequence[Run], column: str) -> tuple[NDArray[np.int64], Floats]:
     """A column of several runs at the steps at which all of them have it, those without any left out.
 
     Returns steps ``(T,)`` and values ``(n, T, K)``, means over the replicas that are there.
     """
-    found = [cube(run, column) for run in runs if column in run.trajectory]
+    found = [run.values(column) for run in runs if column in run.trajectory]
     found = [(steps, values) for steps, values in found if len(steps)]
     if not found:
         return np.empty(0, dtype=np.int64), np.empty((0, 0, 0))

@@ -7,7 +7,6 @@ import math
 import pandas as pd
 
 from benchmarks.analysis import delta_m, statistics
-from benchmarks.analysis.loading import cube
 from benchmarks.analysis.relative_cost import ratios, seconds_per_step
 from benchmarks.analysis.sections import Section, uniform_runs
 from benchmarks.records.schema import Run
@@ -55,12 +54,12 @@ def per_run(section: Section) -> tuple[pd.DataFrame, list[str]]:
 def _convergence(run: Run) -> dict[str, float]:
     selection = run.record.selection
     selected = -1 if selection is None else selection.step
-    steps, losses = cube(run, "val_loss")
+    steps, losses = run.values("val_loss")
     return {
         SPREAD: statistics.convergence_spread(steps, losses, run.record.run.training.steps),
         PRICE: statistics.price_of_one_checkpoint(steps, losses, selected),
         SELECTED: float(selected),
-        WEIGHT: statistics.mean_weight(cube(run, "weight")[1]),
+        WEIGHT: statistics.mean_weight(run.values("weight")[1]),
     }
 
 

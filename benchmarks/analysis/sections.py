@@ -7,7 +7,8 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import weighting
@@ -59,10 +60,9 @@ class Section:
     excluded: tuple[tuple[Run, str], ...]
     """Runs whose fingerprints differ, and in what."""
 
-    def finished(self, method: str) -> list[Run]:
+    def finished(self, method: str) -> tuple[Run, ...]:
         """The method's finished runs, in the order of the seeds."""
-        runs = [self.runs.get((method, seed)) for seed in self.seeds]
-        return [run for run in runs if run is not None and run.record.state == "finished"]
+        return self._finished.get(method, ())
 
     def baseline(self, task: str, seed: int, tuned: bool = False) -> Run | None:
         """The finished single-task run of a task and seed, at the default setting or at the one that was chosen for it."""
@@ -71,17 +71,30 @@ class Section:
             run = next((each for each in self.of_role("single_task_tuned", task) if each.seed == seed), None)
         return run if run is not None and run.record.state == "finished" else None
 
-    def of_role(self, role: Role, label: str) -> list[Run]:
+    def of_role(self, role: Role, label: str) -> tuple[Run, ...]:
         """The finished runs of another role that belong to a label, in the order of their seeds."""
-        found = [(seed, run) for (name, seed), runs in self.others.get(role, {}).items() if name == label for run in runs]
-        return [
-            run for _, run in sorted(found, key=lambda pair: (pair[0], pair[1].record.key)) if run.record.state == "finished"
-        ]
+        return self._finished_of_role.get((role, label), ())
 
-    @property
+    @cached_property
     def pool(self) -> tuple[str, ...]:
         """Methods that finished on all seeds: those that are ranked."""
         return tuple(method for method in self.methods if len(self.finished(method)) == len(self.seeds))
+
+    @cached_property
+    def _finished(self) -> dict[str, tuple[Run, ...]]:
+        runs = {label: [self.runs.get((label, seed)) for seed in self.seeds] for label in self.methods}
+        return {
+            label: tuple(run for run in own if run is not None and run.record.state == "finished")
+            for label, own in runs.items()
+        }
+
+    @cached_property
+    def _finished_of_role(self) -> dict[tuple[Role, str], tuple[Run, ...]]:
+        groups: dict[tuple[Role, str], list[Run]] = {}
+        for role, by_label in self.others.items():
+            for (label, _), runs in by_label.items():
+                groups.setdefault((role, label), []).extend(run for run in runs if run.record.state == "finished")
+        return {place: tuple(sorted(runs, key=lambda run: (run.seed, run.record.key))) for place, runs in groups.items()}
 
     @property
     def primary(self) -> tuple[MetricInfo, ...]:
@@ -95,10 +108,10 @@ def uniform_label(section: Section) -> str | None:
     return comparable.uniform_label({label: specs[label] for label in section.methods if label in specs})
 
 
-def uniform_runs(section: Section) -> list[Run]:
+def uniform_runs(section: Section) -> tuple[Run, ...]:
     """The finished runs of uniform weights, in the order of the seeds; none where there is no such method."""
     label = uniform_label(section)
-    return [] if label is None else section.finished(label)
+    return () if label is None else section.finished(label)
 
 
 def sections(runs: Sequence[Run]) -> tuple[list[Section], list[str]]:
@@ -286,8 +299,6 @@ def _natural(label: str) -> list[tuple[int, float, str]]:
 def _with_unique_slugs(found: list[Section]) -> list[Section]:
     count = Counter(section.slug for section in found)
     return [
-        section
-        if count[section.slug] == 1
-        else Section(**{**vars(section), "slug": f"{section.slug}-{_digest(section.name)}"})
+        section if count[section.slug] == 1 else replace(section, slug=f"{section.slug}-{_digest(section.name)}")
         for section in found
     ]

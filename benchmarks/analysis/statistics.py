@@ -77,9 +77,14 @@ def non_dominated(values: Floats, higher_is_better: Sequence[bool]) -> NDArray[n
     return np.asarray(known & ~beaten)
 
 
-def interquartile_mean(values: Floats) -> float:
-    """Mean of the middle half, to which outliers do not belong (Agarwal et al., NeurIPS 2021). values: ``(n,)``, no NaN."""
-    return float(trim_mean(values, 0.25)) if values.size else math.nan
+def interquartile_mean(values: Floats) -> Floats:
+    """Mean of the middle half, to which outliers do not belong (Agarwal et al., NeurIPS 2021).
+
+    values: ``(..., n)``, no NaN. Returns ``(...)``, NaN for n = 0.
+    """
+    if values.shape[-1] == 0:
+        return np.full(values.shape[:-1], math.nan)
+    return np.asarray(trim_mean(values, 0.25, axis=-1), dtype=np.float64)
 
 
 def critical_difference(methods: int, blocks: int, level: float = 0.05) -> float:

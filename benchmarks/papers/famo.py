@@ -5,6 +5,8 @@ Source    Liu et al., FAMO, NeurIPS 2023, Figure 1 and section 5.1.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from benchmarks.analysis import statistics
@@ -33,7 +35,7 @@ def measure(section: Section) -> Measured:
     return Measured(tuple(ours), tuple(_check(weighter, own, tolerance) for weighter, own in runs.items()))
 
 
-def _check(weighter: str, runs: list[Run], tolerance: float) -> Check:
+def _check(weighter: str, runs: Sequence[Run], tolerance: float) -> Check:
     expected = EXPECTED[weighter]
     criterion = (
         f"A start is missed if its front gap after the last step is above {tolerance:g}, that is if a point of the front is "

@@ -6,7 +6,6 @@ import json
 import math
 from collections.abc import Sequence
 
-from benchmarks.analysis.loading import cube
 from benchmarks.analysis.selection_score import score
 from benchmarks.records.schema import COMPARED, TRIAL_ROLES, TUNED_ROLES, Run, RunSpec
 
@@ -35,7 +34,7 @@ def validation_score(run: Run) -> float:
     selection = run.record.selection
     if run.record.state != "finished" or selection is None:
         return math.inf
-    steps, losses = cube(run, "val_loss")
+    steps, losses = run.values("val_loss")
     at = losses[steps == selection.step]
     return float(score(at[0], losses[0])) if len(at) and steps[0] == 0 else math.inf
 

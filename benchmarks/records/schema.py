@@ -25,9 +25,12 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from benchmarks.catalog import defaults_of
@@ -298,6 +301,10 @@ class Record(_Model):
     """Of the bytes of the trajectory's file."""
 
 
+Floats = NDArray[np.float64]
+Steps = NDArray[np.int64]
+
+
 @dataclass(frozen=True)
 class Run:
     """A run read back: its record and its trajectory (columns: see the module)."""
@@ -324,3 +331,38 @@ class Run:
     def further_columns(self) -> list[str]:
         """The trajectory's columns of numbers of the problem or the method."""
         return [name for name in self.trajectory.columns if name.startswith((OF_PROBLEM, OF_METHOD))]
+
+    def values(self, column: str) -> tuple[Steps, Floats]:
+        """A column of the trajectory as an array: steps ``(T,)`` in order and values ``(T, R, K)``, tasks as in the record.
+
+        Steps at which no task has a value (validation between evaluations, weights in the last row) are left out. Made on
+        the first call and kept: the arrays cannot be written to. Raises KeyError for a column that the run lacks.
+        """
+        if column not in self._known_values:
+            self._known_values[column] = self._values(column)
+        return self._known_values[column]
+
+    @cached_property
+    def _known_values(self) -> dict[str, tuple[Steps, Floats]]:
+        return {}
+
+    @cached_property
+    def _grid(self) -> tuple[Steps, tuple[NDArray[Any], ...], tuple[int, int, int]]:
+        """The trajectory's steps ``(T,)``, the place of each of its rows in ``(T, R, K)``, and that shape."""
+        tasks = {task: index for index, task in enumerate(self.record.tasks)}
+        steps, row = np.unique(self.trajectory["step"].to_numpy(np.int64), return_inverse=True)
+        replicas, layer = np.unique(self.trajectory["replica"].to_numpy(np.int64), return_inverse=True)
+        task = self.trajectory["task"].map(tasks).to_numpy(np.intp)
+        return steps, (row, layer, task), (len(steps), max(1, len(replicas)), len(tasks))
+
+    def _values(self, column: str) -> tuple[Steps, Floats]:
+        steps, places, shape = self._grid
+        values = np.full(shape, np.nan)
+        values[places] = self.trajectory[column].to_numpy(np.float64)
+        known = ~np.isnan(values)
+        kept = known.any(axis=(1, 2))
+        replicas = known.any(axis=(0, 2))
+        steps, values = steps[kept], values[kept][:, replicas if replicas.any() else slice(1)]
+        for array in (steps, values):
+            array.setflags(write=False)
+        return steps, values

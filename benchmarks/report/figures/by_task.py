@@ -27,7 +27,7 @@ Curves = tuple[NDArray[np.int64], Floats]
 """Steps ``(T,)`` and mean and standard error over the runs ``(K, 2, T)``."""
 
 
-def shown_runs(section: Section, method: str) -> list[Run]:
+def shown_runs(section: Section, method: str) -> Sequence[Run]:
     """The method's finished runs, else the first that failed."""
     failed = [run for (name, _), run in sorted(section.runs.items()) if name == method]
     return section.finished(method) or failed[:1]

@@ -10,7 +10,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from benchmarks.analysis.loading import cube
 from benchmarks.analysis.scales import of_losses
 from benchmarks.analysis.sections import STL, Section
 from benchmarks.analysis.statistics import Floats, band
@@ -73,7 +72,7 @@ def panel(
 
 def _losses(run: Run) -> Curve:
     """Steps ``(T,)`` and validation losses ``(T, K)``, mean over replicas."""
-    steps, values = cube(run, "val_loss")
+    steps, values = run.values("val_loss")
     keep = style.thin(len(steps)) if len(steps) else []
     return steps[keep], values[keep].mean(axis=1)
 

@@ -11,7 +11,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from benchmarks.analysis import statistics
-from benchmarks.analysis.loading import cube, probes_of
+from benchmarks.analysis.loading import probes_of
 from benchmarks.analysis.pareto import objectives
 from benchmarks.analysis.scales import Scale, of_losses
 from benchmarks.analysis.scores import DELTA_METRICS
@@ -68,7 +68,7 @@ def _losses(section: Section, styles: Mapping[str, Style]) -> Iterator[Chart]:
 
 def _mean_curve(runs: Sequence[Run], place: int) -> tuple[list[int], Floats, Floats] | None:
     """Steps, mean and standard error over runs of a task's validation loss, ``(T,)`` each with T at most ``POINTS``."""
-    curves = [(steps, losses[:, :, place].mean(axis=1)) for steps, losses in (cube(run, "val_loss") for run in runs)]
+    curves = [(steps, losses[:, :, place].mean(axis=1)) for steps, losses in (run.values("val_loss") for run in runs)]
     curves = [(steps, losses) for steps, losses in curves if len(steps)]
     if not curves:
         return None
