@@ -2,35 +2,42 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+.DEFAULT_GOAL := help
+.PHONY: help bench test docs conformance lower-bounds soak reference clean
 
-.PHONY: bench test conformance docs soak reference clean
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
-bench: $(VENV)/.installed
+bench: $(VENV)/.installed  ## compare eight methods on two problems: four to six minutes
 	$(BIN)/python run_bench.py
 
-test: $(VENV)/.installed-test
+test: $(VENV)/.installed-test  ## lint, types and all tests
 	$(BIN)/python tests/browsers.py
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pytest -n auto
 
-# Writes the table of how far the weights are from those of other implementations.
-conformance: $(VENV)/.installed-test
-	$(BIN)/pytest tests/test_traces.py -k same_weights --conformance docs/methods/conformance.md
-
-# Damages records ten thousand times and shows them to everything that reads records. About ten minutes.
-FAULTS ?= 10000
-soak: $(VENV)/.installed-test
-	$(BIN)/pytest tests/test_damage.py --faults $(FAULTS) --timeout 0
-
-# Pages of the package weighting and of its modules, as HTML in docs/api.
 MODULES := $(subst /,.,$(basename $(filter-out %/__init__.py,$(wildcard weighting/*.py weighting/testing/*.py))) weighting.testing)
-docs: $(VENV)/.installed-test
+docs: $(VENV)/.installed-test  ## pages of the package weighting, as HTML in docs/api
 	$(BIN)/pdoc weighting $(MODULES) --template-directory docs/template --output-directory docs/api
 
-# Makes the committed reference again: every number and picture of the README and of results/reference. About two hours.
-reference: $(VENV)/.installed-test
+conformance: $(VENV)/.installed-test  ## how far the weights are from those of other implementations, as a page
+	$(BIN)/pytest tests/test_traces.py -k same_weights --conformance docs/methods/conformance.md
+
+# Old versions warn about one another, so warnings are none of the findings here.
+LOWER_BOUNDS := $(patsubst %,tests/test_%.py,weighter_formulas traces suite records report multidigits code_lm html_page paired loop tracking)
+lower-bounds:  ## the fast tests with the oldest allowed versions, in an environment of its own
+	$(PYTHON) -m venv $(VENV)-lower
+	$(VENV)-lower/bin/pip install --quiet uv
+	$(VENV)-lower/bin/uv pip install --quiet --python $(VENV)-lower/bin/python --resolution lowest-direct -e '.[test]'
+	$(VENV)-lower/bin/pytest -W default -o filterwarnings= $(LOWER_BOUNDS)
+
+FAULTS ?= 10000
+soak: $(VENV)/.installed-test  ## damage records FAULTS times and show them to all that reads records: ten minutes
+	$(BIN)/pytest tests/test_damage.py --faults $(FAULTS) --timeout 0
+
+reference: $(VENV)/.installed-test  ## train all committed numbers and pictures again: two hours
 	rm -rf results/reference plots/reference
 	set -e; for suite in quick full coba_ablation val_feedback fair aa; do \
 		$(BIN)/python run_bench.py $$suite --out results/reference --plots plots/reference; done
@@ -53,5 +60,5 @@ $(VENV)/.installed-test: requirements-test.txt requirements.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-test.txt
 	touch $@ $(VENV)/.installed
 
-clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+clean:  ## remove environments and caches
+	rm -rf $(VENV) $(VENV)-lower site .pytest_cache .mypy_cache .ruff_cache

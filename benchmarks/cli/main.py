@@ -14,6 +14,8 @@ from benchmarks.errors import StorageError, UserError
 from benchmarks.harness import interrupts
 
 COMMANDS = "benchmarks.cli.commands"
+OWN_PACKAGES = {"benchmarks", "weighting"}
+"""A module missing in these is a fault of ours. Others come with an installation, which may be that of the methods alone."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -70,6 +72,11 @@ def _told(act: Callable[[], int]) -> int:
     except StorageError as error:
         print(f"error: {error}; everything that was finished is kept", file=sys.stderr)
         return 3
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] in OWN_PACKAGES:
+            raise
+        print(f"error: expected {error.name}, not found: pip install 'mtl-weighting[bench]'", file=sys.stderr)
+        return 2
     except BrokenPipeError:
         # Whoever read the output has seen enough (`| head`).
         _close_output()

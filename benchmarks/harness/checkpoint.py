@@ -6,6 +6,7 @@ The file is the SHA-256 of what follows, then what torch writes, which alone wou
 from __future__ import annotations
 
 import hashlib
+import io
 import pickle
 import shutil
 import uuid
@@ -62,7 +63,9 @@ class Checkpoint:
             with self.path.open("rb") as file:
                 if file.read(DIGEST) == hashlib.file_digest(file, "sha256").digest():
                     file.seek(DIGEST)
-                    state: dict[str, Any] = torch.load(file, map_location=device, weights_only=True)
+                    # From memory: older versions of torch lose the end of a file that they do not begin to read at 0.
+                    content = io.BytesIO(file.read())
+                    state: dict[str, Any] = torch.load(content, map_location=device, weights_only=True)
                     return state if state.get("format") == FORMAT else None
         except FileNotFoundError:
             return None

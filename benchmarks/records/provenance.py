@@ -31,19 +31,25 @@ def versions() -> dict[str, str]:
 @functools.cache
 def commit() -> str | None:
     """The commit of the project's checkout, with ``+changes`` if files differ from it; None outside a checkout."""
-    folder = Path(__file__).resolve().parent
+    return commit_of(Path(__file__).resolve())
+
+
+def commit_of(file: Path) -> str | None:
+    """The commit of the checkout that a file of the project belongs to.
+
+    None where it is installed, be it in an environment that lies within the checkout of something else.
+    """
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=file.parent, capture_output=True, text=True, check=True).stdout.strip()
+
     try:
-        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, check=True)
-        changes = subprocess.run(
-            ["git", "status", "--porcelain", "--untracked-files=no", "--", ":/weighting", ":/benchmarks"],
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        git("ls-files", "--error-unmatch", "--", file.name)
+        head = git("rev-parse", "HEAD")
+        changes = git("status", "--porcelain", "--untracked-files=no", "--", ":/weighting", ":/benchmarks")
     except (OSError, subprocess.CalledProcessError):
         return None
-    return head.stdout.strip()[:12] + ("+changes" if changes.stdout.strip() else "")
+    return head[:12] + ("+changes" if changes else "")
 
 
 def now() -> str:
