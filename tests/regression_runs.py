@@ -9,7 +9,7 @@ from typing import Any
 import fake_runs
 import yaml
 
-from benchmarks.harness.pool import Outcome
+from benchmarks.harness.dispatcher import PlanResult
 from benchmarks.planning.plan import Filters, Plan, make_plan
 from benchmarks.planning.status import Recorded
 from benchmarks.planning.suite import read_suite
@@ -69,18 +69,18 @@ def write(folder: Path, runs: Sequence[Run]) -> Path:
 
 
 def trainer(metric: Change = same, seconds: Change = same, seen: list[RunSpec] | None = None, **changes: Any) -> Any:
-    """What stands in for ``carry_out``: records made-up runs where there are none."""
+    """What stands in for ``execute``: records made-up runs where there are none."""
 
-    def carry_out(folder: Path, name: str, runs: list[RunSpec], **_: Any) -> Outcome:
+    def execute(folder: Path, name: str, runs: list[RunSpec], **_: Any) -> PlanResult:
         for spec in runs:
             if seen is not None:
                 seen.append(spec)
             if not (folder / "runs" / spec.key).exists():
                 made = run(spec, name, metric, seconds, **changes)
                 write_run(folder / "runs", made.record, made.trajectory)
-        return Outcome([Recorded(spec, "finished") for spec in runs])
+        return PlanResult([Recorded(spec, "finished") for spec in runs])
 
-    return carry_out
+    return execute
 
 
 def prints(seed: int, **changes: str) -> Fingerprints:

@@ -47,7 +47,7 @@ class Room:
         return self.folder / "new"
 
     def check(self, *more: str, out: Path | None = None, **training: Any) -> Said:
-        self.monkeypatch.setattr(regression, "carry_out", regression_runs.trainer(**training))
+        self.monkeypatch.setattr(regression, "execute", regression_runs.trainer(**training))
         places = {"--against": self.baseline, "--out": out or self.out, "--plots": self.folder / "plots"}
         return self.bench("check", self.suite, *(str(word) for pair in places.items() for word in pair), *more)
 
@@ -267,7 +267,7 @@ def test_records_of_other_code_are_refused(now: str | None, room: Room) -> None:
 @pytest.mark.parametrize(("now", "pattern"), [(COMMIT, COMMIT), (f"{COMMIT}+changes", f"{COMMIT}+changes-2*Z")])
 def test_the_folder_is_named_after_the_commit(now: str, pattern: str, room: Room) -> None:
     room.monkeypatch.setattr(provenance, "commit", lambda: now)
-    room.monkeypatch.setattr(regression, "carry_out", regression_runs.trainer())
+    room.monkeypatch.setattr(regression, "execute", regression_runs.trainer())
     room.monkeypatch.chdir(room.folder)
     said = room.bench("check", room.suite, "--against", str(room.baseline))
     assert (said.code, said.stderr) == (0, "")

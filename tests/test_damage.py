@@ -26,7 +26,7 @@ from benchmarks.harness.checkpoint import Checkpoint
 from benchmarks.harness.worker import Job, recorded_meanwhile
 from benchmarks.papers import published as published
 from benchmarks.planning import follow_up
-from benchmarks.planning.status import take_stock
+from benchmarks.planning.status import plan_status
 from benchmarks.planning.suite import read_suite
 from benchmarks.records import frames, tracking
 from benchmarks.records.migrate import migrate
@@ -46,7 +46,7 @@ def one_line(text: str) -> bool:
 
 
 def stock(job: Job) -> bool:
-    found = take_stock(job.folder, [job.spec])
+    found = plan_status(job.folder, [job.spec])
     return job.spec.key in found.to_do and one_line(found.damaged[job.spec.key])
 
 
@@ -134,7 +134,7 @@ def test_every_fault_in_a_record_is_noticed_by_everybody(two_runs: Job, request:
                     raised.append((seed, reader, repr(error)))
         restore(place / name, whole[name])
     assert (unnoticed, raised) == ([], [])
-    assert not take_stock(two_runs.folder, [two_runs.spec]).to_do
+    assert not plan_status(two_runs.folder, [two_runs.spec]).to_do
 
 
 @pytest.fixture(scope="module")

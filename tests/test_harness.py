@@ -20,9 +20,10 @@ import torch
 import yaml
 from written_records import change, change_trajectory, rewrite
 
-from benchmarks.harness import loop, pool
+from benchmarks.harness import dispatcher, loop
 from benchmarks.harness.interrupts import SIGNALS
-from benchmarks.harness.worker import Job, work
+from benchmarks.harness.local import work
+from benchmarks.harness.worker import Job
 from benchmarks.planning import status
 from benchmarks.planning.plan import Filters, make_plan
 from benchmarks.planning.suite import read_suite
@@ -409,14 +410,14 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
 def test_a_damaged_record_is_known(damage: str, recorded: Job) -> None:
     do, reason = DAMAGES[damage]
     do(run_folder(recorded.folder, recorded.spec.key))
-    standing = status.take_stock(recorded.folder, [recorded.spec])
+    standing = status.plan_status(recorded.folder, [recorded.spec])
     assert (standing.recorded, list(standing.to_do)) == ([], [recorded.spec.key])
     assert reason in standing.damaged[recorded.spec.key]
     assert "\n" not in standing.damaged[recorded.spec.key]
-    (warning,) = pool._set_damaged_aside(recorded.folder, recorded.spec.key)
+    (warning,) = dispatcher._set_damaged_aside(recorded.folder, recorded.spec.key)
     assert reason in warning
     assert in_process(recorded).state == "finished"
-    assert not status.take_stock(recorded.folder, [recorded.spec]).to_do
+    assert not status.plan_status(recorded.folder, [recorded.spec]).to_do
 
 
 def test_no_flipped_byte_of_a_trajectory_changes_a_number_unseen(recorded: Job) -> None:

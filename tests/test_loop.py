@@ -17,7 +17,7 @@ import weighting
 from benchmarks.contract import Batch, Data, Problem, Training
 from benchmarks.harness import checkpoint
 from benchmarks.harness.checkpoint import Checkpoint
-from benchmarks.harness.loop import Diverged, Loop, Stopped
+from benchmarks.harness.loop import DivergedError, Loop, StopRequested
 from benchmarks.problems.multidigits import MultiDigits
 from weighting import Needs, Weighter
 
@@ -487,14 +487,14 @@ def test_test_is_measured_once() -> None:
 @pytest.mark.parametrize("spoil", ["nan", "infinite"])
 def test_a_loss_that_is_not_finite_is_a_divergence_with_its_step(spoil: str) -> None:
     loop = loop_of(method("uniform"), problem=Tiny(spoil=spoil, spoil_at=12))
-    with pytest.raises(Diverged, match="loss of small is not finite") as caught:
+    with pytest.raises(DivergedError, match="loss of small is not finite") as caught:
         loop.run()
     assert caught.value.step == 12
     assert loop.trajectory.frame()["step"].max() == 10
 
 
 def test_a_weight_that_is_not_finite_is_a_divergence_with_its_step() -> None:
-    with pytest.raises(Diverged, match="weight of small is not finite") as caught:
+    with pytest.raises(DivergedError, match="weight of small is not finite") as caught:
         loop_of(TurnsNaN(3, at=7)).run()
     assert caught.value.step == 7
 
@@ -516,7 +516,7 @@ def test_parameters_that_stop_being_finite_in_the_last_step_are_a_divergence() -
                 losses.register_hook(lambda gradient: gradient * float("nan"))  # type: ignore[no-untyped-call]
             return losses
 
-    with pytest.raises(Diverged, match="validation loss of small is not finite") as caught:
+    with pytest.raises(DivergedError, match="validation loss of small is not finite") as caught:
         loop_of(method("uniform"), settings(steps=1), Sudden()).run()
     assert caught.value.step == 1
 
@@ -546,14 +546,14 @@ TRAINING = {"steps": 40, "lr": 0.05, "log_every": 3, "evaluate_every": 7, "lr_sc
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("changes", [{"optimizer": "adam"}, {"optimizer": "sgd", "momentum": 0.9, "selection": "last"}])
 def test_a_resumed_run_ends_bit_identically(name: str, changes: dict[str, Any], tmp_path: Path) -> None:
-    """Stopped twice, at places that are no multiple of anything the method counts."""
+    """StopRequested twice, at places that are no multiple of anything the method counts."""
     training = settings(**TRAINING, **changes)
     whole = loop_of(method(name), training)
     expected = whole.run()
     loops = []
     for blocks in (3, 9):
         loop = loop_of(method(name), training, checkpoint=Checkpoint(tmp_path, "run"), should_stop=stop_after(blocks))
-        with pytest.raises(Stopped):
+        with pytest.raises(StopRequested):
             loop.run()
         loops.append(loop)
     assert [loop.step for loop in loops] == [7, 28]
@@ -571,7 +571,7 @@ def test_a_resumed_run_ends_bit_identically(name: str, changes: dict[str, Any], 
 
 def test_a_run_stopped_after_its_last_step_needs_only_its_score(tmp_path: Path) -> None:
     place = Checkpoint(tmp_path, "run")
-    with pytest.raises(Stopped):
+    with pytest.raises(StopRequested):
         loop_of(Fine(3), checkpoint=place, should_stop=stop_after(4)).run()
     fine = Fine(3)
     outcome = loop_of(fine, checkpoint=place).run()
@@ -592,7 +592,7 @@ def in_format(place: Checkpoint, number: int) -> bytes:
 @pytest.mark.parametrize("damage", ["empty", "half", "text", "other format"])
 def test_a_damaged_checkpoint_is_a_start_from_nothing(damage: str, tmp_path: Path) -> None:
     place = Checkpoint(tmp_path, "run")
-    with pytest.raises(Stopped):
+    with pytest.raises(StopRequested):
         loop_of(Fine(3), checkpoint=place, should_stop=stop_after(2)).run()
     content = place.path.read_bytes()
     damaged = {"empty": b"", "half": content[: len(content) // 2], "text": b"not a checkpoint"}

@@ -38,9 +38,10 @@ from test_harness import (
     write_suite,
 )
 
-from benchmarks.harness import checkpoint, nursery, pool
+from benchmarks.harness import checkpoint, dispatcher, processes
 from benchmarks.harness.interrupts import SIGNALS
-from benchmarks.harness.worker import Job, work
+from benchmarks.harness.local import work
+from benchmarks.harness.worker import Job
 from benchmarks.records import locks
 from benchmarks.records.locks import lock_of
 from benchmarks.records.storage import RUN_FILE, read_run, remove_leftovers, run_folder, set_aside, write_run
@@ -114,10 +115,10 @@ def test_a_server_that_is_always_killed_is_a_row(tmp_path: Path, monkeypatch: py
         asked.append(1)
         raise EOFError("unexpected EOF")
 
-    monkeypatch.setattr(nursery.Nursery, "_start", killed)
-    monkeypatch.setattr(nursery.Nursery, "_wait_for_its_end", lambda self: None)
-    outcome = pool.carry_out(job.folder, "mine", [job.spec], jobs=1, device="cpu")
-    assert len(asked) == nursery.ATTEMPTS
+    monkeypatch.setattr(processes.ProcessStarter, "_start", killed)
+    monkeypatch.setattr(processes.ProcessStarter, "_wait_for_its_end", lambda self: None)
+    outcome = dispatcher.execute(job.folder, "mine", [job.spec], jobs=1, device="cpu")
+    assert len(asked) == processes.ATTEMPTS
     (row,) = outcome.recorded
     assert (row.state, row.reason.partition(",")[0]) == ("crashed", "no process could be started for it")
     record = read_run(run_folder(job.folder, job.spec.key)).record
@@ -158,9 +159,9 @@ def test_what_a_worker_recorded_before_it_was_killed_stays(tmp_path: Path, monke
     """Killed between its record and its word to the parent."""
     (job,) = jobs_of(write_suite(tmp_path), "uniform")
     in_process(job)
-    there = pool._Pool([job], 1, pool.Outcome(), 1)
+    there = dispatcher._Dispatcher([job], dispatcher.PlanResult(), 1, wait=True)
     there._give_up(job, "its process was ended by SIGKILL")
-    assert [row.state for row in there.outcome.recorded] == ["finished"]
+    assert [row.state for row in there.result.recorded] == ["finished"]
     assert read_run(run_folder(job.folder, job.spec.key)).record.state == "finished"
 
 

@@ -23,7 +23,7 @@ import weighting
 from benchmarks.analysis.loading import load
 from benchmarks.cli import main as command_line
 from benchmarks.harness.checkpoint import Checkpoint
-from benchmarks.harness.loop import Loop, Stopped
+from benchmarks.harness.loop import Loop, StopRequested
 from benchmarks.problems.famo_toy import FamoToy
 from benchmarks.records.schema import DISTURBED, Flag, RunSpec
 from benchmarks.records.storage import DamagedRecordError, read_run, run_folders
@@ -248,7 +248,7 @@ def test_a_resumed_run_has_the_same_probes(name: str, blocks: int, tmp_path: Pat
     whole = loop_of(made(), training)
     whole.run()
     stopped = loop_of(made(), training, checkpoint=Checkpoint(tmp_path, "run"), should_stop=stop_after(blocks))
-    with pytest.raises(Stopped):
+    with pytest.raises(StopRequested):
         stopped.run()
     last = loop_of(made(), training, checkpoint=Checkpoint(tmp_path, "run"))
     last.run()

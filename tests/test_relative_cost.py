@@ -17,7 +17,7 @@ from benchmarks.analysis.scores import RELATIVE
 from benchmarks.analysis.section_tables import section_tables
 from benchmarks.analysis.sections import sections
 from benchmarks.cli import main as command_line
-from benchmarks.planning.status import take_stock
+from benchmarks.planning.status import plan_status
 from benchmarks.records import provenance
 from benchmarks.records.schema import Run, Timing
 from benchmarks.records.storage import read_run, run_folders, write_run
@@ -224,7 +224,7 @@ def test_only_the_seeds_of_what_is_to_do_are_trained_again(tmp_path: Path) -> No
         made = regression_runs.run(spec, "mine")
         if (spec.weighter.label, spec.seed) != ("dwa", 1):
             write_run(folder / "runs", made.record, made.trajectory)
-    stock = take_stock(folder, plan.runs)
+    stock = plan_status(folder, plan.runs)
     again = [(spec.weighter.label, spec.seed) for spec in plan.runs if spec.key in stock.pairs]
     assert again == [("uniform", 1)]
     assert {(spec.weighter.label, spec.seed) for spec in stock.to_do.values()} == {("dwa", 1), ("uniform", 1)}
@@ -238,5 +238,5 @@ def test_only_the_seeds_of_what_is_to_do_are_trained_again(tmp_path: Path) -> No
             for part in place.iterdir():
                 part.unlink()
             place.rmdir()
-    stock = take_stock(folder, plan.runs)
+    stock = plan_status(folder, plan.runs)
     assert (stock.pairs, list(stock.to_do)) == ({}, [alone.key])

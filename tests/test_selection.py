@@ -13,7 +13,7 @@ from tiny_problem import Tiny
 import weighting
 from benchmarks.contract import Evaluation, Split, Training
 from benchmarks.harness.checkpoint import Checkpoint
-from benchmarks.harness.loop import Loop, Outcome, Stopped
+from benchmarks.harness.loop import Loop, RunResult, StopRequested
 
 STEPS, EVERY = 22, 5
 EVALUATED = (0, 5, 10, 15, 20, 22)
@@ -40,7 +40,7 @@ def evaluations() -> dict[int, dict[Split, Evaluation]]:
         loop.train_step()
 
 
-def scored(selection: str) -> tuple[Outcome, dict[int, dict[Split, Evaluation]]]:
+def scored(selection: str) -> tuple[RunResult, dict[int, dict[Split, Evaluation]]]:
     return loop_of(selection).run(), evaluations()
 
 
@@ -96,7 +96,7 @@ def test_test_is_scored_no_more_often_than_the_rule_needs(selection: str, times:
 def test_a_resumed_run_scores_the_same(selection: str, tmp_path: Path) -> None:
     stops = iter([False, False, True])
     first = loop_of(selection, checkpoint=Checkpoint(tmp_path / "state.pt", "key"), should_stop=lambda: next(stops, False))
-    with pytest.raises(Stopped):
+    with pytest.raises(StopRequested):
         first.run()
     again = loop_of(selection, checkpoint=Checkpoint(tmp_path / "state.pt", "key")).run()
     whole = loop_of(selection).run()

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 import weighting
 from benchmarks.contract import Batch, Problem, Training
 from benchmarks.harness.checkpoint import Checkpoint
-from benchmarks.harness.loop import Diverged, Loop, Stopped
+from benchmarks.harness.loop import DivergedError, Loop, StopRequested
 from benchmarks.harness.selection import Selector
 from benchmarks.problems import code_lm, famo_toy, gradnorm_toy, multidigits
 from benchmarks.regression.golden_runs import SMALL, _InDouble
@@ -100,7 +100,7 @@ def test_a_resumed_run_is_the_same_run(kind: str, stop_after: int, tmp_path: Pat
     asked = iter(range(1, 100))
     stopped = loop_of(AsksForAll(3), LAST, NoisyTiny(kind=kind), checkpoint=Checkpoint(tmp_path, "run"))
     stopped.should_stop = lambda: next(asked) == stop_after
-    with pytest.raises(Stopped):
+    with pytest.raises(StopRequested):
         stopped.run()
     # As in another process.
     torch.manual_seed(1)
@@ -261,7 +261,7 @@ def test_absent_is_no_zero_in_the_record() -> None:
 @pytest.mark.parametrize("spoil", ["nan", "infinite"])
 def test_a_present_loss_that_is_not_finite_ends_the_run_and_names_the_task(name: str, spoil: str) -> None:
     loop = loop_of(make(name), problem=Tiny(spoil=spoil, spoil_at=12))
-    with pytest.raises(Diverged, match=r"^loss of small is not finite$") as told:
+    with pytest.raises(DivergedError, match=r"^loss of small is not finite$") as told:
         loop.run()
     assert told.value.step == 12
 
@@ -311,7 +311,7 @@ def test_checkpoints_and_best_copies_hold_what_is_trained(tmp_path: Path) -> Non
     asked = iter(range(1, 100))
     stopped = loop_of(make("uniform"), LAST, FrozenTiny(), checkpoint=Checkpoint(tmp_path, "run"))
     stopped.should_stop = lambda: next(asked) == 9
-    with pytest.raises(Stopped):
+    with pytest.raises(StopRequested):
         stopped.run()
     assert (tmp_path / "run.pt").stat().st_size < 100_000
     assert_same(results(loop_of(make("uniform"), LAST, FrozenTiny(), checkpoint=Checkpoint(tmp_path, "run"))), whole)

@@ -16,7 +16,7 @@ import weighting
 from benchmarks.contract import Training
 from benchmarks.harness.checkpoint import Checkpoint
 from benchmarks.harness.diagnostics import Watch
-from benchmarks.harness.loop import Diverged, Loop, Stopped
+from benchmarks.harness.loop import DivergedError, Loop, StopRequested
 from benchmarks.harness.step import StepResult
 from benchmarks.records.schema import Flag, Run
 from benchmarks.report.suite_report import write_report
@@ -120,7 +120,7 @@ def test_a_loss_that_is_not_finite_is_named() -> None:
     (flag,) = Watch(["one"]).flags(Scripted(moving), training, "loss of small is not finite")
     assert flag == Flag(name="not_finite", text="loss of small is not finite")
     loop = loop_of(Scripted(lambda step: [float("nan"), 1.0, 1.0]))
-    with pytest.raises(Diverged) as told:
+    with pytest.raises(DivergedError) as told:
         loop.run()
     assert "not_finite" in {flag.name for flag in loop.watch.flags(loop.weighter, training, told.value.reason)}
 
@@ -130,7 +130,7 @@ def test_a_resumed_run_has_the_same_flags(tmp_path: Path) -> None:
     stopped = loop_of(Guarded(rule), Checkpoint(tmp_path, "run"))
     asked = iter([False, True])
     stopped.should_stop = lambda: next(asked)
-    with pytest.raises(Stopped):
+    with pytest.raises(StopRequested):
         stopped.run()
     resumed = loop_of(Guarded(rule), Checkpoint(tmp_path, "run"))
     resumed.run()

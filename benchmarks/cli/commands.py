@@ -13,11 +13,11 @@ from pathlib import Path
 import torch
 
 from benchmarks.errors import StorageError, UserError
+from benchmarks.harness.dispatcher import PlanResult, execute, runs_at_once
 from benchmarks.harness.display import run_name
-from benchmarks.harness.pool import Outcome, carry_out, runs_at_once
 from benchmarks.planning.follow_up import follow_up
 from benchmarks.planning.plan import Filters, Plan, make_plan
-from benchmarks.planning.status import Recorded, Stock, take_stock
+from benchmarks.planning.status import PlanStatus, Recorded, plan_status
 from benchmarks.planning.suite import read_suite
 from benchmarks.records.schema import TRIAL_ROLES, RunSpec
 from benchmarks.records.storage import run_folder
@@ -36,43 +36,49 @@ def run(options: argparse.Namespace) -> int:
     trained = _train(plan, options)
     if trained is None:
         return 0
-    plan, outcome = trained
-    if outcome.interrupted:
-        return outcome.exit_code
+    plan, result = trained
+    if not result.complete:
+        return result.exit_code
     _report(plan, options.out / plan.suite, options.plots)
     if options.track:
         _track(options.track, plan, options.out / plan.suite)
-    return _say_failures(outcome)
+    return _say_failures(result)
 
 
-def _train(plan: Plan, options: argparse.Namespace) -> tuple[Plan, Outcome] | None:
+def _train(plan: Plan, options: argparse.Namespace) -> tuple[Plan, PlanResult] | None:
     """Train what the plan still lacks. Returns the plan with what followed from its runs; None after a dry run."""
     jobs = options.jobs or runs_at_once(plan.runs)
     folder: Path = options.out / plan.suite
-    stock = take_stock(folder, plan.runs)
-    _print_plan(plan, stock, jobs, options.device)
+    status = plan_status(folder, plan.runs)
+    _print_plan(plan, status, 1 if options.executor == "here" else jobs, options.device)
     if options.dry_run:
         for spec in plan.runs:
-            print(_run_line(spec, stock))
+            print(_run_line(spec, status))
         return None
     _check_folder(folder)
-    outcome = carry_out(folder, plan.suite, plan.runs, jobs=jobs, device=options.device)
-    if not outcome.interrupted:
+    how = {"jobs": jobs, "device": options.device, "executor": options.executor, "wait": not options.no_wait}
+    result = execute(folder, plan.suite, plan.runs, **how)
+    if result.complete:
         further = follow_up(plan, folder)
         if further:
             print(f"{len(further)} runs follow from these: tuned and frozen settings", flush=True)
             plan = replace(plan, runs=plan.runs + further)
             # Once more with all runs: those that are recorded count and are not trained again.
-            warnings = outcome.warnings
-            outcome = carry_out(folder, plan.suite, plan.runs, jobs=jobs, device=options.device)
-            outcome.warnings = warnings + outcome.warnings
-    for warning in outcome.warnings:
+            warnings = result.warnings
+            result = execute(folder, plan.suite, plan.runs, **how)
+            result.warnings = warnings + result.warnings
+    for warning in result.warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    if outcome.interrupted:
-        done = len(outcome.recorded)
-        print(f"\nstopped: {done} of {len(plan.runs)} runs are recorded; the same command goes on from here:")
-        print(f"  {_this_command()}")
-    return plan, outcome
+    _say_unfinished(plan, result)
+    return plan, result
+
+
+def _say_unfinished(plan: Plan, result: PlanResult) -> None:
+    done = f"{len(result.recorded)} of {len(plan.runs)} runs are recorded"
+    if result.interrupted:
+        print(f"\nstopped: {done}; the same command goes on from here:\n  {_this_command()}")
+    elif result.unfinished:
+        print(f"\n{done}, the others are in the hands of other commands; `report` when these have ended")
 
 
 def report(options: argparse.Namespace) -> int:
@@ -80,7 +86,7 @@ def report(options: argparse.Namespace) -> int:
     plan = _plan(options)
     folder: Path = options.out / plan.suite
     plan = replace(plan, runs=plan.runs + follow_up(plan, folder))
-    damaged = take_stock(folder, plan.runs).damaged
+    damaged = plan_status(folder, plan.runs).damaged
     lacking = [spec for spec in plan.runs if spec.key in damaged or not run_folder(folder, spec.key).exists()]
     if len(lacking) == len(plan.runs):
         raise UserError(f"expected recorded runs of suite {plan.suite!r} in {folder / 'runs'}, found none")
@@ -175,23 +181,23 @@ def reproduce(options: argparse.Namespace) -> int:
 
     found = experiment(options.paper)
     folder: Path = options.out / f"reproduce_{options.paper}"
-    outcome, keys = Outcome(), set[str]()
+    result, keys = PlanResult(), set[str]()
     if found is not None:
         options.suite = found.suite
         options.weighters = options.weighters or list(found.weighters)
         trained = _train(_plan(options), options)
         if trained is None:
             return 0
-        plan, outcome = trained
-        if outcome.interrupted:
-            return outcome.exit_code
+        plan, result = trained
+        if not result.complete:
+            return result.exit_code
         keys = {spec.key for spec in plan.runs}
     _check_folder(folder)
     try:
         print(f"\n{write_reproduction(options.paper, folder, keys)}\n\nreport: {folder / 'reproduce.md'}")
     except OSError as error:
         raise StorageError.of(error, folder) from error
-    return _say_failures(outcome)
+    return _say_failures(result)
 
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
@@ -278,21 +284,21 @@ def _selection(options: argparse.Namespace) -> str:
     return shlex.join(words)
 
 
-def _say_failures(outcome: Outcome) -> int:
+def _say_failures(result: PlanResult) -> int:
     # A trial that diverges is a setting that loses, not a comparison that lacks a run.
-    failures: list[Recorded] = [each for each in outcome.failures if each.spec.role not in TRIAL_ROLES]
+    failures: list[Recorded] = [each for each in result.failures if each.spec.role not in TRIAL_ROLES]
     if not failures:
         return 0
     first = failures[0]
     print(
-        f"error: {len(failures)} of {len(outcome.recorded)} runs did not finish; the first: {run_name(first.spec)} "
+        f"error: {len(failures)} of {len(result.recorded)} runs did not finish; the first: {run_name(first.spec)} "
         f"{first.state}: {first.reason}",
         file=sys.stderr,
     )
     return FAILED
 
 
-def _print_plan(plan: Plan, stock: Stock, jobs: int, device: str) -> None:
+def _print_plan(plan: Plan, status: PlanStatus, jobs: int, device: str) -> None:
     if plan.question:
         print(f"suite {plan.suite}: {plan.question}\n")
     for name, runs in _by_problem(plan):
@@ -308,9 +314,9 @@ def _print_plan(plan: Plan, stock: Stock, jobs: int, device: str) -> None:
             number = sum(run.role in roles for run in runs)
             if number:
                 print(f"    {role:11}  {number} runs")
-    count = f"{len(plan.runs)} runs: {len(plan.runs) - len(stock.to_do)} recorded, {len(stock.to_do)} to train"
-    if stock.pairs:
-        count += f" ({len(stock.pairs)} of them again, for the time of a step beside runs that are trained now)"
+    count = f"{len(plan.runs)} runs: {len(plan.runs) - len(status.to_do)} recorded, {len(status.to_do)} to train"
+    if status.pairs:
+        count += f" ({len(status.pairs)} of them again, for the time of a step beside runs that are trained now)"
     threads = sorted({run.training.threads for run in plan.runs})
     each = f"{' or '.join(map(str, threads))} thread{'s' * (threads != [1])} each"
     print(f"\n{count}, {jobs} at a time on {device}, {each}", flush=True)
@@ -321,10 +327,10 @@ def _by_problem(plan: Plan) -> list[tuple[str, list[RunSpec]]]:
     return [(name, [run for run in plan.runs if run.problem.name == name]) for name in names]
 
 
-def _run_line(spec: RunSpec, stock: Stock) -> str:
-    if spec.key in stock.pairs:
-        return f"  {spec.key}  again     {run_name(spec)}, as the pair of {stock.pairs[spec.key]}"
-    return f"  {spec.key}  {'to train' if spec.key in stock.to_do else 'recorded':9} {run_name(spec)}"
+def _run_line(spec: RunSpec, status: PlanStatus) -> str:
+    if spec.key in status.pairs:
+        return f"  {spec.key}  again     {run_name(spec)}, as the pair of {status.pairs[spec.key]}"
+    return f"  {spec.key}  {'to train' if spec.key in status.to_do else 'recorded':9} {run_name(spec)}"
 
 
 def _this_command() -> str:

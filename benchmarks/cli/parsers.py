@@ -13,6 +13,7 @@ from typing import NoReturn
 from benchmarks.errors import UserError, unknown
 from benchmarks.suites import suite_names
 
+EXECUTORS = ("local", "here")
 TRACKERS = ("tensorboard", "mlflow", "wandb")
 
 
@@ -160,6 +161,15 @@ def _add_filters(parser: argparse.ArgumentParser) -> None:
 def _add_training(parser: argparse.ArgumentParser) -> None:
     training = parser.add_argument_group("training")
     training.add_argument("--jobs", type=_positive, help="runs side by side; default: as many as there are cores for")
+    training.add_argument(
+        "--executor",
+        type=functools.partial(_one_of, EXECUTORS),
+        default="local",
+        help="local: a process for each run (the default); here: one after the other in this process, for debuggers",
+    )
+    training.add_argument(
+        "--no-wait", action="store_true", help="leave when all runs that are left are in the hands of other commands"
+    )
     training.add_argument("--dry-run", action="store_true", help="print the plan and stop")
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.errors import StorageError, UserError
-from benchmarks.harness.pool import Outcome, carry_out, runs_at_once
+from benchmarks.harness.dispatcher import PlanResult, execute, runs_at_once
 from benchmarks.planning.plan import Plan
 from benchmarks.records import provenance
 from benchmarks.records.files import write
@@ -61,10 +61,10 @@ def _check(options: argparse.Namespace, plan: Plan) -> int:
     if options.dry_run:
         return 0
     verdicts = golden_weights.judge(recorded, _methods(plan))
-    outcome = _carry_out(options, out / plan.suite, plan.suite, plan.runs)
-    if outcome.interrupted:
-        print(f"\nstopped: {len(outcome.recorded)} of {len(plan.runs)} runs are recorded, nothing was judged")
-        return outcome.exit_code
+    result = _carry_out(options, out / plan.suite, plan.suite, plan.runs)
+    if not result.complete:
+        print(f"\nstopped: {len(result.recorded)} of {len(plan.runs)} runs are recorded, nothing was judged")
+        return result.exit_code
     head = baseline.read(out / plan.suite, {spec.key for spec in plan.runs})
     head = baseline.without_those_that_began_otherwise(base.side, head)
     verdicts += gates.judge(base, head)
@@ -81,25 +81,31 @@ def _check(options: argparse.Namespace, plan: Plan) -> int:
 def _calibrate(options: argparse.Namespace) -> int:
     plan = false_alarms.plan_of(options.repetitions)
     folder = options.out or false_alarms.FOLDER
-    outcome = _carry_out(options, folder, plan.suite, plan.runs)
-    if outcome.interrupted:
-        print(
-            f"\nstopped: {len(outcome.recorded)} of {len(plan.runs)} runs are recorded; the same command goes on from here"
-        )
-        return outcome.exit_code
-    if outcome.failures:
-        raise UserError(f"check: expected {len(plan.runs)} finished runs, found {len(outcome.failures)} that failed")
+    result = _carry_out(options, folder, plan.suite, plan.runs)
+    if not result.complete:
+        print(f"\nstopped: {len(result.recorded)} of {len(plan.runs)} runs are recorded; the same command goes on from here")
+        return result.exit_code
+    if result.failures:
+        raise UserError(f"check: expected {len(plan.runs)} finished runs, found {len(result.failures)} that failed")
     side = baseline.read(folder, {spec.key for spec in plan.runs})
     print(false_alarms.write_calibration(side, options.repetitions, options.against / "check"))
     return 0
 
 
-def _carry_out(options: argparse.Namespace, folder: Path, suite: str, runs: list[RunSpec]) -> Outcome:
+def _carry_out(options: argparse.Namespace, folder: Path, suite: str, runs: list[RunSpec]) -> PlanResult:
     jobs = options.jobs or runs_at_once(runs)
-    outcome = carry_out(folder, suite, runs, jobs=jobs, device=options.device)
-    for warning in outcome.warnings:
+    result = execute(
+        folder,
+        suite,
+        runs,
+        jobs=jobs,
+        device=options.device,
+        executor=options.executor,
+        wait=not options.no_wait,
+    )
+    for warning in result.warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    return outcome
+    return result
 
 
 def _keep(options: argparse.Namespace, plan: Plan, base: gates.Expected, verdicts: Sequence[Verdict]) -> None:

@@ -35,11 +35,11 @@ CHECKPOINT_SHARE = 0.05
 FINGERPRINT_BATCHES = 3
 
 
-class Stopped(Exception):  # noqa: N818 - a request, not an error
+class StopRequested(Exception):  # noqa: N818 - a request, not an error
     """The run was asked to stop; its checkpoint is written."""
 
 
-class Diverged(Exception):  # noqa: N818 - an outcome, recorded as a row
+class DivergedError(Exception):
     """A loss or a weight is not finite any more."""
 
     def __init__(self, step: int, reason: str) -> None:
@@ -48,7 +48,7 @@ class Diverged(Exception):  # noqa: N818 - an outcome, recorded as a row
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RunResult:
     """What a trained run leaves for its record."""
 
     selection: Selection
@@ -63,7 +63,7 @@ class Loop:
     model, weighter, data  as for the run, on ``device``
     checkpoint             where the state is kept while the run is unfinished; None: nowhere
     on_log                 called after every logged block of steps with (steps done, raw losses by task)
-    should_stop            asked after every block; True: write the checkpoint and raise ``Stopped``
+    should_stop            asked after every block; True: write the checkpoint and raise ``StopRequested``
     """
 
     def __init__(
@@ -108,8 +108,8 @@ class Loop:
             initial_parameters=self.initial_parameters, data=self.data.fingerprint, data_order=hash_tensors(tensors)
         )
 
-    def run(self) -> Outcome:
-        """Train to the end, from the checkpoint where there is one. Raises Diverged, Stopped, StorageError."""
+    def run(self) -> RunResult:
+        """Train to the end, from the checkpoint where there is one. Raises DivergedError, StopRequested, StorageError."""
         if not self._resume():
             self.begin()
         saved_at, took = time.monotonic(), 0.0
@@ -123,7 +123,7 @@ class Loop:
                 took = self.save()
                 saved_at = time.monotonic()
             if stop:
-                raise Stopped
+                raise StopRequested
         self._log_probes()
         return self._score()
 
@@ -146,7 +146,7 @@ class Loop:
         self.watch.look(self.block, training.grad_clip)
         self._log(self.block[0])
         if self.bad_step is not None:
-            raise Diverged(self.bad_step, self._why(self.block[self.bad_step - first]))
+            raise DivergedError(self.bad_step, self._why(self.block[self.bad_step - first]))
         per_task = self.block[-1].losses.reshape(-1, self.problem.num_tasks).mean(0).tolist()
         self.on_log(self.step, dict(zip(self.problem.tasks, per_task, strict=True)))
 
@@ -183,7 +183,7 @@ class Loop:
         """Measure the whole validation split and show it to the selection rule."""
         result = self._measure("validation")
         if not bool(torch.isfinite(result.losses).all()):
-            raise Diverged(self.step, "validation " + self._not_finite("loss", result.losses))
+            raise DivergedError(self.step, "validation " + self._not_finite("loss", result.losses))
         if self.initial_val_losses is None:
             self.initial_val_losses = result.losses
         self._open_row()
@@ -221,9 +221,9 @@ class Loop:
         named = zip(self.problem.tasks, finite, strict=True)
         return "; ".join(f"{what} of {task} is not finite" for task, is_finite in named if not is_finite)
 
-    def _score(self) -> Outcome:
+    def _score(self) -> RunResult:
         """Score the model that the selection rule chose."""
-        return Outcome(*self.selector.scores(), self._costs())
+        return RunResult(*self.selector.scores(), self._costs())
 
     def _costs(self) -> Costs:
         stepper, passes = self.stepper, self.stepper.norms.extra_backwards if self.stepper.norms else 0

@@ -1,16 +1,13 @@
-"""One run in a process of its own: lock, train, record.
-
-A process each gives every run its own memory account and keeps a crash from taking others along.
-"""
+"""One run from its lock to its record: what every executor calls, in whatever process."""
 
 from __future__ import annotations
 
-import signal
+import contextlib
 import sys
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,8 +21,7 @@ from benchmarks.catalog import hyperparameters_in_run, make_problem, own_source,
 from benchmarks.contract import Data, Problem
 from benchmarks.errors import StorageError, UserError, one_line
 from benchmarks.harness.checkpoint import Checkpoint
-from benchmarks.harness.interrupts import SIGNALS
-from benchmarks.harness.loop import Diverged, Loop, Stopped
+from benchmarks.harness.loop import DivergedError, Loop, StopRequested
 from benchmarks.records import provenance
 from benchmarks.records.contents import content_hashes
 from benchmarks.records.locks import lock_of
@@ -52,8 +48,8 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Message:
-    """What a worker tells: progress, then one end."""
+class WorkerEvent:
+    """What is sent of a run: progress, then one end."""
 
     kind: Literal["progress", "recorded", "busy", "stopped", "cannot_write"]
     step: int = 0
@@ -64,35 +60,37 @@ class Message:
     """What the user has to know beside the end, in one line."""
 
 
-def work(job: Job, tell: Connection) -> None:
-    """Entry point of the process. Tells the parent how it went; leaves when the parent is gone."""
-    asked_to_stop = _StopSwitch()
-    for number in SIGNALS:
-        # Ctrl-C and a closed terminal reach every process: whether a worker is to stop, its parent says.
-        signal.signal(number, asked_to_stop.switch if number == signal.SIGTERM else signal.SIG_IGN)
-    if hasattr(signal, "pthread_sigmask"):
-        # Held back until now, see ``nursery``.
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+Send = Callable[[WorkerEvent], None]
+ShouldStop = Callable[[], bool]
+
+
+def run_job(job: Job, send: Send, should_stop: ShouldStop) -> WorkerEvent:
+    """Train and record a run, unless somebody has it in hand or has recorded it. Returns its end.
+
+    send         is called with progress
+    should_stop  is asked between steps; True: the run ends with its checkpoint
+
+    Whatever send raises ends the run as a lost connection would: BrokenPipeError and EOFError pass through.
+    """
     torch.set_num_threads(job.spec.training.threads)
-    warnings.simplefilter("ignore", FutureWarning)
     key = job.spec.key
     try:
-        with lock_of(job.folder, key):
+        with warnings.catch_warnings(), lock_of(job.folder, key):
+            warnings.simplefilter("ignore", FutureWarning)
             if job.pair_of:
-                tell.send(_time_again(job, tell, asked_to_stop))
-            else:
-                tell.send(recorded_meanwhile(job) or _train_and_record(job, tell, asked_to_stop))
+                return _time_again(job, send, should_stop)
+            return recorded_meanwhile(job) or _train_and_record(job, send, should_stop)
     except filelock.Timeout:
-        tell.send(Message("busy"))
-    except (BrokenPipeError, EOFError):
-        sys.exit(1)
+        return WorkerEvent("busy")
+    except BrokenPipeError:
+        raise
     except StorageError as error:
-        tell.send(Message("cannot_write", text=str(error)))
+        return WorkerEvent("cannot_write", text=str(error))
     except OSError as error:
-        tell.send(Message("cannot_write", text=str(StorageError.of(error, job.folder))))
+        return WorkerEvent("cannot_write", text=str(StorageError.of(error, job.folder)))
 
 
-def recorded_meanwhile(job: Job) -> Message | None:
+def recorded_meanwhile(job: Job) -> WorkerEvent | None:
     """What another command recorded between this one's plan and its start; the record to replace does not count."""
     try:
         record = read_run(run_folder(job.folder, job.spec.key)).record
@@ -100,34 +98,21 @@ def recorded_meanwhile(job: Job) -> Message | None:
         return None
     if record.started == job.replaces:
         return None
-    return Message("recorded", state=record.state, text=record.reason or "")
+    return WorkerEvent("recorded", state=record.state, text=record.reason or "")
 
 
-class _StopSwitch:
-    """Turned by a signal, asked between steps."""
-
-    def __init__(self) -> None:
-        self.on = False
-
-    def switch(self, *_: object) -> None:
-        self.on = True
-
-    def __call__(self) -> bool:
-        return self.on
-
-
-def _train_and_record(job: Job, tell: Connection, should_stop: _StopSwitch) -> Message:
+def _train_and_record(job: Job, send: Send, should_stop: ShouldStop) -> WorkerEvent:
     checkpoint = Checkpoint(job.folder / "unfinished", job.spec.key)
-    trained = _train(job, tell, should_stop, checkpoint)
+    trained = _train(job, send, should_stop, checkpoint)
     if trained is None:
-        return Message("stopped")
+        return WorkerEvent("stopped")
     record = trained.record
     write_run(job.folder / "runs", record, trained.trajectory)
     checkpoint.remove()
-    return Message("recorded", state=record.state, text=record.reason or "")
+    return WorkerEvent("recorded", state=record.state, text=record.reason or "")
 
 
-def _time_again(job: Job, tell: Connection, should_stop: _StopSwitch) -> Message:
+def _time_again(job: Job, send: Send, should_stop: ShouldStop) -> WorkerEvent:
     """Train a recorded run beside a method that is trained now, and add the time to its record: its numbers stay.
 
     There is no checkpoint: what is stopped half-way is of two times.
@@ -136,24 +121,24 @@ def _time_again(job: Job, tell: Connection, should_stop: _StopSwitch) -> Message
     try:
         known = read_run(run_folder(job.folder, job.spec.key))
     except DamagedRecordError as error:
-        return Message("recorded", state="finished", warning=f"{name}: {error}")
+        return WorkerEvent("recorded", state="finished", warning=f"{name}: {error}")
     if timed_lately(known.record, provenance.host(), datetime.now(UTC)):
-        return Message("recorded", state="finished")
-    trained = _train(job, tell, should_stop, None)
+        return WorkerEvent("recorded", state="finished")
+    trained = _train(job, send, should_stop, None)
     if trained is None:
-        return Message("stopped")
+        return WorkerEvent("stopped")
     timing = own_timing(trained.record)
     if trained.record.state != "finished" or timing is None:
-        return Message("recorded", state="finished", warning=f"{name}: {trained.record.state}, {trained.record.reason}")
+        return WorkerEvent("recorded", state="finished", warning=f"{name}: {trained.record.state}, {trained.record.reason}")
     record = known.record.model_copy(update={"timings": (*known.record.timings, timing)})
     write_run(job.folder / "runs", record, known.trajectory)
     numbers = {"metrics", "selection"}
     same = trained.record.model_dump_json(include=numbers) == known.record.model_dump_json(include=numbers)
     warning = "" if same else f"{name}: other numbers than recorded, which stay; only its time is used"
-    return Message("recorded", state="finished", warning=warning)
+    return WorkerEvent("recorded", state="finished", warning=warning)
 
 
-def _train(job: Job, tell: Connection, should_stop: _StopSwitch, checkpoint: Checkpoint | None) -> Run | None:
+def _train(job: Job, send: Send, should_stop: ShouldStop, checkpoint: Checkpoint | None) -> Run | None:
     """The trained run, in whatever state it ended; None if it was asked to stop."""
     started = provenance.now()
     memory = _PeakMemory()
@@ -178,7 +163,7 @@ def _train(job: Job, tell: Connection, should_stop: _StopSwitch, checkpoint: Che
             seed,
             device=device,
             checkpoint=checkpoint,
-            on_log=lambda step, losses: tell.send(Message("progress", step, losses)),
+            on_log=lambda step, losses: send(WorkerEvent("progress", step, losses)),
             should_stop=should_stop,
         )
         fields["num_parameters"] = sum(p.numel() for p in loop.model.parameters() if p.requires_grad)
@@ -187,9 +172,9 @@ def _train(job: Job, tell: Connection, should_stop: _StopSwitch, checkpoint: Che
         fields["selection"] = outcome.selection
         fields["metrics"] = {"validation": outcome.validation, "test": outcome.test}
         fields["costs"] = outcome.costs.model_copy(update={"peak_memory_mb": memory.peak_mb(device)})
-    except Stopped:
+    except StopRequested:
         return None
-    except Diverged as outcome:
+    except DivergedError as outcome:
         state, fields["reason"], fields["failed_step"] = "diverged", outcome.reason, outcome.step
     except (MemoryError, torch.OutOfMemoryError) as error:
         state, fields["reason"] = "out_of_memory", one_line(error)
@@ -268,6 +253,9 @@ class _PeakMemory:
         self.before_mb = 0.0
 
     def start(self, device: torch.device) -> None:
+        # Where the system lets a process forget its peak, that of an earlier run does not count.
+        with contextlib.suppress(OSError):
+            _FORGET_PEAK.write_text("5")
         self.before_mb = psutil.Process().memory_info().rss / 2**20
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
@@ -275,9 +263,21 @@ class _PeakMemory:
     def peak_mb(self, device: torch.device) -> float | None:
         if device.type == "cuda":
             return torch.cuda.max_memory_allocated(device) / 2**20
-        if sys.platform == "win32":
-            return None
-        import resource
+        peak = _peak_resident_mb()
+        return None if peak is None else max(0.0, peak - self.before_mb)
 
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return max(0.0, peak / (2**20 if sys.platform == "darwin" else 2**10) - self.before_mb)
+
+_FORGET_PEAK, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+
+
+def _peak_resident_mb() -> float | None:
+    """None where the system does not say."""
+    with contextlib.suppress(OSError, StopIteration):
+        line = next(line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM:"))
+        return float(line.split()[1]) / 2**10
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return float(peak) / (2**20 if sys.platform == "darwin" else 2**10)

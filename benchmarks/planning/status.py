@@ -24,7 +24,7 @@ class Recorded:
 
 
 @dataclass(frozen=True)
-class Stock:
+class PlanStatus:
     """How a plan stands before anything is trained."""
 
     recorded: list[Recorded]
@@ -38,9 +38,9 @@ class Stock:
     """Key of a recorded uniform run that is to be trained again, for its time alone -> the methods whose pair it is."""
 
 
-def take_stock(folder: Path, runs: list[RunSpec]) -> Stock:
+def plan_status(folder: Path, runs: list[RunSpec]) -> PlanStatus:
     """Which of the planned runs have a record that counts and which are to do. Changes nothing."""
-    stock = Stock([], {}, {}, {}, {})
+    stock = PlanStatus([], {}, {}, {}, {})
     records: dict[str, Record] = {}
     for spec in runs:
         place = run_folder(folder, spec.key)

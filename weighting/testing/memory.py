@@ -34,7 +34,7 @@ def state_is_float64_and_in_buffers(subject: Subject) -> None:
 
 
 def resumes_from_its_state(subject: Subject) -> None:
-    """Stopped at any step, saved, and loaded into a new instance, it goes on with the same numbers; loading copies."""
+    """StopRequested at any step, saved, and loaded into a new instance, it goes on with the same numbers; loading copies."""
     shown = script(3, 100, absent=True)
     expected = run(subject.make(), shown)
     for stop in (0, 1, 70):

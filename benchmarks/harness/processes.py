@@ -1,4 +1,4 @@
-"""Where workers are born: forked from a server that has imported what all of them need, started again when it is killed."""
+"""Starting processes: forked from a server that has imported what all need, and that is started again when it is killed."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ class LostError(Exception):
 
 @dataclass
 class Process:
-    """A worker."""
+    """A process that was started."""
 
     handle: BaseProcess
-    ear: Connection
-    """Where it is heard."""
+    reader: Connection
+    """What it sends."""
     itself: psutil.Process | None
     """None: it had ended before it could be looked at."""
 
@@ -58,7 +58,7 @@ class Process:
     def join(self) -> str:
         """Wait for its end, and say how that was."""
         self.handle.join()
-        self.ear.close()
+        self.reader.close()
         code = self.handle.exitcode
         if code == NOBODY_KNOWS:
             return "its process ended, and nobody knows how, since the one that had started it was killed"
@@ -68,8 +68,8 @@ class Process:
         return f"its process was ended by {name}" + (", perhaps for lack of memory" if name == "SIGKILL" else "")
 
 
-class Nursery:
-    """Starts workers. preload: modules that the server imports once for all of them."""
+class ProcessStarter:
+    """Starts processes. preload: modules that the server imports once for all of them."""
 
     server: ClassVar[psutil.Process | None] = None
     """One for the whole of this process, as ``multiprocessing`` has it."""
@@ -91,7 +91,7 @@ class Nursery:
         )
 
     def start(self, target: Callable[..., object], *arguments: Any, give_up: Callable[[], bool]) -> Process:
-        """A process that calls ``target(*arguments, mouth)``. Raises LostError, OSError.
+        """A process that calls ``target(*arguments, writer)``. Raises LostError, OSError.
 
         give_up  asked before each further attempt
         """
@@ -108,22 +108,22 @@ class Nursery:
     def _start(self, target: Callable[..., object], arguments: Sequence[Any]) -> Process:
         if isinstance(self.context, ForkServerContext):
             self._ensure_server()
-        ear, mouth = self.context.Pipe(duplex=False)
-        handle = self.context.Process(target=target, args=(*arguments, mouth), daemon=True)
+        reader, writer = self.context.Pipe(duplex=False)
+        handle = self.context.Process(target=target, args=(*arguments, writer), daemon=True)
         try:
             handle.start()
         except BaseException:
-            ear.close()
+            reader.close()
             raise
         finally:
-            mouth.close()
+            writer.close()
         try:
-            return Process(handle, ear, psutil.Process(handle.pid))
+            return Process(handle, reader, psutil.Process(handle.pid))
         except psutil.NoSuchProcess:
-            return Process(handle, ear, None)
+            return Process(handle, reader, None)
 
     def _ensure_server(self) -> None:
-        if Nursery.server is not None and _lives(Nursery.server):
+        if ProcessStarter.server is not None and _lives(ProcessStarter.server):
             return
         with warnings.catch_warnings():
             # It says so when it was killed itself; it has nothing to track here.
@@ -133,13 +133,13 @@ class Nursery:
         with _inherited_by_the_server():
             forkserver.ensure_running()
         for child in set(psutil.Process().children()) - before:
-            self.restarts += Nursery.server is not None
-            Nursery.server = child
+            self.restarts += ProcessStarter.server is not None
+            ProcessStarter.server = child
 
     def _wait_for_its_end(self) -> None:
         """A killed server closes its doors a moment before the system calls it dead."""
         end = time.monotonic() + 5
-        while Nursery.server is not None and _lives(Nursery.server) and time.monotonic() < end:
+        while ProcessStarter.server is not None and _lives(ProcessStarter.server) and time.monotonic() < end:
             time.sleep(0.01)
 
 

@@ -1,0 +1,278 @@
+"""Carries out a plan: which runs are still to do, which comes next, progress, and a clean end on Ctrl-C."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import filelock
+import pandas as pd
+
+from benchmarks.errors import StorageError
+from benchmarks.harness import interrupts
+from benchmarks.harness.display import display_for, run_name
+from benchmarks.harness.executor import Executor, Lost
+from benchmarks.harness.here import HereExecutor
+from benchmarks.harness.local import LocalExecutor
+from benchmarks.harness.memory import cores
+from benchmarks.harness.worker import Job, WorkerEvent, make_record, recorded_meanwhile
+from benchmarks.planning.status import Recorded, plan_status
+from benchmarks.records import provenance
+from benchmarks.records.locks import is_free, lock_of
+from benchmarks.records.schema import COLUMNS, RunSpec
+from benchmarks.records.storage import DamagedRecordError, read_run, remove_leftovers, run_folder, set_aside, write_run
+
+BUSY_SECONDS = 1.0
+"""Wait before asking again for a run that another command is training."""
+
+
+@dataclass
+class PlanResult:
+    """What became of a plan."""
+
+    recorded: list[Recorded] = field(default_factory=list)
+    """Runs with a record, those of earlier commands included."""
+    unfinished: int = 0
+    """Runs without a record: after an interruption, or left in the hands of other commands."""
+    signal: int | None = None
+    """Number of the signal that interrupted it."""
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether it was ended before all was done."""
+        return self.signal is not None
+
+    @property
+    def complete(self) -> bool:
+        """Whether every run has a record and nothing interrupted it."""
+        return not self.interrupted and not self.unfinished
+
+    @property
+    def exit_code(self) -> int:
+        """Of a command that ends with it: 0 unless it was interrupted."""
+        return 0 if self.signal is None else interrupts.exit_code(self.signal)
+
+    @property
+    def failures(self) -> list[Recorded]:
+        """Runs that did not finish."""
+        return [run for run in self.recorded if run.state != "finished"]
+
+
+def runs_at_once(runs: Sequence[RunSpec]) -> int:
+    """As many as have a core for each of their threads, one at least."""
+    return max(1, cores() // max((run.training.threads for run in runs), default=1))
+
+
+def execute(
+    folder: Path,
+    suite: str,
+    runs: list[RunSpec],
+    *,
+    jobs: int,
+    device: str,
+    executor: Literal["local", "here"] = "local",
+    wait: bool = True,
+) -> PlanResult:
+    """Train every run that has no record yet. Raises StorageError where results cannot be written.
+
+    jobs  runs at the same time
+    wait  whether to wait for runs that other commands have in hand when nothing else is left
+    """
+    remove_leftovers(folder)
+    status = plan_status(folder, runs)
+    result = PlanResult(recorded=status.recorded)
+    try:
+        for key in status.damaged:
+            result.warnings += _set_damaged_aside(folder, key)
+    except OSError as error:
+        raise StorageError.of(error, folder) from error
+    to_do = [
+        Job(spec, suite, folder, device, status.replaced.get(key), status.pairs.get(key, ""))
+        for key, spec in status.to_do.items()
+    ]
+    if to_do:
+        dispatcher = _Dispatcher(to_do, result, len(runs), wait=wait)
+        dispatcher.run(_make_executor(executor, to_do, jobs, dispatcher))
+    return result
+
+
+def _make_executor(name: str, to_do: list[Job], jobs: int, dispatcher: _Dispatcher) -> Executor:
+    if name == "here":
+        return HereExecutor(dispatcher.progress)
+    return LocalExecutor(to_do, min(jobs, len(to_do)), dispatcher.progress, dispatcher.ending)
+
+
+def _set_damaged_aside(folder: Path, key: str) -> list[str]:
+    """Move a damaged run out of the way, unless another command has it in hand. Returns the warning."""
+    place = run_folder(folder, key)
+    try:
+        with lock_of(folder, key):
+            try:
+                read_run(place)
+            except DamagedRecordError as error:
+                return [f"set aside as {set_aside(place, str(error))}, trained again: {error}"] if place.exists() else []
+    except (filelock.Timeout, FileNotFoundError):
+        # Another command has it in hand, or has set it aside.
+        pass
+    return []
+
+
+class _Dispatcher:
+    """Gives an executor the runs of a plan, one for each free slot.
+
+    wait  whether to wait for runs that other commands have in hand when nothing else is left
+    """
+
+    def __init__(self, jobs: list[Job], result: PlanResult, total: int, *, wait: bool) -> None:
+        self.waiting = deque(jobs)
+        self.result = result
+        self.wait = wait
+        self.running: dict[int, Job] = {}
+        """Slot -> what is trained there."""
+        self.not_before = 0.0
+        self.busy: dict[str, filelock.BaseFileLock] = {}
+        """Key -> lock of a run that another command has in hand."""
+        self.storage_error: StorageError | None = None
+        self.total = total
+
+    def run(self, executor: Executor) -> None:
+        """Until nothing is left, or all is stopped."""
+        self.executor = executor
+        self.display = display_for(self.total, len(self.result.recorded), executor.slots)
+        with contextlib.closing(executor), contextlib.closing(self.display), interrupts.handled(self._interrupt):
+            while self.running or (self.waiting and not self.ending() and not self._left_to_others()):
+                self._fill()
+                for slot, end in executor.hear(0.5 if self.running else self._pause()):
+                    self._ended(slot, end)
+                self.display.tick()
+        self.result.unfinished = len(self.waiting)
+        self.result.warnings += executor.warnings
+        if self.storage_error is not None:
+            raise self.storage_error
+
+    def ending(self) -> bool:
+        """Whether no further run is to begin."""
+        return self.result.interrupted or self.storage_error is not None
+
+    def progress(self, slot: int, event: WorkerEvent) -> None:
+        """Show how far a run is."""
+        self.display.advance(slot, event.step, event.losses or {})
+
+    def _interrupt(self, number: int, _: object) -> None:
+        self.result.signal = number
+        self.executor.stop()
+
+    def _pause(self) -> float:
+        """Seconds until runs in other hands are looked at again, half a second at most."""
+        return min(0.5, max(0.0, self.not_before - time.monotonic()))
+
+    def _left_to_others(self) -> bool:
+        """Whether all that is left is in the hands of other commands, and nobody waits for it."""
+        return not self.wait and not any(self._is_free(job) for job in self.waiting)
+
+    def _is_free(self, job: Job) -> bool:
+        """Whether no other command has a run in hand, as far as is known."""
+        key = job.spec.key
+        if key in self.busy and not is_free(self.busy[key]):
+            return False
+        self.busy.pop(key, None)
+        return True
+
+    def _fill(self) -> None:
+        free = sorted(set(range(self.executor.slots)) - set(self.running))
+        for slot in free:
+            if not self.waiting or self.ending() or time.monotonic() < self.not_before:
+                return
+            if not self._to_one_that_is_free():
+                self.not_before = time.monotonic() + BUSY_SECONDS
+                return
+            if self.executor.why_wait(self.waiting[0]):
+                return
+            self._start(slot, self.waiting.popleft())
+
+    def _to_one_that_is_free(self) -> bool:
+        """Turn the queue until a run is first that no other command has in hand."""
+        for _ in range(len(self.waiting)):
+            if self._is_free(self.waiting[0]):
+                return True
+            self.waiting.rotate(-1)
+        return False
+
+    def _start(self, slot: int, job: Job) -> None:
+        try:
+            self.executor.start(slot, job)
+        except StorageError as error:
+            self.waiting.appendleft(job)
+            self._cannot_write(error)
+            return
+        self.running[slot] = job
+        self.display.begin(slot, job.spec)
+
+    def _ended(self, slot: int, end: WorkerEvent | Lost) -> None:
+        job = self.running.pop(slot)
+        if isinstance(end, Lost):
+            self._give_up(job, end.reason)
+        elif end.kind == "recorded":
+            self._recorded(job, end)
+        elif end.kind == "busy":
+            self._leave_to_another(job)
+        elif end.kind == "stopped":
+            self.waiting.appendleft(job)
+        else:
+            self.waiting.appendleft(job)
+            self._cannot_write(StorageError(end.text))
+        self.display.end(slot, _how_it_ended(end))
+
+    def _recorded(self, job: Job, end: WorkerEvent) -> None:
+        self.result.recorded.append(Recorded(job.spec, end.state or "finished", end.text))
+        self.result.warnings += [end.warning] if end.warning else []
+
+    def _cannot_write(self, error: StorageError) -> None:
+        self.storage_error = self.storage_error or error
+        self.executor.stop()
+
+    def _leave_to_another(self, job: Job) -> None:
+        """Another command has the run in hand: what becomes of it is that command's to record."""
+        self.waiting.append(job)
+        try:
+            self.busy[job.spec.key] = lock_of(job.folder, job.spec.key)
+        except OSError as error:
+            self._cannot_write(StorageError.of(error, job.folder))
+
+    def _give_up(self, job: Job, reason: str) -> None:
+        """A run was lost: while ending that is a stop, otherwise a crash, and a row."""
+        if self.ending():
+            self.waiting.appendleft(job)
+            return
+        if job.pair_of:
+            # It has a record, which stays; only the time of this training is missing.
+            warning = f"{run_name(job.spec)}, trained again beside {job.pair_of}: {reason}"
+            self._recorded(job, WorkerEvent("recorded", state="finished", warning=warning))
+            return
+        record = make_record(job, "crashed", provenance.now(), None, reason=reason)
+        try:
+            with lock_of(job.folder, job.spec.key):
+                # It may have ended after it had written its record.
+                there = recorded_meanwhile(job)
+                if there is None:
+                    write_run(job.folder / "runs", record, pd.DataFrame(columns=list(COLUMNS)))
+        except filelock.Timeout:
+            self._leave_to_another(job)
+        except OSError as error:
+            self.waiting.appendleft(job)
+            self._cannot_write(StorageError.of(error, job.folder))
+        else:
+            self._recorded(job, there or WorkerEvent("recorded", state="crashed", text=reason))
+
+
+def _how_it_ended(end: WorkerEvent | Lost) -> str:
+    """The state of its record, or what was sent instead of one."""
+    if isinstance(end, Lost):
+        return "crashed"
+    return end.state or "finished" if end.kind == "recorded" else end.kind

@@ -1,0 +1,46 @@
+"""What carries out runs, apart from which run comes next: an executor has slots, and says how each run ended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from benchmarks.harness.worker import Job, WorkerEvent
+
+Progress = Callable[[int, WorkerEvent], None]
+"""Called with the slot of a run and how far it is."""
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A run ended without saying how, or never began."""
+
+    reason: str
+
+
+class Executor(Protocol):
+    """Calls ``worker.run_job`` for each job, somewhere."""
+
+    @property
+    def slots(self) -> int:
+        """Runs at the same time."""
+
+    @property
+    def warnings(self) -> Sequence[str]:
+        """What the user has to know at the end, one line each."""
+
+    def why_wait(self, job: Job) -> str:
+        """Why a job should wait although a slot is free, in words; empty: it may start."""
+
+    def start(self, slot: int, job: Job) -> None:
+        """Begin a run in a free slot. Raises StorageError where the system has no room for it."""
+
+    def hear(self, seconds: float) -> Sequence[tuple[int, WorkerEvent | Lost]]:
+        """The slots of the runs that have ended, and how; waits so long at most if there are none."""
+
+    def stop(self) -> None:
+        """Ask all runs to end with their checkpoints; their ends are still heard."""
+
+    def close(self) -> None:
+        """Nothing more will be started."""
