@@ -331,7 +331,7 @@ def test_an_unknown_paper_is_one_line(capfd: pytest.CaptureFixture[str]) -> None
     assert err.startswith("error: unknown paper 'fomo'; did you mean 'famo'? known: famo, gradnorm, coba, ")
     assert err.count("\n") == 1
     assert command_line.main(["reproduce"]) == 2
-    assert capfd.readouterr().err == "error: reproduce: expected one paper, found none\n"
+    assert capfd.readouterr().err == "error: expected paper, found none (see run_bench.py reproduce --help)\n"
 
 
 def test_a_paper_without_runs_is_shown_without_training(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

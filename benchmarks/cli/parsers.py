@@ -31,7 +31,9 @@ class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line."""
 
     def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message} (see {self.prog} --help)")
+        lacking = message.removeprefix("the following arguments are required: ")
+        told = message if lacking == message else f"expected {lacking}, found none"
+        raise UserError(f"{told} (see {self.prog} --help)")
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
