@@ -10,7 +10,7 @@ import fake_runs
 import pytest
 
 from benchmarks.analysis.comparable import conditions, difference
-from benchmarks.analysis.scores import RELATIVE, per_run
+from benchmarks.analysis.scores import RELATIVE, scores
 from benchmarks.analysis.sections import Section, sections, uniform_label
 from benchmarks.records.schema import Fingerprints, Run
 
@@ -96,8 +96,7 @@ def test_two_versions_of_a_method_are_two_methods_of_one_section(what: str) -> N
     assert {warning.partition(": ")[2].partition(" different")[0] for warning in warnings} == {"uniform: 2", "famo: 2"}
     # One of the two uniform weightings is what the others are compared with.
     assert uniform_label(section) in section.methods
-    frame, _ = per_run(section)
-    assert frame[RELATIVE].notna().all()
+    assert scores(section).methods[RELATIVE].notna().all()
 
 
 def test_a_setting_at_its_default_is_no_other_condition() -> None:

@@ -8,15 +8,14 @@ from pathlib import Path
 
 import fake_runs
 import numpy as np
-import pandas as pd
 import pytest
 import regression_runs
 from regression_runs import same
 from test_commands import Bench, assert_refused, bench
 from written_records import rewrite
 
-from benchmarks.analysis.delta_m import measure
 from benchmarks.analysis.loading import load
+from benchmarks.analysis.scores import scores
 from benchmarks.analysis.sections import sections
 from benchmarks.analysis.verdict_tables import verdict_tables
 from benchmarks.papers.claims import below
@@ -277,7 +276,8 @@ def test_the_report_compare_and_reproduce_say_the_same_of_the_same_pairs(seeds: 
     base, head = folders(tmp_path, seeds, own, single)
     rows = {row.method: row for row in compare(base, head).rows}
     (section,), _ = sections(runs_in(head))
-    (table,) = verdict_tables(section)
+    scored = scores(section)
+    (table,) = verdict_tables(scored)
     shown = {str(cells["method"]): cells for cells in table.frame.to_dict("records")}
     assert len(shown) == 5
     for method, cells in shown.items():
@@ -288,13 +288,9 @@ def test_the_report_compare_and_reproduce_say_the_same_of_the_same_pairs(seeds: 
         expected = [cells[key] for key in ("change", "low", "high", "improvement", "p_value")]
         assert numbers == pytest.approx(expected, nan_ok=True, rel=1e-9, abs=1e-12)
         assert judged.words in markdown(compare(base, head))
-    measured = measure(section)
-    frame = pd.DataFrame(
-        [{"method": run.label, "seed": run.seed, "value": measured.of(run)} for run in section.runs.values()]
-    )
     # The claim that uniform is better than the method: the same pairs with the other sign.
     mirrored = {"better": "does not hold", "worse": "holds"}
-    for method, check in zip(shown, below(section, frame, "value", "uniform", list(shown), "{rival}"), strict=True):
+    for method, check in zip(shown, below(scored, scored.measure.column, "uniform", list(shown), "{rival}"), strict=True):
         judged = rows[method].judged
         assert check.verdict == mirrored.get(judged.verdict, "cannot be judged")
         if np.isfinite(judged.p_value):

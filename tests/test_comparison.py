@@ -14,20 +14,20 @@ import pytest
 from fake_runs import disturbed, make, suite, write_suite
 
 from benchmarks.analysis import across, error_rates
-from benchmarks.analysis.delta_m import measure
 from benchmarks.analysis.equal_time import equal_time_table, lowest_score, steps_in_time
-from benchmarks.analysis.pareto import front_table, objectives
+from benchmarks.analysis.pareto import front_table
 from benchmarks.analysis.relative_cost import ratios
+from benchmarks.analysis.scores import Scores, scores
 from benchmarks.analysis.section_tables import section_tables
 from benchmarks.analysis.sections import Section, sections
-from benchmarks.analysis.statistics import critical_difference, interquartile_mean, non_dominated
+from benchmarks.analysis.statistics import interquartile_mean, non_dominated
+from benchmarks.analysis.suite_tables import suite_tables
 from benchmarks.analysis.tuning import frozen_table, tuned_table
 from benchmarks.analysis.verdict_tables import verdict_tables
 from benchmarks.contract import Training
 from benchmarks.records.schema import MetricInfo, Role, Run
-from benchmarks.report.figures import critical, style
 from benchmarks.report.figures import pareto as front_plot
-from benchmarks.report.figures.critical import cliques
+from benchmarks.report.figures import style
 from benchmarks.report.palette import method_styles
 from benchmarks.report.suite_report import write_calibration, write_report
 
@@ -69,12 +69,16 @@ def frame_of(table: object) -> Any:
 # ---- the measure and the verdict -------------------------------------------------------------------------------------
 
 
+def measured(section: Section) -> tuple[str, Any]:
+    found = scores(section)
+    return found.measure.header, found.by_seed("method", "famo", found.measure)[0]
+
+
 def test_the_measure_is_delta_m_and_without_single_tasks_the_change_against_uniform() -> None:
     with_stl = section_of([run("uniform", 0, 2.0, 1.0), run("famo", 0, 1.0, 3.0), *alone(0)])
-    assert measure(with_stl).of(with_stl.finished("famo")[0]) == pytest.approx((0 + 200) / 2)
+    assert measured(with_stl) == ("Δm %", pytest.approx((0 + 200) / 2))
     without = section_of([run("uniform", 0, 2.0, 1.0), run("famo", 0, 1.0, 3.0)])
-    assert measure(without).of(without.finished("famo")[0]) == pytest.approx((-50 + 200) / 2)
-    assert (measure(with_stl).header, measure(without).header) == ("Δm %", "change against uniform %")
+    assert measured(without) == ("change against uniform %", pytest.approx((-50 + 200) / 2))
 
 
 @pytest.mark.parametrize(
@@ -87,7 +91,7 @@ def test_the_measure_is_delta_m_and_without_single_tasks_the_change_against_unif
     ],
 )
 def test_verdicts(seeds: int, gain: Callable[[int], float], verdict: str) -> None:
-    (table,) = verdict_tables(comparison(seeds, gain))
+    (table,) = verdict_tables(scores(comparison(seeds, gain)))
     row = frame_of(table).set_index("method").loc["famo"]
     assert row["verdict"] == verdict
     assert row["change"] == pytest.approx(-100 * np.mean([gain(seed) for seed in range(seeds)]))
@@ -104,19 +108,19 @@ def two_rivals(seeds: int) -> Section:
 
 
 def test_verdicts_are_corrected_for_their_number() -> None:
-    frame = frame_of(*verdict_tables(two_rivals(8)))
+    frame = frame_of(*verdict_tables(scores(two_rivals(8))))
     assert frame["p_value"].tolist() == pytest.approx([2 * 2 / 2**8] * 2)
     assert set(frame["verdict"]) == {"better"}
 
 
 def test_pairs_that_no_correction_leaves_a_chance_are_not_tested() -> None:
-    (table,) = verdict_tables(two_rivals(6))
+    (table,) = verdict_tables(scores(two_rivals(6)))
     assert set(frame_of(table)["verdict"]) == {"6 of 6 better; too few to test"}
     assert "6 pairs cannot reach p < 0.062 over 2 comparisons; 7 pairs could be tested" in table.caption
 
 
 def test_without_uniform_there_is_no_verdict() -> None:
-    assert verdict_tables(section_of([run("famo", 0, 1.0, 1.0)])) == ()
+    assert verdict_tables(scores(section_of([run("famo", 0, 1.0, 1.0)]))) == ()
 
 
 # ---- tuned, frozen, front --------------------------------------------------------------------------------------------
@@ -137,11 +141,11 @@ def test_default_and_tuned_stand_side_by_side() -> None:
     runs += [run("famo", 9, 1.0, 1.0, "trial", training=faster(lr)) for lr in (0.01, 0.1)]
     runs.append(run("famo", 9, 1.0, 1.0, "trial", training=faster(1.0), state="diverged", failed_step=20))
     section = section_of(runs)
-    row = frame_of(tuned_table(section)).set_index("method").loc["famo"]
+    row = frame_of(tuned_table(scores(section))).set_index("method").loc["famo"]
     assert row["trials"] == "3 (1 failed)"
     assert row["setting"] == "lr=0.01, famo.gamma=0.1"
     assert [row[key] for key in ("default", "tuned", "change")] == pytest.approx([0, -20, -20])
-    default, best = map(frame_of, verdict_tables(section))
+    default, best = map(frame_of, verdict_tables(scores(section)))
     assert default.set_index("method").loc["famo", "change"] == pytest.approx(0)
     against = best.set_index("method").loc["famo"]
     assert (against["change"], against["verdict"]) == (pytest.approx(-10), "3 of 3 better; too few to test")
@@ -156,7 +160,7 @@ def test_tuned_methods_are_held_against_tuned_single_tasks() -> None:
         runs += alone(seed, 0.5, "single_task_tuned", training=faster(0.1))
     runs += alone(9, 0.5, "single_task_trial", training=faster(0.1))
     section = section_of(runs)
-    table = tuned_table(section)
+    table = tuned_table(scores(section))
     assert table is not None
     row = frame_of(table).set_index("method").loc["famo"]
     # Default: 1.0 beside 1.0; tuned: 0.8 beside 0.5. What tuning is worth: 0.8 and 1.0, both beside 0.5.
@@ -166,7 +170,7 @@ def test_tuned_methods_are_held_against_tuned_single_tasks() -> None:
     assert "Δm %, tuned, against tuned STL" in headers
     assert table.notes == ("Tuned STL: left lr=0.1, right lr=0.1.",)
     # Without single-task runs of their own both columns are against the default ones, and say so.
-    older = tuned_table(section_of([each for each in runs if not each.record.run.role.startswith("single_task_")]))
+    older = tuned_table(scores(section_of([each for each in runs if not each.record.run.role.startswith("single_task_")])))
     assert older is not None
     assert frame_of(older).set_index("method").loc["famo", "tuned"] == pytest.approx(-20)
     assert "Δm %, tuned, against STL at the default setting" in [column.header for column in older.columns]
@@ -178,7 +182,7 @@ def test_frozen_is_compared_with_the_method_of_the_same_seed() -> None:
         runs += [run("uniform", seed, 1.0, 1.0), run("coba", seed, 1.0 + seed, 1.0), *alone(seed)]
         frozen = run("coba", seed, 0.5 + seed, 1.0, "frozen", hyperparameters={"weights": [1.0, float(seed)]})
         runs.append(frozen)
-    row = frame_of(frozen_table(section_of(runs))).set_index("method").loc["coba"]
+    row = frame_of(frozen_table(scores(section_of(runs)))).set_index("method").loc["coba"]
     assert (row["change"], row["change.se"]) == pytest.approx((25, 0))
 
 
@@ -190,7 +194,7 @@ def test_other_fingerprints_keep_a_control_out() -> None:
     other = prints.model_copy(update={"data_order": "another"})
     runs.append(replace(odd, record=odd.record.model_copy(update={"fingerprints": other})))
     section = section_of(runs)
-    assert frozen_table(section) is None
+    assert frozen_table(scores(section)) is None
     assert "data order" in section.excluded[0][1]
 
 
@@ -210,7 +214,7 @@ def on_the_simplex() -> Section:
 
 def test_the_front_is_of_the_static_weights_and_methods_are_held_against_it() -> None:
     section = on_the_simplex()
-    frame = frame_of(front_table(section)).set_index("label")
+    frame = frame_of(front_table(scores(section))).set_index("label")
     places = frame["place"]
     assert places[frame["kind"] == "static"].tolist() == ["on the front", "on the front", "on the front", "behind"]
     assert places["uniform"] == "behind 1 of 4 static"
@@ -221,7 +225,7 @@ def test_the_front_is_of_the_static_weights_and_methods_are_held_against_it() ->
 def test_the_front_has_a_picture() -> None:
     section = on_the_simplex()
     with style.settings():
-        figure = front_plot.figure(front_table(section), objectives(section), method_styles(section.methods))
+        figure = front_plot.figure(section_tables(section), method_styles(section.methods))
     assert figure is not None
     (axis,) = figure.axes
     assert axis.get_xlabel() == "left/loss ←"
@@ -276,9 +280,9 @@ def test_disturbed_runs_are_in_no_ratio() -> None:
 # ---- across problems -------------------------------------------------------------------------------------------------
 
 
-def many_problems(count: int) -> list[Section]:
+def many_problems(problems: int) -> list[Scores]:
     runs = []
-    for number in range(count):
+    for number in range(problems):
         for seed in (0, 1):
             for place, method in enumerate(("uniform", "famo", "coba")):
                 value = 1.0 - 0.1 * place + 0.001 * seed
@@ -287,7 +291,7 @@ def many_problems(count: int) -> list[Section]:
                     metrics={"left/loss": value, "right/loss": value},
                 )  # fmt: skip
                 runs.append(each)
-    return sections(runs)[0]
+    return [scores(section) for section in sections(runs)[0]]
 
 
 def test_the_aggregate_is_the_interquartile_mean_of_the_changes() -> None:
@@ -308,30 +312,6 @@ def test_one_problem_has_no_aggregate() -> None:
     assert across.aggregate_table(across.changes(many_problems(1))) is None
 
 
-def test_critical_differences_are_those_of_the_field_notes() -> None:
-    # Six methods: 4.35 ranks with 3 data sets, 3.37 with 5, 2.38 with 10, 1.69 with 20.
-    for blocks, expected in ((3, 4.35), (5, 3.37), (10, 2.38), (20, 1.69)):
-        assert critical_difference(6, blocks) == pytest.approx(expected, abs=0.006)
-
-
-def test_few_problems_are_told_apart_by_no_diagram_and_many_are() -> None:
-    few, many = across.changes(many_problems(3)), across.changes(many_problems(12))
-    assert critical.figure(across.ranking(few)) is None
-    assert "No Friedman test" in across.ranking_note(few)
-    result = across.ranking(many)
-    assert result is not None
-    assert result.ranks == {"uniform": 3.0, "famo": 2.0, "coba": 1.0}
-    assert result.p_value < 0.001
-    assert critical.figure(result) is not None
-    assert "Friedman's test over 12 problems and 3 methods" in across.ranking_note(many)
-
-
-def test_bars_join_those_that_do_not_differ() -> None:
-    ranks = {"a": 1.0, "b": 1.5, "c": 3.0, "d": 3.2}
-    result = across.Ranking(ranks=ranks, p_value=0.01, critical=1.6, blocks=9)
-    assert cliques(result) == [(1.0, 1.5), (1.5, 3.0), (3.0, 3.2)]
-
-
 # ---- calibration -----------------------------------------------------------------------------------------------------
 
 
@@ -342,7 +322,7 @@ def noise(seeds: int, draw: np.random.Generator) -> list[Run]:
 
 def test_false_positives_stay_near_their_level_and_power_grows() -> None:
     section = section_of(noise(40, np.random.default_rng(1)))
-    frame = frame_of(error_rates.calibration_table(section, repetitions=150, pairs=(3, 8))).set_index("pairs")
+    frame = frame_of(error_rates.calibration_table(scores(section), repetitions=150, pairs=(3, 8))).set_index("pairs")
     assert math.isnan(frame.loc[3, "false"])
     assert frame.loc[8, "false"] <= 12
     assert frame.loc[8, "power0.5"] < frame.loc[8, "power1.0"] < frame.loc[8, "power1.5"]
@@ -352,7 +332,7 @@ def test_false_positives_stay_near_their_level_and_power_grows() -> None:
 def test_too_few_runs_are_one_line(tmp_path: Path) -> None:
     section = section_of(noise(4, np.random.default_rng(0)))
     with pytest.raises(ValueError, match="pictures: expected at least 6 finished runs of uniform, found 4"):
-        error_rates.calibration_table(section)
+        error_rates.calibration_table(scores(section))
     folder = write_suite(tmp_path / "none", [])
     with pytest.raises(ValueError, match="expected recorded runs, found none"):
         write_calibration(folder, keys=set())
@@ -360,7 +340,7 @@ def test_too_few_runs_are_one_line(tmp_path: Path) -> None:
 
 def test_whole_reports_hold_the_new_tables(tmp_path: Path) -> None:
     folder = write_suite(tmp_path / "fake", suite(languages=3))
-    write_report(folder, tmp_path / "plots")
+    write_report(suite_tables(folder), tmp_path / "plots")
     page = (folder / "report.md").read_text(encoding="utf-8")
     for title in ("Verdict: against uniform", "Equal steps and equal time", "Across the problems"):
         assert title in page

@@ -12,6 +12,7 @@ from fake_runs import make, suite, write_suite
 from playwright.sync_api import Browser, ConsoleMessage, Page, Request, sync_playwright
 
 from benchmarks.analysis.spread import HALF, MEDIAN, MOST, OPACITY
+from benchmarks.analysis.suite_tables import suite_tables
 from benchmarks.report.html.page import write_html
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
@@ -22,7 +23,7 @@ METHODS = ("uniform", "gradnorm", "famo", "coba")
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = write_suite(tmp_path_factory.mktemp("browser") / "fake", suite(seeds=(0, 1), languages=2, methods=METHODS))
-    return write_html(folder, "Which one?").as_uri()
+    return write_html(suite_tables(folder), "Which one?").as_uri()
 
 
 @pytest.fixture(scope="module")
@@ -197,7 +198,7 @@ def test_values_can_be_read_under_the_pointer(page: Page) -> None:
 
 def test_names_are_shown_as_they_are(browser: Browser, tmp_path: Path) -> None:
     odd = "mine<b>&amp;"
-    address = write_html(write_suite(tmp_path / "odd", [make("uniform"), make(odd)]), odd).as_uri()
+    address = write_html(suite_tables(write_suite(tmp_path / "odd", [make("uniform"), make(odd)])), odd).as_uri()
     page = browser.new_page()
     page.goto(address)
     show(page, "#chart-pictures-0")
@@ -256,7 +257,7 @@ def test_the_spread_of_many_tasks_is_seen_in_both_themes_and_its_ends_have_names
 ) -> None:
     runs = [make("famo", seed, tasks=tuple(f"language {index}" for index in range(40))) for seed in (0, 1)]
     page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme="light")
-    page.goto(write_html(write_suite(tmp_path / "fake", runs), "").as_uri())
+    page.goto(write_html(suite_tables(write_suite(tmp_path / "fake", runs)), "").as_uri())
     figure = page.locator("figure.chart:has(> h3:text-is('Weights: famo'))")
     place = f"#{figure.locator('.plot').get_attribute('id')}"
     show(page, place)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from fake_runs import METHODS, make, suite, write_suite
 
+from benchmarks.analysis.suite_tables import suite_tables
 from benchmarks.cli import main as command_line
 from benchmarks.records.schema import Run
 from benchmarks.report.html.page import write_html
@@ -17,7 +18,7 @@ from benchmarks.report.html.page import write_html
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = write_suite(tmp_path_factory.mktemp("html") / "fake", suite(languages=3))
-    return write_html(folder, "Who <wins> & why?").read_text(encoding="utf-8")
+    return write_html(suite_tables(folder), "Who <wins> & why?").read_text(encoding="utf-8")
 
 
 def without_library(page: str) -> str:
@@ -59,7 +60,7 @@ def test_charts_are_json_with_curves_of_every_method(page: str) -> None:
 def test_names_cannot_break_out_of_the_page(tmp_path: Path) -> None:
     evil = 'a"><script>alert(1)</script>&amp;'
     folder = write_suite(tmp_path / "fake", [make("uniform"), make(evil)])
-    text = write_html(folder, evil).read_text(encoding="utf-8")
+    text = write_html(suite_tables(folder), evil).read_text(encoding="utf-8")
     assert "<script>alert" not in text
     assert "\\u003cscript>alert" in text
 
@@ -90,18 +91,18 @@ def on_the_simplex(number: int) -> list[Run]:
 
 @pytest.mark.parametrize(("number", "fronts"), [(2, 1), (3, 3), (6, 0)])
 def test_fronts_are_drawn_for_few_pairs_of_metrics(number: int, fronts: int, tmp_path: Path) -> None:
-    text = write_html(write_suite(tmp_path / "fake", on_the_simplex(number)), "").read_text(encoding="utf-8")
+    text = write_html(suite_tables(write_suite(tmp_path / "fake", on_the_simplex(number))), "").read_text(encoding="utf-8")
     assert without_library(text).count("<h3>Pareto front: ") == fronts
 
 
 def test_the_same_records_give_the_same_bytes(tmp_path: Path) -> None:
     runs = suite(seeds=(0,), languages=2)
-    first = write_html(write_suite(tmp_path / "one" / "fake", runs), "").read_bytes()
-    assert write_html(write_suite(tmp_path / "two" / "fake", runs[::-1]), "").read_bytes() == first
+    first = write_html(suite_tables(write_suite(tmp_path / "one" / "fake", runs)), "").read_bytes()
+    assert write_html(suite_tables(write_suite(tmp_path / "two" / "fake", runs[::-1])), "").read_bytes() == first
 
 
 def test_a_suite_without_records_is_said_to_have_none(tmp_path: Path) -> None:
-    assert "No usable run was found." in write_html(tmp_path / "none", "").read_text(encoding="utf-8")
+    assert "No usable run was found." in write_html(suite_tables(tmp_path / "none"), "").read_text(encoding="utf-8")
 
 
 def test_the_command_writes_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from benchmarks.analysis.scales import scale
 from benchmarks.analysis.sections import Section, sections
 from benchmarks.analysis.spread import COMMON, HALF, MEDIAN, MOST, MOST_LINES, alike, spread
+from benchmarks.analysis.suite_tables import suite_tables
 from benchmarks.records.schema import Run
 from benchmarks.report.figures import probes, style, weights
 from benchmarks.report.html.page import write_html
@@ -169,10 +170,10 @@ def test_shares_are_on_a_linear_axis_however_small_they_become() -> None:
 def test_no_numbers_no_picture_and_with_them_one_on_the_page(tmp_path: Path) -> None:
     plain = [fake_runs.make(name) for name in METHODS]
     assert probes.figure(one(plain)) is None
-    report = write_report(fake_runs.write_suite(tmp_path / "plain", plain), tmp_path / "plots" / "plain")
+    report = write_report(suite_tables(fake_runs.write_suite(tmp_path / "plain", plain)), tmp_path / "plots" / "plain")
     assert not any("probes" in path.name for path in report.paths)
     folder = fake_runs.write_suite(tmp_path / "fake", runs(3))
-    report = write_report(folder, tmp_path / "plots" / "fake")
+    report = write_report(suite_tables(folder), tmp_path / "plots" / "fake")
     assert {"pictures_probes.png", "pictures_probes.svg"} <= {path.name for path in report.paths}
     assert "![pictures: inside the methods](<../plots/fake/pictures_probes.png>)" in (folder / "report.md").read_text()
 
@@ -196,7 +197,7 @@ def charts(page: Path) -> dict[str, tuple[dict[str, Any], list[str]]]:
 
 @pytest.mark.parametrize("number", NUMBERS)
 def test_charts_follow_the_rule_of_the_pictures(number: int, tmp_path: Path) -> None:
-    found = charts(write_html(fake_runs.write_suite(tmp_path / "fake", runs(number)), ""))
+    found = charts(write_html(suite_tables(fake_runs.write_suite(tmp_path / "fake", runs(number))), ""))
     expected = {f"Weights: {name}" for name in METHODS}
     expected |= {f"Inside {name}: {probe}" for name in ("famo", "coba") for probe in ("score", "share")}
     assert {title for title in found if title.startswith(("Weights", "Inside"))} == expected
@@ -215,7 +216,7 @@ def test_charts_follow_the_rule_of_the_pictures(number: int, tmp_path: Path) -> 
 
 
 def test_the_pointer_names_the_ends_of_a_spread(tmp_path: Path) -> None:
-    found = charts(write_html(fake_runs.write_suite(tmp_path / "fake", runs(40)), ""))
+    found = charts(write_html(suite_tables(fake_runs.write_suite(tmp_path / "fake", runs(40))), ""))
     said = found["Inside famo: score"][0]["data"][-1]["text"]
     # Escaped for Plotly, which reads marks of HTML.
     assert said[0] == "highest: language &lt;39&gt; (40.2)<br>lowest: language &lt;0&gt; (1.005)"

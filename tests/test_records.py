@@ -13,6 +13,8 @@ import pytest
 from fake_runs import make, suite, write_suite
 
 import benchmarks
+from benchmarks.analysis.scores import SCORE_COLUMNS
+from benchmarks.analysis.suite_tables import suite_tables
 from benchmarks.records.frames import RUN_COLUMNS, TRAJECTORY_COLUMNS
 from benchmarks.records.schema import COLUMNS
 
@@ -62,13 +64,47 @@ def test_a_folder_of_suites_and_a_single_run_can_be_read(folder: Path) -> None:
     assert benchmarks.load(str(first["folder"]))["key"].tolist() == [first["key"]]
 
 
-@pytest.mark.parametrize(("columns", "title"), [(RUN_COLUMNS, "## Runs"), (TRAJECTORY_COLUMNS, "## Trajectories")])
+Read = Callable[[Path], pd.DataFrame]
+PARTS = [(RUN_COLUMNS, "## Runs"), (TRAJECTORY_COLUMNS, "## Trajectories"), (SCORE_COLUMNS, "## Scores")]
+READERS: dict[str, Read] = {
+    "## Runs": benchmarks.load,
+    "## Trajectories": benchmarks.load_trajectories,
+    "## Scores": benchmarks.load_scores,
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*Δm")
+@pytest.mark.parametrize(("columns", "title"), PARTS)
 def test_the_page_has_the_columns_and_types_that_are_loaded(columns: dict[str, str], title: str, folder: Path) -> None:
     part = PAGE.split(title)[1].split("\n## ")[0]
     assert dict(re.findall(r"^\| `([\w.]+)` \| `([^`]+)` \|", part, flags=re.MULTILINE)) == columns
-    frame = benchmarks.load(folder) if title == "## Runs" else benchmarks.load_trajectories(folder)
+    frame = READERS[title](folder)
     assert list(frame.columns[: len(columns)]) == list(columns)
     assert {name: str(frame[name].dtype) for name in columns} == columns
+
+
+@pytest.mark.filterwarnings("ignore:.*Δm")
+def test_scores_are_what_the_tables_are_averages_of(folder: Path) -> None:
+    frame = benchmarks.load_scores(folder)
+    runs = benchmarks.load(folder).query("state == 'finished'").set_index("key")
+    assert set(frame["key"]) == set(runs.index)
+    same = frame.set_index("key")
+    for name in ("role", "seed", "test.left/accuracy", "extra_forwards"):
+        assert same[name].to_dict() == pytest.approx(runs.loc[same.index, name].to_dict(), nan_ok=True)
+    for tables in suite_tables(folder).sections:
+        section, shown = tables.scores.section, tables.overview.frame.set_index("method")
+        own = frame[(frame["section"] == section.name) & (frame["role"] == "method")]
+        means = own.groupby("method")[["convergence_spread", "price_of_one_checkpoint"]].mean()
+        assert len(means)
+        pd.testing.assert_frame_equal(means, shown.loc[means.index, means.columns], check_names=False)
+
+
+def test_scores_warn_of_what_is_missing(tmp_path: Path) -> None:
+    folder = write_suite(tmp_path / "one", [make(), make("famo")])
+    with pytest.warns(UserWarning, match="pictures: no single-task runs, so no Δm"):
+        frame = benchmarks.load_scores(folder)
+    assert frame["delta_m_over_metrics"].isna().all()
+    assert frame["change_against_uniform"].notna().all()
 
 
 def test_types_are_the_same_whatever_the_runs(tmp_path: Path) -> None:
@@ -78,7 +114,7 @@ def test_types_are_the_same_whatever_the_runs(tmp_path: Path) -> None:
 
 
 BOTH = pytest.mark.parametrize("read", [benchmarks.load, benchmarks.load_trajectories])
-Read = Callable[[Path], pd.DataFrame]
+ALL = pytest.mark.parametrize("read", READERS.values(), ids=READERS)
 
 
 def break_json(place: Path) -> None:
@@ -124,7 +160,7 @@ def test_a_run_that_ended_before_its_first_row_has_a_row_among_the_runs_alone(tm
     assert {name: str(curves[name].dtype) for name in TRAJECTORY_COLUMNS} == TRAJECTORY_COLUMNS
 
 
-@BOTH
+@ALL
 def test_no_records_are_one_line(read: Read, tmp_path: Path) -> None:
     for place in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(ValueError, match=f"expected records below {place}, found none"):
@@ -138,6 +174,7 @@ def test_the_examples_of_the_page_run() -> None:
         [
             *blocks,
             "assert len(best) and len(curves) and len(one) == len(curves) and len(slowest) and len(lowest)",
+            "assert len(gain) and len(scores) <= len(runs)",
             "assert set(lowest.method) == set(runs[runs.role == 'method'].method)",
         ]
     )

@@ -18,6 +18,7 @@ from benchmarks.analysis import scores as columns
 from benchmarks.analysis.loading import load
 from benchmarks.analysis.section_tables import section_tables
 from benchmarks.analysis.sections import Section, sections
+from benchmarks.analysis.suite_tables import suite_tables
 from benchmarks.analysis.table import Column, Table
 from benchmarks.contract import DATA_RULE, Training
 from benchmarks.records.schema import Fingerprints, MetricInfo, Run
@@ -145,23 +146,23 @@ class TestTables:
     def test_delta_m_is_paired_by_seed(self) -> None:
         runs = [scored("uniform", 0, 0.9, 0.5), scored("uniform", 1, 0.6, 0.8)]
         runs += [single("left", 0, 0.8), single("left", 1, 0.5), single("right", 0, 0.5), single("right", 1, 1.0)]
-        frame, warnings = columns.per_run(one(runs))
+        found = columns.scores(one(runs))
         # Seed 0: -12.5 and 0; seed 1: -20 and +20. Against mean baselines both would differ.
-        assert frame[columns.DELTA_METRICS].tolist() == pytest.approx([-6.25, 0.0])
+        assert found.methods[columns.DELTA_METRICS].tolist() == pytest.approx([-6.25, 0.0])
         overview_ = section_tables(one(runs)).overview.frame
         assert overview_[columns.DELTA_METRICS].tolist() == pytest.approx([-3.125])
         assert overview_[columns.DELTA_METRICS + ".se"].tolist() == pytest.approx([3.125])
-        assert not warnings
+        assert not found.warnings
 
     def test_missing_or_failed_baseline_leaves_a_gap_and_says_which(self) -> None:
         runs = [scored("uniform", 0, 0.9, 0.5), scored("uniform", 1, 0.6, 0.8), single("left", 0, 0.8)]
         runs += [single("left", 1, 0.5), single("right", 0, 0.5), single("right", 1, 1.0, state="crashed", reason="no luck")]
         tables = section_tables(one(runs))
         assert tables.overview.frame[columns.DELTA_METRICS].isna().all()
-        assert any("right (seed 1)" in warning for warning in tables.warnings)
+        assert any("right (seed 1)" in warning for warning in tables.scores.warnings)
         assert formatting.MISSING in formatting.to_terminal(tables.overview)
         without = section_tables(one(runs[:2]))
-        assert without.warnings == ("pictures: no single-task runs, so no Δm",)
+        assert without.scores.warnings == ("pictures: no single-task runs, so no Δm",)
 
     def test_one_seed_shows_plain_values(self) -> None:
         tables = section_tables(one([scored("uniform", 0, 0.9, 0.5), scored("coba", 0, 0.8, 0.6)]))
@@ -277,7 +278,7 @@ class TestFiles:
         assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
     def test_empty_and_missing_suites(self, tmp_path: Path) -> None:
-        report = write_report(tmp_path / "nothing", tmp_path / "plots")
+        report = write_report(suite_tables(tmp_path / "nothing"), tmp_path / "plots")
         assert "No usable run" in report.text
         assert (tmp_path / "nothing" / "report.md").is_file()
 
@@ -289,11 +290,11 @@ class TestFiles:
         suite = fake_runs.write_suite(
             tmp_path / "results" / "fake", fake_runs.suite(languages=3, methods=fake_runs.METHODS[:4])
         )
-        first = write_report(suite, tmp_path / "plots" / "fake")
+        first = write_report(suite_tables(suite), tmp_path / "plots" / "fake")
         made = {path: path.read_bytes() for path in first.paths}
         for path in made:
             path.unlink()
-        assert write_report(suite, tmp_path / "plots" / "fake") == first
+        assert write_report(suite_tables(suite), tmp_path / "plots" / "fake") == first
         assert {path: path.read_bytes() for path in first.paths} == made
         everything = {path for folder in (suite, tmp_path / "plots") for path in folder.rglob("*") if path.is_file()}
         assert {path for path in everything if "runs" not in path.parts} == set(made)
@@ -310,7 +311,7 @@ class TestFiles:
     def test_unwritable_folder_is_an_os_error(self, suite: Path, tmp_path: Path) -> None:
         (tmp_path / "plots").write_text("a file where the folder should be")
         with pytest.raises(OSError, match="plots"):
-            write_report(suite, tmp_path / "plots")
+            write_report(suite_tables(suite), tmp_path / "plots")
 
 
 @pytest.fixture(scope="module")
@@ -324,7 +325,7 @@ def figures(suite: Path) -> dict[str, Figure]:
             made[f"{section.name} curves"] = curves.figure(section, looks)
             made[f"{section.name} weights"] = weights.figure(section)
             made[f"{section.name} landscape"] = landscape.figure(section, looks)
-        made["overview"] = overview.figure([section.name for section in found], tables, looks)
+        made["overview"] = overview.figure(tables, looks)
         shown = {name: figure for name, figure in made.items() if figure is not None}
         for figure in shown.values():
             figure.canvas.draw()

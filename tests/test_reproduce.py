@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from benchmarks.analysis.scores import scores
 from benchmarks.analysis.sections import Section, sections
 from benchmarks.cli import main as command_line
 from benchmarks.contract import Training
@@ -34,7 +35,7 @@ def section_of(runs: Sequence[Run]) -> Section:
 
 
 def checks_of(paper: str, runs: Sequence[Run]) -> list[Check]:
-    return list(EXPERIMENTS[paper].measure(section_of(runs)).checks)
+    return list(EXPERIMENTS[paper].measure(scores(section_of(runs))).checks)
 
 
 def verdicts(paper: str, runs: Sequence[Run]) -> list[str]:
@@ -202,7 +203,7 @@ def test_coba_is_judged_by_spread_price_and_cost(
 
 
 def test_the_numbers_of_coba_are_those_of_the_report() -> None:
-    measured = EXPERIMENTS["coba"].measure(section_of(languages((40, 0.0011), (200, 0.002))))
+    measured = EXPERIMENTS["coba"].measure(scores(section_of(languages((40, 0.0011), (200, 0.002)))))
     ours = {(each.method, each.metric): each for each in measured.ours}
     assert ours["coba", "convergence_spread"].mean == pytest.approx(0.1)
     assert ours["famo", "convergence_spread"].mean == pytest.approx((200 + 10) / 400)

@@ -7,9 +7,10 @@ from pathlib import Path
 import fake_runs
 import pytest
 
-from benchmarks.analysis.ablation import CHANGE, families, settings_table
-from benchmarks.analysis.scores import PRICE, SPREAD, per_run
+from benchmarks.analysis.ablation import method_settings, settings_table
+from benchmarks.analysis.scores import CHANGE, PRICE, SPREAD, scores
 from benchmarks.analysis.sections import Section, sections
+from benchmarks.analysis.suite_tables import suite_tables
 from benchmarks.records.schema import Run
 from benchmarks.report.suite_report import write_report
 
@@ -31,15 +32,15 @@ def section() -> Section:
     return found
 
 
-def test_a_method_with_several_settings_is_a_family(section: Section) -> None:
-    (family,) = families(section)
-    assert (family.method, family.base) == ("coba", "coba")
-    assert [family.setting(label) for label in family.labels] == ["default", "tau=2", "variant=mftcoder"]
+def test_the_settings_of_a_method_stand_together(section: Section) -> None:
+    (found,) = method_settings(section)
+    assert (found.method, found.base) == ("coba", "coba")
+    assert [found.setting(label) for label in found.labels] == ["default", "tau=2", "variant=mftcoder"]
 
 
 def test_changes_are_paired_by_seed(section: Section) -> None:
-    runs, _ = per_run(section)
-    table = settings_table(section, runs)
+    runs = scores(section).methods
+    table = settings_table(scores(section))
     assert table is not None
     rows = table.frame.set_index("label")
     wide = runs.pivot_table(index="seed", columns="method", values=PRICE)
@@ -52,12 +53,12 @@ def test_changes_are_paired_by_seed(section: Section) -> None:
 
 def test_no_settings_no_table() -> None:
     (section,), _ = sections([fake_runs.make(name, seed) for name in ("uniform", "coba") for seed in (0, 1)])
-    assert settings_table(section, per_run(section)[0]) is None
+    assert settings_table(scores(section)) is None
 
 
 def test_the_page_shows_table_and_picture(section: Section, tmp_path: Path) -> None:
     fake_runs.write_suite(tmp_path / "suite", list(section.runs.values()))
-    write_report(tmp_path / "suite", tmp_path / "plots")
+    write_report(suite_tables(tmp_path / "suite"), tmp_path / "plots")
     page = (tmp_path / "suite" / "report.md").read_text(encoding="utf-8")
     assert "Settings of one method" in page and "pictures_settings.png" in page
     assert (tmp_path / "plots" / "pictures_settings.png").stat().st_size > 10_000

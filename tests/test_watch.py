@@ -13,6 +13,7 @@ from tiny_problem import Tiny
 from torch import Tensor
 
 import weighting
+from benchmarks.analysis.suite_tables import suite_tables
 from benchmarks.contract import Training
 from benchmarks.harness.checkpoint import Checkpoint
 from benchmarks.harness.diagnostics import Watch
@@ -179,7 +180,7 @@ def test_tables_show_flags_and_the_terminal_the_doubtful_ones(tmp_path: Path) ->
         Run(run.record.model_copy(update={"flags": told}), run.trajectory) if (run.label, run.seed) == ("famo", 1) else run
         for run in runs
     ]
-    made = write_report(fake_runs.write_suite(tmp_path / "suite", runs), tmp_path / "plots")
+    made = write_report(suite_tables(fake_runs.write_suite(tmp_path / "suite", runs)), tmp_path / "plots")
     assert "! pictures: famo: never moved on 1 of 2 seeds" in made.text
     assert "sum drifted" not in made.text
     page = (tmp_path / "suite" / "report.md").read_text(encoding="utf-8")

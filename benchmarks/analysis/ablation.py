@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.analysis import scores, statistics
+from benchmarks.analysis.scores import CHANGE, Scores
 from benchmarks.analysis.sections import Section
 from benchmarks.analysis.table import ERROR, Column, Table
 
@@ -18,12 +19,10 @@ MEASURES = (
     Column(scores.SPREAD, "convergence spread", "lower", "spread"),
     Column(scores.PRICE, "price of one checkpoint", "lower", "price"),
 )
-CHANGE = "change:"
-"""Before a measure's key: its paired difference to the method's default setting."""
 
 
 @dataclass(frozen=True)
-class Family:
+class MethodSettings:
     """One method in several settings."""
 
     method: str
@@ -37,33 +36,30 @@ class Family:
         return changed.rstrip("]") or ("default" if name == label else label)
 
 
-def families(section: Section) -> list[Family]:
+def method_settings(section: Section) -> list[MethodSettings]:
     """The methods of the section that have several settings, in its order."""
     groups: dict[str, list[str]] = {}
     for label in section.methods:
         groups.setdefault(label.partition("[")[0], []).append(label)
     return [
-        Family(name, name if name in labels else labels[0], tuple(sorted(labels, key=lambda label: label != name)))
+        MethodSettings(name, name if name in labels else labels[0], tuple(sorted(labels, key=lambda label: label != name)))
         for name, labels in groups.items()
         if len(labels) > 1
     ]
 
 
-def settings_table(section: Section, runs: pd.DataFrame) -> Table | None:
-    """One row per setting: means, and paired differences to the method's base setting. None without such methods.
-
-    runs: see ``per_run``.
-    """
-    found = families(section)
-    measures = [column for column in MEASURES if column.key in runs and runs[column.key].notna().any()]
+def settings_table(scored: Scores) -> Table | None:
+    """One row per setting: means, and paired differences to the method's base setting. None without such methods."""
+    section, found = scored.section, method_settings(scored.section)
+    measures = [column for column in MEASURES if scored.methods[column.key].notna().any()]
     if not found or not measures:
         return None
-    frame = pd.DataFrame([_row(section, runs, family, label, measures) for family in found for label in family.labels])
+    frame = pd.DataFrame([_row(scored, each, label, measures) for each in found for label in each.labels])
     shown: list[Column] = [Column("method", "method"), Column("setting", "setting"), Column("finished", "n")]
     for column in measures:
         change = f"{column.short}: change"
         shown += [column, Column(CHANGE + column.key, change, "lower", change)]
-    bases = ", ".join(family.base for family in found)
+    bases = ", ".join(each.base for each in found)
     caption = (
         f"Mean ± standard error over seeds. Change: difference to the method's own base setting ({bases}) on the same seed, "
         "negative: better. Everything that a setting does not name is as in the base setting."
@@ -71,18 +67,18 @@ def settings_table(section: Section, runs: pd.DataFrame) -> Table | None:
     return Table(f"{section.slug}_settings", "Settings of one method", caption, tuple(shown), frame)
 
 
-def _row(section: Section, runs: pd.DataFrame, family: Family, label: str, measures: Sequence[Column]) -> dict[str, object]:
-    own = runs[runs["method"] == label].set_index("seed")
-    base = runs[runs["method"] == family.base].set_index("seed")
+def _row(scored: Scores, settings: MethodSettings, label: str, measures: Sequence[Column]) -> dict[str, object]:
+    """A measure's ``CHANGE`` is its paired difference to the method's base setting."""
+    own, base = (scored.of("method", name).set_index("seed") for name in (label, settings.base))
     row: dict[str, object] = {
-        "method": family.method,
-        "setting": family.setting(label),
+        "method": settings.method,
+        "setting": settings.setting(label),
         "label": label,
-        "finished": f"{len(own)}/{len(section.seeds)}",
+        "finished": f"{len(own)}/{len(scored.section.seeds)}",
     }
     for column in measures:
         values = own[column.key]
-        differences = (values - base[column.key]).dropna() if label != family.base else pd.Series(dtype=float)
+        differences = (values - base[column.key]).dropna() if label != settings.base else pd.Series(dtype=float)
         row[column.key], row[column.key + ERROR] = statistics.mean_and_error(values.to_numpy(np.float64))
         mean, error = statistics.mean_and_error(differences.to_numpy(np.float64))
         row[CHANGE + column.key], row[CHANGE + column.key + ERROR] = (

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.stats import friedmanchisquare, rankdata
 
-from benchmarks.analysis import delta_m, statistics
+from benchmarks.analysis import statistics
 from benchmarks.analysis.comparable import UNIFORM
+from benchmarks.analysis.scores import UNIFORM_CHANGE, Scores
 from benchmarks.analysis.section_tables import (
     DELTAS,
     FINISHED,
@@ -22,12 +22,10 @@ from benchmarks.analysis.section_tables import (
     SectionTables,
     seeds_note,
 )
-from benchmarks.analysis.sections import Section, uniform_runs
 from benchmarks.analysis.table import ERROR, Column, Table
 
 RESAMPLES = 2000
-USEFUL = 0.5
-"""A critical difference above this share of the largest possible one separates hardly anybody."""
+_COLUMNS = ["problem", "metric", "seed", "method", "change"]
 
 
 @dataclass(frozen=True)
@@ -40,24 +38,14 @@ class Changes:
     """Methods with a number everywhere, in the order of tables."""
 
 
-@dataclass(frozen=True)
-class Ranking:
-    """Friedman's test over problems and Nemenyi's critical difference."""
-
-    ranks: dict[str, float]
-    p_value: float
-    critical: float
-    blocks: int
-
-
-def side_by_side(sections: Sequence[Section], tables: Sequence[SectionTables]) -> Table:
+def side_by_side(tables: Sequence[SectionTables]) -> Table:
     """One row for every problem and method: what can be put side by side across problems."""
     shown = (*DELTAS, RANK, SPREAD, PRICE, RELATIVE)
     rows = []
-    for section, each in zip(sections, tables, strict=True):
+    for each in tables:
         frame = each.overview.frame
         wanted = [name for column in shown for name in (column.key, column.key + ERROR) if name in frame.columns]
-        rows.append(frame[["method", "finished", *wanted]].assign(problem=section.name))
+        rows.append(frame[["method", "finished", *wanted]].assign(problem=each.scores.section.name))
     frame = pd.concat(rows, ignore_index=True) if rows else pd.DataFrame(columns=["method", "finished"])
     frame = frame.assign(
         **{key: np.nan for key in ("problem", *(column.key for column in shown)) if key not in frame.columns}
@@ -73,33 +61,32 @@ def side_by_side(sections: Sequence[Section], tables: Sequence[SectionTables]) -
     )
 
 
-def changes(sections: Sequence[Section]) -> Changes:
+def changes(found: Sequence[Scores]) -> Changes:
     """The changes of all problems that have finished uniform runs."""
-    rows: list[dict[str, object]] = []
-    for section in sections:
-        judged = delta_m.judged_metrics(section)
-        base = {run.seed: delta_m.values_on_test(run, judged) for run in uniform_runs(section)}
-        for method in section.methods:
-            for run in section.finished(method):
-                if run.seed not in base or not judged:
-                    continue
-                found = delta_m.changes_of(run, judged, base[run.seed])
-                rows += [
-                    {
-                        "problem": section.name,
-                        "metric": info.key,
-                        "seed": run.seed,
-                        "method": method,
-                        "change": float(change),
-                    }
-                    for info, change in zip(judged, found, strict=True)
-                ]
-    frame = pd.DataFrame(rows, columns=["problem", "metric", "seed", "method", "change"])
-    frame = frame[np.isfinite(frame["change"].to_numpy(np.float64))]
+    parts = [_changes_of(each) for each in found]
+    frame = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=_COLUMNS)
     cells = frame[["problem", "metric", "seed"]].drop_duplicates()
     count = frame.groupby("method").size().to_dict()
-    order = dict.fromkeys(method for section in sections for method in section.methods)
+    order = dict.fromkeys(method for each in found for method in each.section.methods)
     return Changes(frame, tuple(method for method in order if count.get(method, 0) == len(cells) > 0))
+
+
+def _changes_of(scored: Scores) -> pd.DataFrame:
+    """Of one problem: one row per run and metric, those without a number left out."""
+    runs = scored.frame[scored.frame["role"] == "method"]
+    metrics = [info.key for info in scored.judged]
+    values = runs[[UNIFORM_CHANGE + key for key in metrics]].to_numpy(np.float64)
+    frame = pd.DataFrame(
+        {
+            "problem": scored.section.name,
+            "metric": np.tile(np.array(metrics, dtype=object), len(runs)),
+            "seed": runs["seed"].to_numpy().repeat(len(metrics)),
+            "method": runs["method"].to_numpy().repeat(len(metrics)),
+            "change": values.ravel(),
+        },
+        columns=_COLUMNS,
+    )
+    return frame.drop(index=np.flatnonzero(~np.isfinite(values.ravel())).tolist())
 
 
 def aggregate_table(found: Changes) -> Table | None:
@@ -140,50 +127,7 @@ def aggregate_table(found: Changes) -> Table | None:
         f"P(better): share of values that are better, ties counting half. Over {len(problems)} problems, "
         f"{', '.join(problems)}; methods that finished everywhere."
     )
-    notes = [ranking_note(found)]
-    return Table("aggregate", "Across the problems", caption, shown, pd.DataFrame(rows), notes=tuple(notes))
-
-
-def ranking(found: Changes) -> Ranking | None:
-    """Friedman's test with the problems as blocks; None below 3 methods or 3 problems."""
-    wide = found.frame[found.frame["method"].isin(found.methods)]
-    means = wide.pivot_table(index="problem", columns="method", values="change", aggfunc="mean")[list(found.methods)]
-    blocks, methods = means.shape
-    if methods < 3 or blocks < 3:
-        return None
-    values = means.to_numpy(np.float64)
-    ranks = np.asarray(rankdata(values, axis=1)).mean(axis=0)
-    return Ranking(
-        ranks=dict(zip(found.methods, ranks.tolist(), strict=True)),
-        p_value=float(friedmanchisquare(*values.T).pvalue),
-        critical=statistics.critical_difference(methods, blocks),
-        blocks=blocks,
-    )
-
-
-def useful(result: Ranking) -> bool:
-    """Whether there are enough problems for a critical difference to separate anybody."""
-    return result.critical <= USEFUL * (len(result.ranks) - 1)
-
-
-def ranking_note(found: Changes) -> str:
-    """What Friedman's test says, or why it is not asked."""
-    blocks, methods = found.frame["problem"].nunique(), len(found.methods)
-    result = ranking(found)
-    if result is not None and useful(result):
-        return (
-            f"Friedman's test over {blocks} problems and {methods} methods: p = {result.p_value:.3g}; critical difference "
-            f"of mean ranks (Nemenyi, 0.05): {result.critical:.2f}."
-        )
-    if methods < 3:
-        return "No Friedman test: it needs at least 3 methods."
-    largest = methods - 1
-    need = next(n for n in range(3, 10_000) if statistics.critical_difference(methods, n) <= USEFUL * largest)
-    return (
-        f"No Friedman test and no critical-difference diagram: over {blocks} problems only mean ranks "
-        f"{statistics.critical_difference(methods, blocks):.2f} apart would differ, of {largest} at most; with {need} "
-        "problems it would be half of the most."
-    )
+    return Table("aggregate", "Across the problems", caption, shown, pd.DataFrame(rows))
 
 
 def _interval(own: pd.DataFrame) -> tuple[float, float]:

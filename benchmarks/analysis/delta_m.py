@@ -7,12 +7,11 @@ those, methods can still be compared with each other by their change against uni
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from benchmarks.analysis.sections import Section, uniform_runs
+from benchmarks.analysis.sections import Section
 from benchmarks.analysis.statistics import Floats
 from benchmarks.records.schema import MetricInfo, Run
 
@@ -91,42 +90,6 @@ def baselines(section: Section, tuned: bool = False) -> tuple[dict[int, Floats],
     if zero:
         warnings.append(f"{section.name}: Δm is missing where the single-task value is 0: {', '.join(zero)}")
     return values, warnings
-
-
-@dataclass(frozen=True)
-class Measure:
-    """One number for a run; lower is better; NaN where a run did not finish or the baseline of its seed is missing."""
-
-    header: str
-    against: str
-    """The baseline in words."""
-    of: Callable[[Run], float]
-
-
-def measure(section: Section, tuned: bool = False) -> Measure:
-    """Delta-m against the single-task runs, mean over metrics; against the uniform runs where a seed lacks those.
-
-    tuned: against the tuned single-task runs, if there are some.
-    """
-    judged = judged_metrics(section)
-    tuned = tuned and "single_task_tuned" in section.others
-    base, _ = baselines(section, tuned)
-    header, against = "Δm %", "tuned STL" if tuned else "STL at the default setting"
-    if not judged or any(not np.isfinite(values).all() for values in base.values()):
-        header, against = "change against uniform %", "uniform at the default setting"
-        base = {run.seed: values_on_test(run, judged) for run in uniform_runs(section)}
-
-    def of(run: Run) -> float:
-        if run.record.state != "finished" or run.seed not in base:
-            return math.nan
-        return float(over_metrics(changes_of(run, judged, base[run.seed])))
-
-    return Measure(header, against, of)
-
-
-def by_seed(measured: Measure, runs: Sequence[Run]) -> dict[int, float]:
-    """Seed -> number of the run of that seed."""
-    return {run.seed: measured.of(run) for run in runs}
 
 
 def differences(new: Mapping[int, float], base: Mapping[int, float]) -> Floats:

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from benchmarks.analysis.delta_m import measure
 from benchmarks.analysis.paired import LEAST_PAIRS, LEVEL, paired, sign_flip_test
-from benchmarks.analysis.sections import Section, uniform_runs
+from benchmarks.analysis.scores import Scores
+from benchmarks.analysis.sections import uniform_label
 from benchmarks.analysis.statistics import Floats
 from benchmarks.analysis.table import Column, Table
 
@@ -19,14 +19,15 @@ EFFECTS = (0.5, 1.0, 1.5)
 """Planted effects, in standard deviations of the differences."""
 
 
-def calibration_table(section: Section, repetitions: int = 1000, pairs: Sequence[int] = PAIRS) -> Table:
+def calibration_table(scored: Scores, repetitions: int = 1000, pairs: Sequence[int] = PAIRS) -> Table:
     """One row for each number of pairs. Raises ValueError where there are not twice as many finished uniform runs.
 
     A comparison draws 2n different seeds and pairs n of them with the others. Both sides come from one population, so every
     finding is false; with a shift of one side, every finding on the right side is true.
     """
-    measured = measure(section)
-    values = np.array([value for run in uniform_runs(section) if math.isfinite(value := measured.of(run))])
+    section, measured = scored.section, scored.measure
+    values = scored.of("method", uniform_label(section) or "")[measured.column].to_numpy(np.float64)
+    values = values[np.isfinite(values)]
     feasible = [number for number in pairs if 2 * number <= len(values)]
     if not feasible:
         raise ValueError(f"{section.name}: expected at least {2 * min(pairs)} finished runs of uniform, found {len(values)}")

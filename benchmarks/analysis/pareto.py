@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
-import math
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 
 from benchmarks.analysis import statistics
+from benchmarks.analysis.scores import Scores
 from benchmarks.analysis.sections import Section
 from benchmarks.analysis.table import ERROR, Column, Table
-from benchmarks.records.schema import MetricInfo
 
 
-def objectives(section: Section) -> list[MetricInfo]:
-    """The primary metrics of tasks: what the front trades."""
-    return [info for info in section.primary if info.task is not None]
-
-
-def front_table(section: Section) -> Table | None:
+def front_table(scored: Scores) -> Table | None:
     """One row for each static weighting, then for each method; None where the simplex was not covered.
 
     Columns ``label``, ``kind`` ("static" | "method"), the metrics, and ``place``: on the front of the static weightings, or
     how many of them are at least as good in every metric and better in one.
     """
-    infos = objectives(section)
-    static = [_row(section, label, "static", infos) for label in _labels(section)]
+    section, infos = scored.section, scored.judged
+    static = [_row(scored, label, "static") for label in _labels(section)]
     if len(static) < 2 or not infos:
         return None
-    methods = [_row(section, label, "method", infos) for label in section.methods if section.finished(label)]
+    methods = [_row(scored, label, "method") for label in section.methods if section.finished(label)]
     frame = pd.DataFrame([*static, *methods])
     higher = [info.higher_is_better for info in infos]
     values = frame[[info.key for info in infos]].to_numpy(np.float64)
@@ -56,12 +51,12 @@ def _labels(section: Section) -> list[str]:
     return sorted(found, key=lambda label: found[label].record.run.weighter.hyperparameters["weights"])
 
 
-def _row(section: Section, label: str, kind: str, infos: list[MetricInfo]) -> dict[str, object]:
-    runs = section.of_role("simplex", label) if kind == "static" else section.finished(label)
-    row: dict[str, object] = {"label": label, "method": label, "kind": kind, "finished": f"{len(runs)}/{len(section.seeds)}"}
-    for info in infos:
-        values = np.array([run.record.metrics["test"].get(info.key, math.nan) for run in runs], dtype=np.float64)
-        row[info.key], row[info.key + ERROR] = statistics.mean_and_error(values)
+def _row(scored: Scores, label: str, kind: Literal["static", "method"]) -> dict[str, object]:
+    runs = scored.of("simplex" if kind == "static" else "method", label)
+    finished = f"{len(runs)}/{len(scored.section.seeds)}"
+    row: dict[str, object] = {"label": label, "method": label, "kind": kind, "finished": finished}
+    for info in scored.judged:
+        row[info.key], row[info.key + ERROR] = statistics.mean_and_error(runs[info.key].to_numpy(np.float64))
     return row
 
 

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from benchmarks.analysis import scores as columns
-from benchmarks.analysis import statistics
+from benchmarks.analysis import scores, statistics
 from benchmarks.analysis.ablation import settings_table
 from benchmarks.analysis.equal_time import equal_time_table
 from benchmarks.analysis.pareto import front_table
 from benchmarks.analysis.relative_cost import APART, pairings, without_pair
+from benchmarks.analysis.scores import Scores
 from benchmarks.analysis.sections import STL, Section, uniform_runs
 from benchmarks.analysis.table import ERROR, Column, Table
 from benchmarks.analysis.tuning import frozen_table, tuned_table
@@ -28,6 +28,8 @@ SIGN = "negative: better than STL"
 class SectionTables:
     """All tables of a section."""
 
+    scores: Scores
+    """What they are averages of: every number once more, by run."""
     overview: Table
     verdicts: tuple[Table, ...]
     """Every method against uniform weights; none where there is nothing to compare with. Among the others too."""
@@ -36,57 +38,49 @@ class SectionTables:
     others: tuple[Table, ...]
     settings: Table | None
     """Settings of one method side by side, where there are any; one of the others."""
-    runs: pd.DataFrame
-    """See ``per_run``: every number once more, by run."""
-    warnings: tuple[str, ...]
 
 
 METHOD = Column("method", "method")
 FINISHED = Column("finished", "n")
 DELTAS = (
-    Column(columns.DELTA_METRICS, f"Δm % ({SIGN}), mean over metrics", "lower", "Δm % metrics", opens_block=True),
-    Column(columns.DELTA_TASKS, f"Δm % ({SIGN}), mean over tasks", "lower", "Δm % tasks"),
+    Column(scores.DELTA_METRICS, f"Δm % ({SIGN}), mean over metrics", "lower", "Δm % metrics", opens_block=True),
+    Column(scores.DELTA_TASKS, f"Δm % ({SIGN}), mean over tasks", "lower", "Δm % tasks"),
 )
 RANK = Column("mean_rank", "mean rank", "lower", "mean rank", decimals=2)
-SPREAD = Column(columns.SPREAD, "convergence spread", "lower", "spread")
-PRICE = Column(columns.PRICE, "price of one checkpoint", "lower", "price")
-SELECTED = Column(columns.SELECTED, "selected step")
-SECONDS = Column(columns.SECONDS, "s/step", "lower")
-RELATIVE = Column(columns.RELATIVE, "s/step relative to uniform", "lower", "s/step, uniform=1", decimals=2)
+SPREAD = Column(scores.SPREAD, "convergence spread", "lower", "spread")
+PRICE = Column(scores.PRICE, "price of one checkpoint", "lower", "price")
+SELECTED = Column(scores.SELECTED, "selected step")
+SECONDS = Column(scores.SECONDS, "s/step", "lower")
+RELATIVE = Column(scores.RELATIVE, "s/step relative to uniform", "lower", "s/step, uniform=1", decimals=2)
 PAIRS = Column("cost_pairs", "pairs", decimals=0)
 COSTS = (
-    Column(columns.FORWARDS, "extra forwards per step", decimals=2),
-    Column(columns.BACKWARDS, "extra backwards per step", decimals=2),
-    Column(columns.MEMORY, "peak memory (MB)", decimals=0),
-    Column(columns.WEIGHT, "sum of weights / K", decimals=3),
+    Column(scores.FORWARDS, "extra forwards per step", decimals=2),
+    Column(scores.BACKWARDS, "extra backwards per step", decimals=2),
+    Column(scores.MEMORY, "peak memory (MB)", decimals=0),
+    Column(scores.WEIGHT, "sum of weights / K", decimals=3),
 )
 
 
 def section_tables(section: Section) -> SectionTables:
     """Every table of a section, from its runs."""
-    runs, warnings = columns.per_run(section)
-    summary = _summary(section, runs)
-    stl = _stl_row(section)
-    verdicts = verdict_tables(section)
-    front = front_table(section)
-    controls = (tuned_table(section), frozen_table(section), front)
-    tables = [*verdicts, *(table for table in controls if table is not None)]
-    tables.append(_metrics_table(section, summary, stl))
-    if section.methods:
-        tables += [_delta_table(section, summary), _convergence_table(section, summary), _cost_table(section, summary)]
-    equal_time = equal_time_table(section)
-    if equal_time is not None:
-        tables.append(equal_time)
-    settings = settings_table(section, runs)
-    if settings is not None:
-        tables.insert(0, settings)
-    flags = _flags_table(section)
-    if len(flags.frame):
-        tables.append(flags)
-    failures = _failures_table(section)
-    if len(failures.frame):
-        tables.append(failures)
-    return SectionTables(_overview_table(section, summary), verdicts, front, tuple(tables), settings, runs, tuple(warnings))
+    found = scores.scores(section)
+    summary = _summary(found)
+    verdicts = verdict_tables(found)
+    front = front_table(found)
+    settings = settings_table(found)
+    tables = [
+        settings,
+        *verdicts,
+        tuned_table(found),
+        frozen_table(found),
+        front,
+        _metrics_table(section, summary, _stl_row(found)),
+        *(table(section, summary) for table in (_delta_table, _convergence_table, _cost_table) if section.methods),
+        equal_time_table(section),
+        *(table for table in (_flags_table(section), _failures_table(section)) if len(table.frame)),
+    ]
+    others = tuple(table for table in tables if table is not None)
+    return SectionTables(found, _overview_table(section, summary), verdicts, front, others, settings)
 
 
 def seeds_note() -> str:
@@ -94,8 +88,9 @@ def seeds_note() -> str:
     return "mean ± standard error over seeds; n: finished runs of seeds planned"
 
 
-def _summary(section: Section, runs: pd.DataFrame) -> pd.DataFrame:
-    """One row per method, finished or not: for every number of ``per_run`` its mean and its standard error."""
+def _summary(found: Scores) -> pd.DataFrame:
+    """One row per method, finished or not: for every number of a run its mean and its standard error."""
+    section, runs = found.section, found.methods
     rows: list[dict[str, object]] = []
     for method in section.methods:
         own = runs[runs["method"] == method]
@@ -103,9 +98,9 @@ def _summary(section: Section, runs: pd.DataFrame) -> pd.DataFrame:
         for key in runs.columns.drop(["method", "seed", "run"]):
             row[key], row[key + ERROR] = statistics.mean_and_error(own[key].to_numpy(np.float64))
         # Timings have outliers to one side only, and one of them moves a mean of three.
-        for key in (columns.SECONDS, columns.RELATIVE):
+        for key in (scores.SECONDS, scores.RELATIVE):
             row[key] = _median(own[key])
-        for key in (columns.SECONDS, columns.RELATIVE, columns.FORWARDS, columns.BACKWARDS, columns.MEMORY):
+        for key in (scores.SECONDS, scores.RELATIVE, scores.FORWARDS, scores.BACKWARDS, scores.MEMORY):
             del row[key + ERROR]
         rows.append(row)
     frame = pd.DataFrame(rows)
@@ -122,20 +117,18 @@ def _ranked(section: Section, frame: pd.DataFrame) -> pd.DataFrame:
     return frame
 
 
-def _stl_row(section: Section) -> dict[str, object] | None:
+def _stl_row(found: Scores) -> dict[str, object] | None:
     """Means of the single-task runs, each metric from its task's runs."""
+    section = found.section
     if not section.single:
         return None
+    runs = {task: found.of("single_task", task) for task in section.tasks}
     row: dict[str, object] = {"method": STL}
-    finished = []
-    for task in section.tasks:
-        runs = [run for seed in section.seeds if (run := section.baseline(task, seed)) is not None]
-        finished.append(len(runs))
-        for info in section.metrics:
-            if info.task == task:
-                values = [run.record.metrics["test"].get(info.key, math.nan) for run in runs]
-                row[info.key], row[info.key + ERROR] = statistics.mean_and_error(np.array(values, dtype=np.float64))
-    row["finished"] = f"{min(finished)}/{len(section.seeds)}"
+    for info in section.metrics:
+        if info.task in runs:
+            values = runs[info.task][info.key].to_numpy(np.float64)
+            row[info.key], row[info.key + ERROR] = statistics.mean_and_error(values)
+    row["finished"] = f"{min(map(len, runs.values()))}/{len(section.seeds)}"
     return row
 
 
@@ -155,7 +148,7 @@ def _metrics_table(section: Section, summary: pd.DataFrame, stl: dict[str, objec
 
 def _delta_table(section: Section, summary: pd.DataFrame) -> Table:
     judged = [info for info in section.primary if info.task is not None]
-    changes = tuple(Column(f"change:{info.key}", f"{info.key} %", "lower") for info in judged)
+    changes = tuple(Column(scores.CHANGE + info.key, f"{info.key} %", "lower") for info in judged)
     caption = (
         f"Change of each primary test metric against the single-task run (STL) of the same seed and task, in percent, "
         f"{SIGN} whichever way the metric points; Δm is its mean over metrics, or within each task and then over tasks. "
@@ -287,5 +280,5 @@ def _table(
     notes: Sequence[str] = (),
 ) -> Table:
     ranked = tuple(int(row) for row in np.flatnonzero(frame["method"].isin(section.pool).to_numpy()))
-    # Nothing is best at something where only one is in the field.
+    # Mark a best value only if at least two methods are ranked.
     return Table(f"{section.slug}_{name}", title, caption, shown, frame, ranked if len(ranked) > 1 else (), tuple(notes))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata, studentized_range, trim_mean
+from scipy.stats import rankdata, trim_mean
 
 Floats = NDArray[np.float64]
 
@@ -85,12 +85,6 @@ def interquartile_mean(values: Floats) -> Floats:
     if values.shape[-1] == 0:
         return np.full(values.shape[:-1], math.nan)
     return np.asarray(trim_mean(values, 0.25, axis=-1), dtype=np.float64)
-
-
-def critical_difference(methods: int, blocks: int, level: float = 0.05) -> float:
-    """Least difference of mean ranks that Nemenyi's test calls significant (Demsar, JMLR 2006, Eq. 4)."""
-    quantile = float(studentized_range.ppf(1 - level, methods, np.inf)) / math.sqrt(2)
-    return quantile * math.sqrt(methods * (methods + 1) / (6 * blocks))
 
 
 def convergence_spread(steps: NDArray[np.int64], losses: Floats, total: int) -> float:

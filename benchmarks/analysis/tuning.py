@@ -8,7 +8,8 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from benchmarks.analysis.delta_m import by_seed, differences, measure
+from benchmarks.analysis.delta_m import differences
+from benchmarks.analysis.scores import Scores
 from benchmarks.analysis.sections import Section
 from benchmarks.analysis.statistics import mean_and_error
 from benchmarks.analysis.table import ERROR, Column, Table
@@ -16,15 +17,14 @@ from benchmarks.analysis.verdict_tables import judged_rows
 from benchmarks.records.schema import Run
 
 
-def tuned_table(section: Section) -> Table | None:
+def tuned_table(scored: Scores) -> Table | None:
     """Default and tuned side by side, one row per method; None where nothing was tuned."""
-    usual, measured = measure(section), measure(section, tuned=True)
-    best = {label: by_seed(measured, section.of_role("tuned", label)) for label in section.methods}
+    section, usual, measured = scored.section, scored.measure, scored.tuned
+    best = {label: scored.by_seed("tuned", label, measured) for label in section.methods}
     best = {label: values for label, values in best.items() if values}
     if not best:
         return None
-    default = {label: by_seed(usual, section.finished(label)) for label in best}
-    same = {label: by_seed(measured, section.finished(label)) for label in best}
+    default, same = ({label: scored.by_seed("method", label, measure) for label in best} for measure in (usual, measured))
     judged = judged_rows(
         [differences(best[label], same[label]) for label in best], f"tuned minus default, both against {measured.against}"
     )
@@ -57,14 +57,14 @@ def tuned_table(section: Section) -> Table | None:
     return Table(f"{section.slug}_tuned", "Default and tuned", caption, shown, pd.DataFrame(rows), notes=notes)
 
 
-def frozen_table(section: Section) -> Table | None:
+def frozen_table(scored: Scores) -> Table | None:
     """Adaptive and frozen side by side, one row per method; None where nothing was frozen."""
-    measured = measure(section)
-    constant = {label: by_seed(measured, section.of_role("frozen", label)) for label in section.methods}
+    section, measured = scored.section, scored.measure
+    constant = {label: scored.by_seed("frozen", label, measured) for label in section.methods}
     constant = {label: values for label, values in constant.items() if values}
     if not constant:
         return None
-    adaptive = {label: by_seed(measured, section.finished(label)) for label in constant}
+    adaptive = {label: scored.by_seed("method", label, measured) for label in constant}
     judged = judged_rows(
         [differences(adaptive[label], constant[label]) for label in constant],
         "adaptive minus frozen, negative where adapting helps beyond the average",

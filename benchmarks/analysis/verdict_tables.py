@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from benchmarks.analysis.delta_m import by_seed, differences, measure
+from benchmarks.analysis.delta_m import differences
 from benchmarks.analysis.paired import LEVEL
-from benchmarks.analysis.sections import Section, uniform_label
+from benchmarks.analysis.scores import Scores
+from benchmarks.analysis.sections import uniform_label
 from benchmarks.analysis.statistics import Floats, mean_and_error
 from benchmarks.analysis.table import ERROR, Column, Table
 from benchmarks.analysis.verdict import Judged, judge, pairs_needed
@@ -39,11 +40,12 @@ class JudgedRows:
     caption: str
 
 
-def verdict_tables(section: Section) -> tuple[Table, ...]:
+def verdict_tables(scored: Scores) -> tuple[Table, ...]:
     """Every method but uniform against it: at the defaults, then tuned; without those that nothing was trained for."""
-    measured, best, uniform = measure(section), measure(section, tuned=True), uniform_label(section)
-    default = {label: by_seed(measured, section.finished(label)) for label in section.methods}
-    tuned = {label: by_seed(best, section.of_role("tuned", label)) for label in section.methods}
+    section, measured, best = scored.section, scored.measure, scored.tuned
+    uniform = uniform_label(section)
+    default = {label: scored.by_seed("method", label, measured) for label in section.methods}
+    tuned = {label: scored.by_seed("tuned", label, best) for label in section.methods}
     tables = (
         _table(
             default,

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -22,6 +23,9 @@ from benchmarks.planning.suite import read_suite
 from benchmarks.records.schema import TRIAL_ROLES, RunSpec
 from benchmarks.records.storage import run_folder
 from benchmarks.records.tracking import check_tracker, track
+
+if TYPE_CHECKING:
+    from benchmarks.analysis.suite_tables import SuiteTables
 
 FAILED = 1
 
@@ -92,9 +96,9 @@ def report(options: argparse.Namespace) -> int:
         raise UserError(f"expected recorded runs of suite {plan.suite!r} in {folder / 'runs'}, found none")
     if lacking:
         print(f"warning: {len(lacking)} of {len(plan.runs)} planned runs have no record that can be read", file=sys.stderr)
-    _report(plan, folder, options.plots)
+    suite = _report(plan, folder, options.plots)
     if options.html:
-        _page(plan, folder, options)
+        _page(suite, plan.question, options)
     return 0
 
 
@@ -244,16 +248,20 @@ def _check_folder(folder: Path) -> None:
         raise UserError(f"expected a folder that can be written at {folder}: {error.strerror}") from error
 
 
-def _report(plan: Plan, folder: Path, plots: Path) -> None:
+def _report(plan: Plan, folder: Path, plots: Path) -> SuiteTables:
+    """Write tables and pictures. Returns what they were made from."""
+    from benchmarks.analysis.suite_tables import suite_tables
     from benchmarks.report.suite_report import write_report
 
     try:
-        made = write_report(folder, plots / plan.suite, keys={spec.key for spec in plan.runs})
+        suite = suite_tables(folder, {spec.key for spec in plan.runs})
+        made = write_report(suite, plots / plan.suite)
     except OSError as error:
         raise StorageError.of(error, folder) from error
     print()
     print(made.text)
     print(f"\ntables:   {folder / 'report.md'}\npictures: {plots / plan.suite}")
+    return suite
 
 
 def _track(tracker: str, plan: Plan, folder: Path) -> None:
@@ -261,14 +269,13 @@ def _track(tracker: str, plan: Plan, folder: Path) -> None:
     print(f"tracked:  {written} runs written to {tracker}")
 
 
-def _page(plan: Plan, folder: Path, options: argparse.Namespace) -> None:
+def _page(suite: SuiteTables, question: str, options: argparse.Namespace) -> None:
     from benchmarks.report.html.page import write_html
 
     try:
-        path = write_html(folder, plan.question, {spec.key for spec in plan.runs}, _selection(options))
-        print(f"page:     {path}")
+        print(f"page:     {write_html(suite, question, _selection(options))}")
     except OSError as error:
-        raise StorageError.of(error, folder) from error
+        raise StorageError.of(error, suite.folder) from error
 
 
 def _selection(options: argparse.Namespace) -> str:

@@ -1,4 +1,4 @@
-"""What a paper's part of this room is made of, and the comparison that most claims come down to."""
+"""What a paper's claims are made of, and the comparison that most of them come down to."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import pandas as pd
 
 from benchmarks.analysis import statistics
 from benchmarks.analysis.paired import LEVEL
+from benchmarks.analysis.scores import Scores
 from benchmarks.analysis.sections import Section
 from benchmarks.analysis.verdict import Judged, Verdict, judge
 
@@ -66,7 +66,7 @@ class Experiment:
     """The published protocol that the runs stand beside."""
     weighters: tuple[str, ...]
     """Those of the suite that the claims need."""
-    measure: Callable[[Section], Measured]
+    measure: Callable[[Scores], Measured]
     departures: tuple[str, ...]
     """In what the runs differ from the paper's."""
 
@@ -77,25 +77,23 @@ def label_of(section: Section, weighter: str) -> str:
     return next((label for label in section.methods if names.get(label) == weighter), weighter)
 
 
-def means(section: Section, frame: pd.DataFrame, weighters: Sequence[str], columns: Sequence[str]) -> tuple[Ours, ...]:
-    """Mean, standard error and number of runs with the number, for each weighter and column. frame: see ``per_run``."""
+def means(scored: Scores, weighters: Sequence[str], columns: Sequence[str]) -> tuple[Ours, ...]:
+    """Mean, standard error and number of runs with the number, for each weighter and column of the scores."""
     found = []
     for weighter in weighters:
-        own = frame[frame["method"] == label_of(section, weighter)]
+        own = scored.of("method", label_of(scored.section, weighter))
         for column in columns:
             known = own[column].dropna().to_numpy(np.float64)
             found.append(Ours(weighter, column, *statistics.mean_and_error(known), len(known)))
     return tuple(found)
 
 
-def below(
-    section: Section, frame: pd.DataFrame, column: str, weighter: str, rivals: Sequence[str], claim: str
-) -> tuple[Check, ...]:
+def below(scored: Scores, column: str, weighter: str, rivals: Sequence[str], claim: str) -> tuple[Check, ...]:
     """One check for each rival: the weighter's ``column`` is below the rival's, paired by seed, Holm over the rivals.
 
-    frame: one row per run; claim: a sentence with ``{rival}`` in it.
+    column: of the scores; claim: a sentence with ``{rival}`` in it.
     """
-    values = [_pairs(section, frame, column, weighter, rival) for rival in rivals]
+    values = [_pairs(scored, column, weighter, rival) for rival in rivals]
     judged = judge([pairs[:, 0] - pairs[:, 1] for pairs in values])
     criterion = (
         f"{column} of {weighter} minus that of the rival, same seeds: holds if below 0 with p < {LEVEL:g}, does not hold if "
@@ -107,11 +105,11 @@ def below(
     )
 
 
-def _pairs(section: Section, frame: pd.DataFrame, column: str, weighter: str, rival: str) -> statistics.Floats:
+def _pairs(scored: Scores, column: str, weighter: str, rival: str) -> statistics.Floats:
     """``(n, 2)``: the weighter's and the rival's value on every seed on which both are known."""
-    indexed = frame.set_index(["method", "seed"])[column]
-    own, other = label_of(section, weighter), label_of(section, rival)
-    pairs = [(indexed.get((own, seed), math.nan), indexed.get((other, seed), math.nan)) for seed in section.seeds]
+    runs = (scored.of("method", label_of(scored.section, name)) for name in (weighter, rival))
+    own, other = (dict(zip(rows["seed"], rows[column], strict=True)) for rows in runs)
+    pairs = [(own.get(seed, math.nan), other.get(seed, math.nan)) for seed in scored.section.seeds]
     values = np.array(pairs, dtype=np.float64).reshape(-1, 2)
     return values[np.isfinite(values).all(axis=1)]
 

@@ -5,8 +5,7 @@ Source    Gong et al., CoBa, EMNLP 2024, arXiv:2410.06741, abstract. The paper's
 
 from __future__ import annotations
 
-from benchmarks.analysis.scores import PRICE, RELATIVE, SPREAD, per_run
-from benchmarks.analysis.sections import Section
+from benchmarks.analysis.scores import PRICE, RELATIVE, SPREAD, Scores
 from benchmarks.papers.claims import Experiment, Measured, below, means
 
 RIVALS = ("uniform", "gradnorm", "lbtw", "famo")
@@ -15,15 +14,14 @@ ADAPTIVE = RIVALS[1:]
 """Equal weights cost nothing, so that no method can be cheaper."""
 
 
-def measure(section: Section) -> Measured:
+def measure(scored: Scores) -> Measured:
     """Spread, price and cost of all, and CoBa's against the others'."""
-    frame, _ = per_run(section)
     return Measured(
-        means(section, frame, (*RIVALS, "coba"), [SPREAD, PRICE, RELATIVE]),
+        means(scored, (*RIVALS, "coba"), [SPREAD, PRICE, RELATIVE]),
         (
-            *below(section, frame, SPREAD, "coba", RIVALS, "CoBa's tasks converge more evenly than under {rival}."),
-            *below(section, frame, PRICE, "coba", RIVALS, "One checkpoint costs CoBa's tasks less than under {rival}."),
-            *below(section, frame, RELATIVE, "coba", ADAPTIVE, "A step of CoBa costs less than one of {rival}."),
+            *below(scored, SPREAD, "coba", RIVALS, "CoBa's tasks converge more evenly than under {rival}."),
+            *below(scored, PRICE, "coba", RIVALS, "One checkpoint costs CoBa's tasks less than under {rival}."),
+            *below(scored, RELATIVE, "coba", ADAPTIVE, "A step of CoBa costs less than one of {rival}."),
         ),
     )
 

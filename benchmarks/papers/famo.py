@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from benchmarks.analysis import statistics
-from benchmarks.analysis.sections import Section
+from benchmarks.analysis.scores import Scores
 from benchmarks.papers.claims import Check, Experiment, Measured, Ours, Says, label_of
 from benchmarks.problems.famo_toy import STARTS
 from benchmarks.records.schema import Run
@@ -23,8 +23,9 @@ CLAIMS = {
 }
 
 
-def measure(section: Section) -> Measured:
+def measure(scored: Scores) -> Measured:
     """The starts that each method misses, and whether these are as many as in the paper."""
+    section = scored.section
     runs = {weighter: section.finished(label_of(section, weighter)) for weighter in EXPECTED}
     tolerance = float(section.problem.options["tolerance"])
     ours = []

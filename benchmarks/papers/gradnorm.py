@@ -5,8 +5,7 @@ Source    Chen et al., GradNorm, ICML 2018, arXiv:1711.02257v4, section 4.
 
 from __future__ import annotations
 
-from benchmarks.analysis.scores import per_run
-from benchmarks.analysis.sections import Section
+from benchmarks.analysis.scores import Scores
 from benchmarks.papers.claims import Experiment, Measured, below, means
 
 SUMMED = "summed_relative_loss"
@@ -15,15 +14,14 @@ RULES = {"gradnorm": "GradNorm with weights kept at or above 0.001", "gradnorm[f
 """Label -> which of its two rules it is."""
 
 
-def measure(section: Section) -> Measured:
+def measure(scored: Scores) -> Measured:
     """Summed relative losses on test, and those of both of GradNorm's rules against its rivals'."""
-    frame, _ = per_run(section)
     checks = [
         check
         for label, rule in RULES.items()
-        for check in below(section, frame, SUMMED, label, RIVALS, rule + " ends below {rival} in summed relative loss.")
+        for check in below(scored, SUMMED, label, RIVALS, rule + " ends below {rival} in summed relative loss.")
     ]
-    return Measured(means(section, frame, (*RIVALS, *RULES), [SUMMED]), tuple(checks))
+    return Measured(means(scored, (*RIVALS, *RULES), [SUMMED]), tuple(checks))
 
 
 EXPERIMENT = Experiment(

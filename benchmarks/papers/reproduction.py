@@ -6,6 +6,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from benchmarks.analysis.loading import load
+from benchmarks.analysis.scores import scores
 from benchmarks.analysis.sections import Section, sections
 from benchmarks.errors import UserError
 from benchmarks.papers.claims import Experiment, Measured
@@ -26,7 +27,7 @@ def write_reproduction(paper: str, folder: Path, keys: Collection[str]) -> str:
     """
     found = experiment(paper)
     section = None if found is None else _section(found, folder, keys)
-    measured = Measured((), ()) if found is None or section is None else found.measure(section)
+    measured = Measured((), ()) if found is None or section is None else found.measure(scores(section))
     comparisons = compare(papers()[paper], measured.ours, None if found is None else found.protocol)
     write(folder / FILE, markdown(paper, found, section, measured.checks, comparisons))
     return terminal(paper, found, section, measured.checks, comparisons)

@@ -13,7 +13,7 @@ import numpy as np
 from tabulate import tabulate
 
 from benchmarks.analysis.relative_cost import pairings, without_pair
-from benchmarks.analysis.scores import DELTA_METRICS, per_run
+from benchmarks.analysis.scores import DELTA_METRICS, scores
 from benchmarks.analysis.sections import Section
 from benchmarks.analysis.statistics import Floats
 from benchmarks.analysis.verdict import VERDICTS, Judged, judge
@@ -164,7 +164,7 @@ def _pairs(
 
 def _delta_m(section: Section) -> dict[str, float]:
     """Key of a run -> Δm in percent, NaN where there is none."""
-    rows, _ = per_run(section)
+    rows = scores(section).methods
     return dict(zip(rows["run"], rows[DELTA_METRICS], strict=True))
 
 

@@ -8,10 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.analysis.loading import Unusable
 from benchmarks.analysis.section_tables import SIGN, SectionTables, flagged
 from benchmarks.analysis.sections import STL, Section
-from benchmarks.analysis.table import Table
+from benchmarks.analysis.suite_tables import SuiteTables
 from benchmarks.records.schema import DISTURBED, Run
 from benchmarks.report.formatting import escape_markdown, to_markdown, to_terminal
 
@@ -33,46 +32,39 @@ class Picture:
 class Chapter:
     """A problem's part of the page."""
 
-    section: Section
     tables: SectionTables
     pictures: tuple[Picture, ...]
 
 
-def page(
-    suite: str,
-    runs: Sequence[Run],
-    chapters: Sequence[Chapter],
-    summaries: Sequence[Table],
-    pictures: Sequence[Picture],
-    unusable: Sequence[Unusable],
-    warnings: Sequence[str],
-) -> str:
-    """The whole page as Markdown."""
-    lines = [f"# {escape_markdown(suite)}", ""]
-    if not runs:
+def page(suite: SuiteTables, chapters: Sequence[Chapter], pictures: Sequence[Picture]) -> str:
+    """The whole page as Markdown. chapters: one for each section of the suite; pictures: those across them."""
+    lines = [f"# {escape_markdown(suite.folder.name)}", ""]
+    if not suite.loaded.runs:
         lines += ["No usable run was found.", ""]
     else:
-        lines += _compared(runs, chapters)
-        lines += [to_markdown(table).replace("### ", "## ", 1) for table in summaries]
+        lines += _compared(suite)
+        lines += [to_markdown(table).replace("### ", "## ", 1) for table in suite.summaries]
         lines += _pictures(pictures)
     for chapter in chapters:
-        lines += [f"## {escape_markdown(chapter.section.name)}", "", _splits(chapter.section), ""]
-        lines += [text for table in chapter.tables.others for text in (to_markdown(table),)]
+        section = chapter.tables.scores.section
+        lines += [f"## {escape_markdown(section.name)}", "", _splits(section), ""]
+        lines += [to_markdown(table) for table in chapter.tables.others]
         lines += _pictures(chapter.pictures)
     lines += ["## Failures and warnings", ""]
-    remarks = [*failures(chapters), *warnings, *(f"unusable record: {each.reason}" for each in unusable)]
+    remarks = [*failures(suite), *suite.warnings, *suite.unusable]
     lines += [f"- {escape_markdown(remark)}" for remark in remarks] or ["None."]
     return "\n".join(lines).rstrip() + "\n"
 
 
-def terminal(chapters: Sequence[Chapter], unusable: Sequence[Unusable], warnings: Sequence[str]) -> str:
+def terminal(suite: SuiteTables) -> str:
     """The overview of every problem as plain text of at most 140 columns, then what went wrong."""
     parts = []
-    for chapter in chapters:
-        if chapter.section.methods:
-            seeds = ", ".join(map(str, chapter.section.seeds))
-            head = f"{chapter.section.name}  (seeds {seeds}{_unfair(chapter.section)})"
-            parts.append(f"{head}\n{to_terminal(chapter.tables.overview)}")
+    for tables in suite.sections:
+        section = tables.scores.section
+        if section.methods:
+            seeds = ", ".join(map(str, section.seeds))
+            head = f"{section.name}  (seeds {seeds}{_unfair(section)})"
+            parts.append(f"{head}\n{to_terminal(tables.overview)}")
     if parts:
         parts.append(
             "Test metrics and the rest: mean ± standard error over seeds; n: finished of planned; *: best of those that "
@@ -80,13 +72,8 @@ def terminal(chapters: Sequence[Chapter], unusable: Sequence[Unusable], warnings
             "and then over tasks."
         )
     else:
-        parts.append("No run of a method was found." if chapters else "No usable run was found.")
-    remarks = [
-        *failures(chapters),
-        *doubts(chapters),
-        *warnings,
-        *(f"unusable record: {each.reason}" for each in unusable),
-    ]
+        parts.append("No run of a method was found." if suite.sections else "No usable run was found.")
+    remarks = [*failures(suite), *doubts(suite), *suite.warnings, *suite.unusable]
     if remarks:
         parts.append("\n".join(f"! {remark}" for remark in remarks))
     return "\n\n".join(parts)
@@ -96,36 +83,40 @@ def _unfair(section: Section) -> str:
     return "; ORACLE: the model was chosen on test" if section.training.selection == "oracle_on_test" else ""
 
 
-def doubts(chapters: Sequence[Chapter]) -> list[str]:
+def doubts(suite: SuiteTables) -> list[str]:
     """One line for every method and flag that puts its numbers in doubt; all flags are in the tables."""
     return [
-        f"{chapter.section.name}: {method}: {name.replace('_', ' ')} on {len(runs)} of {len(chapter.section.seeds)} seeds"
-        for chapter in chapters
-        for method, name, runs in flagged(chapter.section)
+        f"{section.name}: {method}: {name.replace('_', ' ')} on {len(runs)} of {len(section.seeds)} seeds"
+        for section in _sections(suite)
+        for method, name, runs in flagged(section)
         if name in DOUBTFUL or name.startswith("guard:")
     ]
 
 
-def failures(chapters: Sequence[Chapter]) -> list[str]:
+def failures(suite: SuiteTables) -> list[str]:
     """One line for every failed run."""
     found = []
-    for chapter in chapters:
-        for role in (chapter.section.runs, chapter.section.single):
+    for section in _sections(suite):
+        for role in (section.runs, section.single):
             for (name, seed), run in sorted(role.items()):
                 if run.record.state == "finished":
                     continue
-                who = name if role is chapter.section.runs else f"{STL} of {name}"
+                who = name if role is section.runs else f"{STL} of {name}"
                 at = "" if run.record.failed_step is None else f" at step {run.record.failed_step}"
                 why = f": {run.record.reason}" if run.record.reason else ""
                 state = run.record.state.replace("_", " ")
-                found.append(f"{chapter.section.name}: {who}, seed {seed}: {state}{at}{why}")
+                found.append(f"{section.name}: {who}, seed {seed}: {state}{at}{why}")
     return found
 
 
-def _compared(runs: Sequence[Run], chapters: Sequence[Chapter]) -> list[str]:
+def _sections(suite: SuiteTables) -> list[Section]:
+    return [tables.scores.section for tables in suite.sections]
+
+
+def _compared(suite: SuiteTables) -> list[str]:
+    runs = suite.loaded.runs
     lines = ["## What was compared", ""]
-    for chapter in chapters:
-        section = chapter.section
+    for section in _sections(suite):
         seeds = ", ".join(map(str, section.seeds))
         options = _compact(section.problem.options)
         lines.append(
@@ -134,7 +125,7 @@ def _compared(runs: Sequence[Run], chapters: Sequence[Chapter]) -> list[str]:
                 f"training {_compact(section.training.model_dump(mode='json'))}"
             ).replace("\\*", "*")
         )
-    lines += ["", *_methods([chapter.section for chapter in chapters]), ""]
+    lines += ["", *_methods(_sections(suite)), ""]
     rules = [run.record.selection.rule for run in runs if run.record.selection is not None]
     lines += [f"- Selection rule: {_listed(rule.replace('_', ' ') for rule in rules)}."]
     lines += [f"- Machine: {_listed(_compact(run.record.machine) for run in runs)}."]

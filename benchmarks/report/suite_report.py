@@ -9,18 +9,17 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from benchmarks.analysis.across import aggregate_table, changes, ranking, side_by_side
 from benchmarks.analysis.error_rates import calibration_table
-from benchmarks.analysis.loading import Loaded, Unusable, load
-from benchmarks.analysis.pareto import objectives
-from benchmarks.analysis.section_tables import SectionTables, section_tables
-from benchmarks.analysis.sections import Section, sections
+from benchmarks.analysis.loading import load
+from benchmarks.analysis.scores import scores
+from benchmarks.analysis.section_tables import SectionTables
+from benchmarks.analysis.sections import sections
+from benchmarks.analysis.suite_tables import SuiteTables
 from benchmarks.analysis.table import Table
 from benchmarks.records.files import write
 from benchmarks.report import formatting
 from benchmarks.report.figures import (
     ablation,
-    critical,
     curves,
     landscape,
     overview,
@@ -32,8 +31,6 @@ from benchmarks.report.figures import (
 )
 from benchmarks.report.markdown import Chapter, Picture, failures, page, terminal
 from benchmarks.report.palette import Style, method_styles
-
-__all__ = ["Loaded", "Report", "Unusable", "load", "write_calibration", "write_report"]
 
 
 @dataclass(frozen=True)
@@ -48,48 +45,37 @@ class Report:
     """Runs left out, baselines missing, records unusable."""
 
 
-def write_report(suite_folder: Path, plots_folder: Path, keys: Collection[str] | None = None) -> Report:
-    """Make all tables, pictures and the page of a suite, of all its runs or of those with the given keys.
+def write_report(suite: SuiteTables, plots_folder: Path) -> Report:
+    """Write all tables, pictures and the page of a suite.
 
     Writes ``report.md``, ``summary.txt`` (what the terminal shows) and ``tables/`` in the suite folder, and the pictures
     in the plots folder; each file is whole or not there. Raises OSError if a file cannot be written.
     """
-    loaded = load(suite_folder, keys)
-    found, warnings = sections(loaded.runs)
-    tables = [section_tables(section) for section in found]
-    warnings += [warning for each in tables for warning in each.warnings]
-    styles = method_styles(method for section in found for method in section.methods)
+    styles = method_styles(suite.methods)
     paths: list[Path] = []
     with style.settings():
-        draw = _Drawer(suite_folder, plots_folder, paths)
-        chapters = [
-            Chapter(section, each, _section_pictures(draw, section, each, styles))
-            for section, each in zip(found, tables, strict=True)
-        ]
-        made = overview.figure([section.name for section in found], tables, styles)
-        changed = changes(found)
+        draw = _Drawer(suite.folder, plots_folder, paths)
+        chapters = [Chapter(tables, _section_pictures(draw, tables, styles)) for tables in suite.sections]
         pictures = (
-            *draw(made, "overview", "Δm against cost", overview.CAPTION),
-            *draw(profiles.figure(changed, styles), "profiles", "Performance profiles", profiles.CAPTION),
-            *draw(critical.figure(ranking(changed)), "ranks", "Critical difference of mean ranks", critical.CAPTION),
+            *draw(overview.figure(suite.sections, styles), "overview", "Δm against cost", overview.CAPTION),
+            *draw(profiles.figure(suite.changes, styles), "profiles", "Performance profiles", profiles.CAPTION),
         )
-    summaries = [table for table in (side_by_side(found, tables), aggregate_table(changed)) if table is not None]
-    folder = suite_folder / "tables"
-    for chapter in chapters:
-        for table in (chapter.tables.overview, *chapter.tables.others):
+    folder = suite.folder / "tables"
+    for tables in suite.sections:
+        for table in (tables.overview, *tables.others):
             paths += _write_table(folder, table)
-        paths.append(write(folder / f"{chapter.section.slug}_runs.csv", formatting.to_csv(chapter.tables.runs)))
-    for table in summaries:
+        slug = tables.scores.section.slug
+        paths.append(write(folder / f"{slug}_runs.csv", formatting.to_csv(tables.scores.methods)))
+    for table in suite.summaries:
         paths += _write_table(folder, table)
-    text = page(suite_folder.name, loaded.runs, chapters, summaries, pictures, loaded.unusable, warnings)
-    summary = terminal(chapters, loaded.unusable, warnings)
-    paths.append(write(suite_folder / "report.md", text))
-    paths.append(write(suite_folder / "summary.txt", summary + "\n"))
+    summary = terminal(suite)
+    paths.append(write(suite.folder / "report.md", page(suite, chapters, pictures)))
+    paths.append(write(suite.folder / "summary.txt", summary + "\n"))
     return Report(
         paths=tuple(paths),
         text=summary,
-        failures=tuple(failures(chapters)),
-        warnings=(*warnings, *(f"unusable record: {each.reason}" for each in loaded.unusable)),
+        failures=tuple(failures(suite)),
+        warnings=(*suite.warnings, *suite.unusable),
     )
 
 
@@ -101,7 +87,7 @@ def write_calibration(suite_folder: Path, keys: Collection[str]) -> str:
     found, _ = sections(load(suite_folder, keys).runs)
     if not found:
         raise ValueError("expected recorded runs, found none")
-    tables = [calibration_table(section) for section in found]
+    tables = [calibration_table(scores(section)) for section in found]
     for table in tables:
         _write_table(suite_folder / "tables", table)
     return "\n\n".join(formatting.to_markdown(table) for table in tables)
@@ -124,23 +110,15 @@ class _Drawer:
         return (Picture(title, caption, Path(relative).as_posix()),)
 
 
-def _section_pictures(
-    draw: _Drawer, section: Section, tables: SectionTables, styles: Mapping[str, Style]
-) -> tuple[Picture, ...]:
+def _section_pictures(draw: _Drawer, tables: SectionTables, styles: Mapping[str, Style]) -> tuple[Picture, ...]:
+    section = tables.scores.section
     name = section.slug
     return (
-        *draw(
-            ablation.figure(tables.settings, tables.runs, styles), f"{name}_settings", f"{name}: settings", ablation.CAPTION
-        ),
+        *draw(ablation.figure(tables, styles), f"{name}_settings", f"{name}: settings", ablation.CAPTION),
         *draw(curves.figure(section, styles), f"{name}_curves", f"{section.name}: validation loss", curves.CAPTION),
         *draw(weights.figure(section), f"{name}_weights", f"{section.name}: weights", weights.CAPTION),
         *draw(probes.figure(section), f"{name}_probes", f"{section.name}: inside the methods", probes.CAPTION),
-        *draw(
-            pareto.figure(tables.front, objectives(section), styles),
-            f"{name}_front",
-            f"{section.name}: front",
-            pareto.CAPTION,
-        ),
+        *draw(pareto.figure(tables, styles), f"{name}_front", f"{section.name}: front", pareto.CAPTION),
         *draw(landscape.figure(section, styles), f"{name}_landscape", f"{section.name}: paths", landscape.CAPTION),
     )
 

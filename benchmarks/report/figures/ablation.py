@@ -11,7 +11,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from benchmarks.analysis.ablation import MEASURES
-from benchmarks.analysis.table import ERROR, Column, Table
+from benchmarks.analysis.section_tables import SectionTables
+from benchmarks.analysis.table import ERROR, Column
 from benchmarks.report.figures import style
 from benchmarks.report.palette import Style
 
@@ -22,8 +23,9 @@ CAPTION = (
 ROW_HEIGHT = 0.17
 
 
-def figure(table: Table | None, runs: pd.DataFrame, styles: Mapping[str, Style]) -> Figure | None:
-    """The picture of a settings table, or None where there is none. runs: see ``per_run``."""
+def figure(tables: SectionTables, styles: Mapping[str, Style]) -> Figure | None:
+    """The picture of a section's settings table, or None where there is none."""
+    table, runs = tables.settings, tables.scores.methods
     if table is None:
         return None
     shown = [column for column in MEASURES if column.key in {one.key for one in table.columns}]

@@ -22,9 +22,10 @@ CAPTION = (
 )
 
 
-def figure(names: Sequence[str], tables: Sequence[SectionTables], styles: Mapping[str, Style]) -> Figure | None:
+def figure(tables: Sequence[SectionTables], styles: Mapping[str, Style]) -> Figure | None:
     """All problems that have a Delta-m and a uniform run to compare the cost with, or None if there is no such problem."""
-    shown = [(name, each.overview.frame) for name, each in zip(names, tables, strict=True) if _complete(each.overview.frame)]
+    frames = [(each.scores.section.name, each.overview.frame) for each in tables]
+    shown = [(name, frame) for name, frame in frames if _complete(frame)]
     if not shown:
         return None
     made, axes = style.grid(len(shown), height=1.8)

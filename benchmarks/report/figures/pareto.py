@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from benchmarks.analysis import statistics
-from benchmarks.analysis.table import Table
+from benchmarks.analysis.section_tables import SectionTables
 from benchmarks.records.schema import MetricInfo
 from benchmarks.report.figures import style
 from benchmarks.report.palette import Style
@@ -27,9 +27,9 @@ CAPTION = (
 )
 
 
-def figure(table: Table | None, infos: Sequence[MetricInfo], styles: Mapping[str, Style]) -> Figure | None:
-    """One panel per pair of the metrics, see ``benchmarks.analysis.pareto``; None without a table or with too many pairs."""
-    pairs = list(itertools.combinations(infos, 2))
+def figure(tables: SectionTables, styles: Mapping[str, Style]) -> Figure | None:
+    """One panel per pair of the judged metrics; None where the simplex was not covered or there are too many pairs."""
+    table, pairs = tables.front, list(itertools.combinations(tables.scores.judged, 2))
     if table is None or not pairs or len(pairs) > MOST_PANELS:
         return None
     made, axes = style.grid(len(pairs), height=1.9)

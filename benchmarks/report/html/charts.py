@@ -12,7 +12,6 @@ import plotly.graph_objects as go
 
 from benchmarks.analysis import statistics
 from benchmarks.analysis.loading import probes_of
-from benchmarks.analysis.pareto import objectives
 from benchmarks.analysis.scales import Scale, of_losses
 from benchmarks.analysis.scores import DELTA_METRICS
 from benchmarks.analysis.section_tables import RELATIVE, SectionTables
@@ -31,14 +30,15 @@ MARKS = 8
 STATIC = Style("#8a8a8a", "o", DASHES[0])
 
 
-def section_charts(section: Section, tables: SectionTables, styles: Mapping[str, Style]) -> list[Chart]:
+def section_charts(tables: SectionTables, styles: Mapping[str, Style]) -> list[Chart]:
     """All charts of a problem that its records allow."""
+    section = tables.scores.section
     return [
         *_losses(section, styles),
         *_weights(section),
         *_probes(section),
-        *_cost(section, tables, styles),
-        *_fronts(section, tables, styles),
+        *_cost(tables, styles),
+        *_fronts(tables, styles),
     ]
 
 
@@ -109,7 +109,7 @@ def _probes(section: Section) -> Iterator[Chart]:
             yield from by_task_chart(section, method, column, name, f"Inside {method}: {name}")
 
 
-def _cost(section: Section, tables: SectionTables, styles: Mapping[str, Style]) -> Iterator[Chart]:
+def _cost(tables: SectionTables, styles: Mapping[str, Style]) -> Iterator[Chart]:
     frame = tables.overview.frame
     if RELATIVE.key not in frame or not frame[[RELATIVE.key, DELTA_METRICS]].notna().all(axis=1).any():
         return
@@ -121,14 +121,14 @@ def _cost(section: Section, tables: SectionTables, styles: Mapping[str, Style]) 
             keys.append(point_key(name, styles[name], name))
     layout(figure, "s/step relative to uniform (lower is better)", "Δm % (lower is better)")
     caption = (
-        f"{section.name}: Δm is the mean over metrics against single-task training, ± one standard error over seeds; 0 is "
-        "single-task training."
+        f"{tables.scores.section.name}: Δm is the mean over metrics against single-task training, ± one standard error over "
+        "seeds; 0 is single-task training."
     )
     yield Chart("Cost against quality", caption, tuple(keys), figure.to_plotly_json())
 
 
-def _fronts(section: Section, tables: SectionTables, styles: Mapping[str, Style]) -> Iterator[Chart]:
-    pairs = list(itertools.combinations(objectives(section), 2))
+def _fronts(tables: SectionTables, styles: Mapping[str, Style]) -> Iterator[Chart]:
+    pairs = list(itertools.combinations(tables.scores.judged, 2))
     if tables.front is None or len(pairs) > MOST_PANELS:
         return
     frame = tables.front.frame
@@ -146,8 +146,8 @@ def _fronts(section: Section, tables: SectionTables, styles: Mapping[str, Style]
         arrows = ["higher" if info.higher_is_better else "lower" for info in (first, second)]
         layout(figure, f"{first.key} ({arrows[0]} is better)", f"{second.key} ({arrows[1]} is better)")
         caption = (
-            f"{section.name}: means over seeds. Line: the front of the static weights in these two metrics; filled grey "
-            "points are on their front over all metrics."
+            f"{tables.scores.section.name}: means over seeds. Line: the front of the static weights in these two metrics; "
+            "filled grey points are on their front over all metrics."
         )
         yield Chart(f"Pareto front: {first.key} and {second.key}", caption, keys, figure.to_plotly_json())
 

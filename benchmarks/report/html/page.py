@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -13,10 +13,9 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
-from benchmarks.analysis.across import aggregate_table, changes, side_by_side
-from benchmarks.analysis.loading import Loaded, load
-from benchmarks.analysis.section_tables import section_tables
-from benchmarks.analysis.sections import STL, sections
+from benchmarks.analysis.section_tables import SectionTables
+from benchmarks.analysis.sections import STL
+from benchmarks.analysis.suite_tables import SuiteTables
 from benchmarks.analysis.table import Table
 from benchmarks.records.files import write
 from benchmarks.records.schema import SCHEMA, Run
@@ -24,7 +23,7 @@ from benchmarks.report import formatting
 from benchmarks.report.html.chart import Chart
 from benchmarks.report.html.charts import section_charts
 from benchmarks.report.html.plotly_style import Key, curve_key
-from benchmarks.report.markdown import Chapter, doubts, failures
+from benchmarks.report.markdown import doubts, failures
 from benchmarks.report.palette import STL_STYLE, Style, method_styles
 
 HERE = Path(__file__).resolve().parent
@@ -60,26 +59,19 @@ class View:
     notes: tuple[str, ...]
 
 
-def write_html(suite_folder: Path, question: str, keys: Collection[str] | None = None, selection: str | None = None) -> Path:
+def write_html(suite: SuiteTables, question: str, selection: str | None = None) -> Path:
     """Write ``report.html`` into the suite folder and return its path: the same records give the same bytes.
 
-    question: what the suite asks; keys: the runs to show, None for all; selection: the suite and filters as they are given
-    on the command line, None for the folder's name alone. Raises OSError if the file cannot be written.
+    question: what the suite asks; selection: the suite and filters as they are given on the command line, None for the
+    folder's name alone. Raises OSError if the file cannot be written.
     """
-    name = suite_folder.name
-    return write(suite_folder / "report.html", html(name, question, load(suite_folder, keys), selection or name))
+    return write(suite.folder / "report.html", html(suite, question, selection or suite.folder.name))
 
 
-def html(suite: str, question: str, loaded: Loaded, selection: str) -> str:
+def html(suite: SuiteTables, question: str, selection: str) -> str:
     """The whole page. selection: what follows ``run_bench.py`` to train and to show these runs."""
-    found, warnings = sections(loaded.runs)
-    tables = [section_tables(section) for section in found]
-    styles = method_styles(method for section in found for method in section.methods)
-    chapters = [Chapter(section, each, ()) for section, each in zip(found, tables, strict=True)]
-    parts = [_part(chapter, styles) for chapter in chapters]
-    warned = [warning for each in tables for warning in each.warnings]
-    unusable = [f"unusable record: {each.reason}" for each in loaded.unusable]
-    summaries = [table for table in (side_by_side(found, tables), aggregate_table(changes(found))) if table is not None]
+    styles = method_styles(suite.methods)
+    parts = [_part(tables, styles) for tables in suite.sections]
     environment = Environment(
         loader=PackageLoader("benchmarks.report.html", "."),
         autoescape=True,
@@ -88,14 +80,14 @@ def html(suite: str, question: str, loaded: Loaded, selection: str) -> str:
         lstrip_blocks=True,
     )
     return environment.get_template("template.html").render(
-        suite=suite,
+        suite=suite.folder.name,
         question=question,
-        facts=_facts(loaded.runs),
-        reproduce=_reproduce(selection, loaded.runs),
+        facts=_facts(suite.loaded.runs),
+        reproduce=_reproduce(selection, suite.loaded.runs),
         parts=parts,
-        summaries=[_view(table) for table in summaries],
-        methods=_methods(chapters, styles),
-        remarks=[*failures(chapters), *doubts(chapters), *warnings, *warned, *unusable],
+        summaries=[_view(table) for table in suite.summaries],
+        methods=_methods(suite, styles),
+        remarks=[*failures(suite), *doubts(suite), *suite.warnings, *suite.unusable],
         charts=_json([_numbered(part["slug"], part["charts"]) for part in parts]),
         style=(HERE / "page.css").read_text(encoding="utf-8"),
         script=(HERE / "page.js").read_text(encoding="utf-8"),
@@ -103,9 +95,9 @@ def html(suite: str, question: str, loaded: Loaded, selection: str) -> str:
     )
 
 
-def _part(chapter: Chapter, styles: Mapping[str, Style]) -> dict[str, Any]:
+def _part(tables: SectionTables, styles: Mapping[str, Style]) -> dict[str, Any]:
     """A problem as the template shows it: every table once, the verdicts and what went wrong in sections of their own."""
-    section, tables = chapter.section, chapter.tables
+    section = tables.scores.section
     verdicts = tables.verdicts or (tables.overview,)
     names = {f"{section.slug}_flags", f"{section.slug}_failures"}
     noticed = [table for table in tables.others if table.name in names]
@@ -117,15 +109,14 @@ def _part(chapter: Chapter, styles: Mapping[str, Style]) -> dict[str, Any]:
         "verdicts": [_view(table) for table in verdicts],
         "tables": [_view(table) for table in rest],
         "noticed": [_view(table) for table in noticed],
-        "charts": section_charts(section, tables, styles),
+        "charts": section_charts(tables, styles),
     }
 
 
-def _methods(chapters: Sequence[Chapter], styles: Mapping[str, Style]) -> list[Key]:
+def _methods(suite: SuiteTables, styles: Mapping[str, Style]) -> list[Key]:
     """What can be switched on and off: the single-task baseline where there is one, then every method."""
-    names = dict.fromkeys(method for chapter in chapters for method in chapter.section.methods)
-    single = [curve_key(STL, STL_STYLE, STL)] if any(chapter.section.single for chapter in chapters) else []
-    return [*single, *(curve_key(name, styles[name], name) for name in names)]
+    single = [curve_key(STL, STL_STYLE, STL)] if any(tables.scores.section.single for tables in suite.sections) else []
+    return [*single, *(curve_key(name, styles[name], name) for name in suite.methods)]
 
 
 def _numbered(slug: Any, charts: Any) -> dict[str, Any]:
