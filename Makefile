@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
-.PHONY: help bench test docs conformance lower-bounds soak reference clean
+.PHONY: help bench test docs readme conformance lower-bounds soak reference clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -18,9 +18,11 @@ test: $(VENV)/.installed-test  ## lint, types and all tests
 	$(BIN)/mypy
 	$(BIN)/pytest -n auto
 
-MODULES := $(subst /,.,$(basename $(filter-out %/__init__.py,$(wildcard weighting/*.py weighting/testing/*.py))) weighting.testing)
-docs: $(VENV)/.installed-test  ## pages of the package weighting, as HTML in docs/api
-	$(BIN)/pdoc weighting $(MODULES) --template-directory docs/template --output-directory docs/api
+docs: $(VENV)/.installed-test  ## the pages, as HTML in site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+readme: $(VENV)/.installed-test  ## numbers and options on the pages, from the reference and the command line
+	PYTHONPATH=. $(BIN)/python docs/theme/blocks.py
 
 conformance: $(VENV)/.installed-test  ## how far the weights are from those of other implementations, as a page
 	$(BIN)/pytest tests/test_traces.py -k same_weights --conformance docs/methods/conformance.md
@@ -48,6 +50,7 @@ reference: $(VENV)/.installed-test  ## train all committed numbers and pictures 
 	$(BIN)/python run_bench.py check --record --against results/reference
 	$(BIN)/python run_bench.py check --repetitions 20 --against results/reference
 	PYTHONPATH=. $(BIN)/python tests/planted_regressions.py
+	PYTHONPATH=. $(BIN)/python docs/theme/blocks.py
 
 # torch goes in the same command as what depends on it, so that nothing else can choose its version.
 $(VENV)/.installed: requirements.txt

@@ -27,7 +27,7 @@ COMMIT = "0123456789ab"
 
 
 @dataclass
-class Room:
+class CheckBench:
     """A suite with its baseline, and the command on it."""
 
     folder: Path
@@ -57,7 +57,7 @@ class Room:
 
 
 @pytest.fixture
-def room(tmp_path: Path, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Room:
+def check_bench(tmp_path: Path, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> CheckBench:
     """Few methods and no small runs, so that the replays are quick; a commit whose files are as committed."""
     monkeypatch.setattr(regression, "names", lambda: METHODS)
     monkeypatch.setattr(golden_runs, "SMALL", {})
@@ -65,15 +65,15 @@ def room(tmp_path: Path, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Room:
     # The fingerprints of made-up records are made up too.
     monkeypatch.setattr(check, "check_beginnings", lambda *_: [])
     regression_runs.suite(tmp_path, weighters=METHODS)
-    made = Room(tmp_path, bench, monkeypatch)
+    made = CheckBench(tmp_path, bench, monkeypatch)
     write_baseline(made)
     golden_weights.record(made.baseline, [*METHODS, "random"], COMMIT)
     return made
 
 
-def write_baseline(room: Room, **changes: Any) -> Path:
-    runs = [regression_runs.run(spec, "mine", **changes) for spec in regression_runs.plan(Path(room.suite)).runs]
-    return regression_runs.write(room.baseline / "mine", runs)
+def write_baseline(check_bench: CheckBench, **changes: Any) -> Path:
+    runs = [regression_runs.run(spec, "mine", **changes) for spec in regression_runs.plan(Path(check_bench.suite)).runs]
+    return regression_runs.write(check_bench.baseline / "mine", runs)
 
 
 def lines(said: Said, gate: str) -> list[str]:
@@ -87,8 +87,8 @@ def famo(factor: float) -> regression_runs.Change:
 # ---- verdicts --------------------------------------------------------------------------------------------------------
 
 
-def test_the_same_code_passes(room: Room) -> None:
-    said = room.check()
+def test_the_same_code_passes(check_bench: CheckBench) -> None:
+    said = check_bench.check()
     assert (said.code, said.stderr) == (0, "")
     # random is part of every comparison, though the suite does not name it.
     assert [len(lines(said, f"{gate:12}  ok")) for gate in ("trajectories", "quality", "cost")] == [len(METHODS) + 1] * 3
@@ -96,8 +96,8 @@ def test_the_same_code_passes(room: Room) -> None:
     assert "\npassed: " in said.stdout
 
 
-def test_worse_metrics_fail_the_quality_gate_alone(room: Room) -> None:
-    said = room.check(metric=famo(1.2))
+def test_worse_metrics_fail_the_quality_gate_alone(check_bench: CheckBench) -> None:
+    said = check_bench.check(metric=famo(1.2))
     assert said.code == 1
     (line,) = [line for line in said.stdout.splitlines() if "  FAILED  " in line]
     assert line.startswith("quality ")
@@ -107,11 +107,11 @@ def test_worse_metrics_fail_the_quality_gate_alone(room: Room) -> None:
     assert said.stdout.rstrip().endswith("FAILED: famo (quality)")
 
 
-def test_better_metrics_pass(room: Room) -> None:
-    assert room.check(metric=famo(0.8)).code == 0
+def test_better_metrics_pass(check_bench: CheckBench) -> None:
+    assert check_bench.check(metric=famo(0.8)).code == 0
 
 
-def test_a_method_that_diverges_now_fails(room: Room) -> None:
+def test_a_method_that_diverges_now_fails(check_bench: CheckBench) -> None:
     made = regression_runs.trainer()
 
     def diverging(folder: Path, name: str, runs: list[RunSpec], **_: Any) -> Any:
@@ -122,32 +122,32 @@ def test_a_method_that_diverges_now_fails(room: Room) -> None:
             regression_runs.write(folder, [run])
         return outcome
 
-    room.monkeypatch.setattr(regression_runs, "trainer", lambda **_: diverging)
-    said = room.check()
+    check_bench.monkeypatch.setattr(regression_runs, "trainer", lambda **_: diverging)
+    said = check_bench.check()
     assert said.code == 1
     assert "seed 1: diverged at step 12, finished in the baseline: loss of small is not finite" in said.stdout
     assert said.stdout.rstrip().endswith("FAILED: famo (quality)")
 
 
-def test_a_slower_method_fails_the_cost_gate_alone(room: Room) -> None:
-    assert room.check(seconds=famo(step_cost.FACTOR * 0.98)).code == 0
-    said = room.check(seconds=famo(step_cost.FACTOR * 1.04), out=room.folder / "slower")
+def test_a_slower_method_fails_the_cost_gate_alone(check_bench: CheckBench) -> None:
+    assert check_bench.check(seconds=famo(step_cost.FACTOR * 0.98)).code == 0
+    said = check_bench.check(seconds=famo(step_cost.FACTOR * 1.04), out=check_bench.folder / "slower")
     assert said.code == 1
     assert "s/step relative to uniform 1.34, now 2.09: times 1.56, allowed 1.5" in said.stdout
     assert said.stdout.rstrip().endswith("FAILED: famo (cost)")
 
 
-def test_a_slower_machine_passes(room: Room) -> None:
-    assert room.check(seconds=lambda _: 10.0).code == 0
+def test_a_slower_machine_passes(check_bench: CheckBench) -> None:
+    assert check_bench.check(seconds=lambda _: 10.0).code == 0
 
 
-def test_changed_weights_fail_the_trajectory_gate_alone(room: Room) -> None:
-    path = room.baseline / golden_weights.FILE
+def test_changed_weights_fail_the_trajectory_gate_alone(check_bench: CheckBench) -> None:
+    path = check_bench.baseline / golden_weights.FILE
     content = json.loads(path.read_text(encoding="utf-8"))
     weights = content["weights"]["log all_tasks"]["coba[variant=mftcoder]"]
     weights[30][1] *= 1 + 1e-5
     path.write_text(json.dumps(content), encoding="utf-8")
-    said = room.check()
+    said = check_bench.check()
     assert said.code == 1
     (line,) = [line for line in said.stdout.splitlines() if "  FAILED  " in line]
     assert "log all_tasks" in line
@@ -156,31 +156,31 @@ def test_changed_weights_fail_the_trajectory_gate_alone(room: Room) -> None:
     assert said.stdout.rstrip().endswith("FAILED: coba (trajectories)")
 
 
-def test_a_method_that_the_baseline_lacks_is_not_judged(room: Room) -> None:
-    for place in run_folders(room.baseline / "mine"):
+def test_a_method_that_the_baseline_lacks_is_not_judged(check_bench: CheckBench) -> None:
+    for place in run_folders(check_bench.baseline / "mine"):
         if read_run(place).label == "famo":
             shutil.rmtree(place)
-    golden_weights.record(room.baseline, ["uniform", "coba"], COMMIT)
-    said = room.check(metric=famo(5.0))
+    golden_weights.record(check_bench.baseline, ["uniform", "coba"], COMMIT)
+    said = check_bench.check(metric=famo(5.0))
     assert said.code == 0
     judged = [line for line in said.stdout.splitlines() if " famo" in line]
     assert judged
     assert all("not judged" in line for line in judged)
 
 
-def test_a_method_that_is_gone_fails_and_others_of_the_baseline_are_named(room: Room) -> None:
-    room.monkeypatch.setattr(regression, "names", lambda: ["uniform"])
-    said = room.check("--weighters", "uniform")
+def test_a_method_that_is_gone_fails_and_others_of_the_baseline_are_named(check_bench: CheckBench) -> None:
+    check_bench.monkeypatch.setattr(regression, "names", lambda: ["uniform"])
+    said = check_bench.check("--weighters", "uniform")
     assert said.code == 1
     assert "FAILED: famo (trajectories), coba (trajectories)" in said.stdout
     assert "only in the baseline: " in said.stdout
     assert "coba on " in said.stdout
 
 
-def test_changed_hyperparameters_are_compared_all_the_same_and_named(room: Room) -> None:
+def test_changed_hyperparameters_are_compared_all_the_same_and_named(check_bench: CheckBench) -> None:
     """A default ten times larger is another key, but the same method to its users."""
-    regression_runs.suite(room.folder, weighters=["uniform", {"name": "famo", "lr": 0.25}, "coba"])
-    said = room.check(metric=famo(1.2))
+    regression_runs.suite(check_bench.folder, weighters=["uniform", {"name": "famo", "lr": 0.25}, "coba"])
+    said = check_bench.check(metric=famo(1.2))
     assert said.code == 1
     assert "(hyperparameters: lr 0.025, now 0.25)" in said.stdout
 
@@ -188,9 +188,9 @@ def test_changed_hyperparameters_are_compared_all_the_same_and_named(room: Room)
 # ---- files -----------------------------------------------------------------------------------------------------------
 
 
-def test_junit_has_a_case_for_every_verdict(room: Room) -> None:
-    file = room.folder / "told.xml"
-    assert room.check("--junit", str(file), metric=famo(1.2)).code == 1
+def test_junit_has_a_case_for_every_verdict(check_bench: CheckBench) -> None:
+    file = check_bench.folder / "told.xml"
+    assert check_bench.check("--junit", str(file), metric=famo(1.2)).code == 1
     suite = ElementTree.parse(file).getroot().find("testsuite")
     assert suite is not None
     cases = suite.findall("testcase")
@@ -202,146 +202,152 @@ def test_junit_has_a_case_for_every_verdict(room: Room) -> None:
         assert {f"{method}: {gate}" for method in METHODS} <= {case.attrib["name"] for case in cases}
 
 
-def test_every_check_is_kept_and_drawn(room: Room) -> None:
+def test_every_check_is_kept_and_drawn(check_bench: CheckBench) -> None:
     for number, factor in enumerate((1.0, 1.2, 0.9)):
-        assert room.check(out=room.folder / f"new{number}", metric=famo(factor)).code == int(factor > 1)
-    entries = sorted(room.entries(), key=lambda entry: [n["value"] for n in entry["numbers"] if n["method"] == "famo"])
+        assert check_bench.check(out=check_bench.folder / f"new{number}", metric=famo(factor)).code == int(factor > 1)
+    entries = sorted(
+        check_bench.entries(), key=lambda entry: [n["value"] for n in entry["numbers"] if n["method"] == "famo"]
+    )
     assert [entry["passed"] for entry in entries] == [True, True, False]
     assert {(entry["suite"], entry["commit"], *entry["against"]) for entry in entries} == {("mine", COMMIT, COMMIT)}
     assert entries[-1]["gates"] == {"trajectories": "ok", "quality": "failed", "cost": "ok"}
     quality = [n["value"] for e in entries for n in e["numbers"] if (n["method"], n["gate"]) == ("famo", "quality")]
     assert quality == pytest.approx([-10, 0, 20])
-    assert (room.folder / "plots" / "history" / "mine.png").read_bytes().startswith(b"\x89PNG")
+    assert (check_bench.folder / "plots" / "history" / "mine.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_damaged_file_in_the_history_is_a_warning(room: Room) -> None:
-    file = room.folder / "results" / "history" / "mine-old.json"
+def test_a_damaged_file_in_the_history_is_a_warning(check_bench: CheckBench) -> None:
+    file = check_bench.folder / "results" / "history" / "mine-old.json"
     file.parent.mkdir()
     file.write_text("{", encoding="utf-8")
-    said = room.check()
+    said = check_bench.check()
     assert said.code == 0
     assert said.stderr.startswith(f"warning: {file}: left out of the history: ")
 
 
-def test_a_dry_run_trains_and_writes_nothing(room: Room) -> None:
+def test_a_dry_run_trains_and_writes_nothing(check_bench: CheckBench) -> None:
     seen: list[RunSpec] = []
-    said = room.check("--dry-run", seen=seen)
+    said = check_bench.check("--dry-run", seen=seen)
     assert (said.code, seen) == (0, [])
     assert "12 runs" in said.stdout
-    assert not room.out.exists()
-    assert room.entries() == []
+    assert not check_bench.out.exists()
+    assert check_bench.entries() == []
 
 
-def test_record_writes_the_trajectories_and_trains_nothing(room: Room) -> None:
-    path = room.baseline / golden_weights.FILE
+def test_record_writes_the_trajectories_and_trains_nothing(check_bench: CheckBench) -> None:
+    path = check_bench.baseline / golden_weights.FILE
     before = path.read_bytes()
     path.unlink()
     seen: list[RunSpec] = []
-    assert room.check("--record", seen=seen).code == 0
+    assert check_bench.check("--record", seen=seen).code == 0
     assert seen == []
     assert path.read_bytes() == before
-    assert not room.out.exists()
+    assert not check_bench.out.exists()
 
 
-def test_single_tasks_are_not_trained(room: Room) -> None:
+def test_single_tasks_are_not_trained(check_bench: CheckBench) -> None:
     seen: list[RunSpec] = []
-    room.check(seen=seen)
+    check_bench.check(seen=seen)
     assert {spec.role for spec in seen} == {"method"}
 
 
 # ---- the folder that is trained into ---------------------------------------------------------------------------------
 
 
-def test_records_of_the_same_commit_are_used(room: Room) -> None:
-    assert room.check().code == 0
-    assert room.check(metric=famo(1.2)).code == 0, "the records of before were to be used, not new ones"
+def test_records_of_the_same_commit_are_used(check_bench: CheckBench) -> None:
+    assert check_bench.check().code == 0
+    assert check_bench.check(metric=famo(1.2)).code == 0, "the records of before were to be used, not new ones"
 
 
 @pytest.mark.parametrize("now", ["fedcba987654", f"{COMMIT}+changes", None])
-def test_records_of_other_code_are_refused(now: str | None, room: Room) -> None:
-    assert room.check().code == 0
-    room.monkeypatch.setattr(provenance, "commit", lambda: now)
-    assert_refused(room.check(), f"{room.out / 'mine'}: expected no records but of commit", f"found 12 of {COMMIT}")
+def test_records_of_other_code_are_refused(now: str | None, check_bench: CheckBench) -> None:
+    assert check_bench.check().code == 0
+    check_bench.monkeypatch.setattr(provenance, "commit", lambda: now)
+    assert_refused(
+        check_bench.check(), f"{check_bench.out / 'mine'}: expected no records but of commit", f"found 12 of {COMMIT}"
+    )
 
 
 @pytest.mark.parametrize(("now", "pattern"), [(COMMIT, COMMIT), (f"{COMMIT}+changes", f"{COMMIT}+changes-2*Z")])
-def test_the_folder_is_named_after_the_commit(now: str, pattern: str, room: Room) -> None:
-    room.monkeypatch.setattr(provenance, "commit", lambda: now)
-    room.monkeypatch.setattr(regression, "execute", regression_runs.trainer())
-    room.monkeypatch.chdir(room.folder)
-    said = room.bench("check", room.suite, "--against", str(room.baseline))
+def test_the_folder_is_named_after_the_commit(now: str, pattern: str, check_bench: CheckBench) -> None:
+    check_bench.monkeypatch.setattr(provenance, "commit", lambda: now)
+    check_bench.monkeypatch.setattr(regression, "execute", regression_runs.trainer())
+    check_bench.monkeypatch.chdir(check_bench.folder)
+    said = check_bench.bench("check", check_bench.suite, "--against", str(check_bench.baseline))
     assert (said.code, said.stderr) == (0, "")
-    (found,) = (room.folder / "results" / "check").glob(pattern)
+    (found,) = (check_bench.folder / "results" / "check").glob(pattern)
     assert len(list(run_folders(found / "mine"))) == 12
 
 
 # ---- bad input -------------------------------------------------------------------------------------------------------
 
 
-def changed_record(room: Room, **changes: Any) -> None:
-    place = sorted((room.baseline / "mine" / "runs").glob(f"*/{RUN_FILE}"))[0].parent
+def changed_record(check_bench: CheckBench, **changes: Any) -> None:
+    place = sorted((check_bench.baseline / "mine" / "runs").glob(f"*/{RUN_FILE}"))[0].parent
     rewrite(place, json.loads((place / RUN_FILE).read_bytes()) | changes)
 
 
-def assert_no_verdict(room: Room, said: Said, *fragments: str) -> None:
+def assert_no_verdict(check_bench: CheckBench, said: Said, *fragments: str) -> None:
     assert_refused(said, *fragments)
-    assert room.entries() == []
+    assert check_bench.entries() == []
 
 
-def test_no_baseline(room: Room) -> None:
-    shutil.rmtree(room.baseline / "mine")
-    assert_no_verdict(room, room.check(), f"expected a baseline of suite 'mine' in {room.baseline}, found no suite")
-    (room.baseline / "full" / "runs").mkdir(parents=True)
-    assert_no_verdict(room, room.check(), "expected a baseline of suite 'mine'", "found full")
-    (room.baseline / "mine" / "runs").mkdir(parents=True)
-    assert_no_verdict(room, room.check(), "expected records in", "found none")
+def test_no_baseline(check_bench: CheckBench) -> None:
+    shutil.rmtree(check_bench.baseline / "mine")
+    assert_no_verdict(
+        check_bench, check_bench.check(), f"expected a baseline of suite 'mine' in {check_bench.baseline}, found no suite"
+    )
+    (check_bench.baseline / "full" / "runs").mkdir(parents=True)
+    assert_no_verdict(check_bench, check_bench.check(), "expected a baseline of suite 'mine'", "found full")
+    (check_bench.baseline / "mine" / "runs").mkdir(parents=True)
+    assert_no_verdict(check_bench, check_bench.check(), "expected records in", "found none")
 
 
-def test_a_baseline_of_another_suite(room: Room) -> None:
-    changed_record(room, suite="other")
-    assert_no_verdict(room, room.check(), "expected records of suite 'mine', found 'other'")
+def test_a_baseline_of_another_suite(check_bench: CheckBench) -> None:
+    changed_record(check_bench, suite="other")
+    assert_no_verdict(check_bench, check_bench.check(), "expected records of suite 'mine', found 'other'")
 
 
-def test_a_baseline_of_other_settings(room: Room) -> None:
-    assert_no_verdict(room, room.check("--steps", "10"), "as planned here, found training.steps 20, here 10")
+def test_a_baseline_of_other_settings(check_bench: CheckBench) -> None:
+    assert_no_verdict(check_bench, check_bench.check("--steps", "10"), "as planned here, found training.steps 20, here 10")
 
 
-def test_a_baseline_of_another_problem(room: Room) -> None:
-    regression_runs.suite(room.folder, weighters=METHODS, problems=["multidigits"])
-    assert_no_verdict(room, room.check(), "expected runs of multidigits as planned here, found only")
+def test_a_baseline_of_another_problem(check_bench: CheckBench) -> None:
+    regression_runs.suite(check_bench.folder, weighters=METHODS, problems=["multidigits"])
+    assert_no_verdict(check_bench, check_bench.check(), "expected runs of multidigits as planned here, found only")
 
 
-def test_a_baseline_of_another_schema_version(room: Room) -> None:
-    for place in run_folders(room.baseline / "mine"):
+def test_a_baseline_of_another_schema_version(check_bench: CheckBench) -> None:
+    for place in run_folders(check_bench.baseline / "mine"):
         rewrite(place, json.loads((place / RUN_FILE).read_bytes()) | {"schema_version": 0})
-    assert_no_verdict(room, room.check(), "expected schema_version 2, found 0", "more that cannot be used")
+    assert_no_verdict(check_bench, check_bench.check(), "expected schema_version 2, found 0", "more that cannot be used")
 
 
-def test_missing_seeds(room: Room) -> None:
-    seeds = room.check("--seeds", "0,1,5")
-    assert_no_verdict(room, seeds, "expected a run of uniform", "seed 5, found only seeds 0, 1, 2")
+def test_missing_seeds(check_bench: CheckBench) -> None:
+    seeds = check_bench.check("--seeds", "0,1,5")
+    assert_no_verdict(check_bench, seeds, "expected a run of uniform", "seed 5, found only seeds 0, 1, 2")
 
 
-def test_one_seed_is_too_few(room: Room) -> None:
-    assert_no_verdict(room, room.check("--seeds", "1"), "expected at least 2 seeds for", "found 1")
+def test_one_seed_is_too_few(check_bench: CheckBench) -> None:
+    assert_no_verdict(check_bench, check_bench.check("--seeds", "1"), "expected at least 2 seeds for", "found 1")
 
 
-def place_of(room: Room, method: str, seed: int) -> Path:
+def place_of(check_bench: CheckBench, method: str, seed: int) -> Path:
     """Where the baseline has a run."""
     (spec,) = [
         spec
-        for spec in regression_runs.plan(Path(room.suite)).runs
+        for spec in regression_runs.plan(Path(check_bench.suite)).runs
         if (spec.role, spec.weighter.name, spec.seed) == ("method", method, seed)
     ]
-    return room.baseline / "mine" / "runs" / spec.key
+    return check_bench.baseline / "mine" / "runs" / spec.key
 
 
 @pytest.mark.parametrize("file", [RUN_FILE, "trajectory.parquet"])
-def test_a_gate_is_never_green_without_what_it_should_judge_by(file: str, room: Room) -> None:
+def test_a_gate_is_never_green_without_what_it_should_judge_by(file: str, check_bench: CheckBench) -> None:
     """A damaged record of the baseline: its method is not judged, the others are, and the command does not pass."""
-    (place_of(room, "famo", 1) / file).write_text("{", encoding="utf-8")
-    junit = room.folder / "junit.xml"
-    said = room.check("--junit", str(junit))
+    (place_of(check_bench, "famo", 1) / file).write_text("{", encoding="utf-8")
+    junit = check_bench.folder / "junit.xml"
+    said = check_bench.check("--junit", str(junit))
     assert (said.code, said.stderr) == (1, "")
     for gate in ("quality", "cost"):
         assert sum("  ok  " in line for line in lines(said, gate)) == len(METHODS)
@@ -353,24 +359,24 @@ def test_a_gate_is_never_green_without_what_it_should_judge_by(file: str, room: 
     assert (root.attrib["failures"], root.attrib["errors"]) == ("0", "2")
 
 
-def test_what_is_worse_without_the_damaged_record_fails_all_the_same(room: Room) -> None:
-    (place_of(room, "famo", 1) / RUN_FILE).write_text("{", encoding="utf-8")
-    said = room.check(metric=famo(1.2))
+def test_what_is_worse_without_the_damaged_record_fails_all_the_same(check_bench: CheckBench) -> None:
+    (place_of(check_bench, "famo", 1) / RUN_FILE).write_text("{", encoding="utf-8")
+    said = check_bench.check(metric=famo(1.2))
     assert said.code == 1
     assert said.stdout.rstrip().endswith("FAILED: famo (quality)")
 
 
-def test_a_method_whose_baseline_is_damaged_altogether_does_not_pass(room: Room) -> None:
+def test_a_method_whose_baseline_is_damaged_altogether_does_not_pass(check_bench: CheckBench) -> None:
     for seed in (0, 1, 2):
-        (place_of(room, "famo", seed) / RUN_FILE).write_text("{", encoding="utf-8")
-    said = room.check()
+        (place_of(check_bench, "famo", seed) / RUN_FILE).write_text("{", encoding="utf-8")
+    said = check_bench.check()
     assert said.code == 1
     assert said.stdout.rstrip().endswith("NOT JUDGED, since records were left out: famo (quality), famo (cost)")
 
 
-def test_runs_that_began_otherwise_are_not_judged(room: Room) -> None:
+def test_runs_that_began_otherwise_are_not_judged(check_bench: CheckBench) -> None:
     """All prints are those of seed 0, and other data: no seed begins as in the baseline."""
-    said = room.check(fingerprints=regression_runs.prints(0, data="other"))
+    said = check_bench.check(fingerprints=regression_runs.prints(0, data="other"))
     assert said.code == 1
     assert "data differ from those of" in said.stdout
     assert "NOT JUDGED" in said.stdout
@@ -395,12 +401,12 @@ def test_runs_that_began_otherwise_are_not_judged(room: Room) -> None:
         ),
     ],
 )
-def test_trajectories_that_cannot_be_read(content: str | None, fragment: str, room: Room) -> None:
-    path = room.baseline / golden_weights.FILE
+def test_trajectories_that_cannot_be_read(content: str | None, fragment: str, check_bench: CheckBench) -> None:
+    path = check_bench.baseline / golden_weights.FILE
     path.unlink()
     if content is not None:
         path.write_text(content, encoding="utf-8")
-    assert_no_verdict(room, room.check(), str(path), fragment)
+    assert_no_verdict(check_bench, check_bench.check(), str(path), fragment)
 
 
 # ---- with real training ----------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Processes: killed and resumed, interrupted, failing, two at once, damaged records, a disk without room."""
+"""Processes: killed and resumed, interrupted, failing, two at once, damaged records, a full disk."""
 
 from __future__ import annotations
 

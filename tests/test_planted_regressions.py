@@ -7,7 +7,7 @@ import shutil
 import pytest
 import regression_runs
 from planted_regressions import PLANTED, REFERENCE, Planted
-from test_check import Room, bench, room
+from test_check import CheckBench, bench, check_bench
 from torch import nn
 
 from benchmarks.cli import regression
@@ -15,22 +15,22 @@ from benchmarks.problems.multidigits import MultiDigits
 from benchmarks.regression import golden_runs, golden_weights
 from weighting import names
 
-__all__ = ["bench", "room"]
+__all__ = ["bench", "check_bench"]
 
 SMALL = dict(golden_runs.SMALL)
 
 
 @pytest.fixture
-def whole(room: Room) -> Room:
-    """A room with the committed trajectories of all methods, and runs as good and as fast as those of its baseline."""
-    room.monkeypatch.setattr(regression, "names", names)
-    room.monkeypatch.setattr(golden_runs, "SMALL", SMALL)
-    shutil.copy(REFERENCE / golden_weights.FILE, room.baseline)
-    shutil.rmtree(room.baseline / "mine")
-    path = regression_runs.suite(room.folder)
+def whole(check_bench: CheckBench) -> CheckBench:
+    """A baseline with the committed trajectories of all methods, and runs as good and as fast as those of its baseline."""
+    check_bench.monkeypatch.setattr(regression, "names", names)
+    check_bench.monkeypatch.setattr(golden_runs, "SMALL", SMALL)
+    shutil.copy(REFERENCE / golden_weights.FILE, check_bench.baseline)
+    shutil.rmtree(check_bench.baseline / "mine")
+    path = regression_runs.suite(check_bench.folder)
     runs = [regression_runs.run(spec, "mine") for spec in regression_runs.plan(path).runs]
-    regression_runs.write(room.baseline / "mine", runs)
-    return room
+    regression_runs.write(check_bench.baseline / "mine", runs)
+    return check_bench
 
 
 def test_the_committed_trajectories_are_those_of_the_present_code() -> None:
@@ -42,7 +42,7 @@ def test_the_committed_trajectories_are_those_of_the_present_code() -> None:
 
 
 @pytest.mark.parametrize("planted", PLANTED, ids=lambda planted: planted.what)
-def test_check_names_the_method_and_the_gate(planted: Planted, whole: Room) -> None:
+def test_check_names_the_method_and_the_gate(planted: Planted, whole: CheckBench) -> None:
     planted.plant(whole.monkeypatch)
     said = whole.check()
     assert said.code == 1
@@ -52,7 +52,7 @@ def test_check_names_the_method_and_the_gate(planted: Planted, whole: Room) -> N
     assert all(f" {planted.method}" in line and "weights differ from step " in line for line in failed)
 
 
-def test_gradnorm_is_seen_where_the_problem_names_the_wrong_layer(whole: Room) -> None:
+def test_gradnorm_is_seen_where_the_problem_names_the_wrong_layer(whole: CheckBench) -> None:
     """On that problem and no other."""
 
     def first(_: MultiDigits, model: nn.Module) -> nn.Module:
@@ -67,7 +67,7 @@ def test_gradnorm_is_seen_where_the_problem_names_the_wrong_layer(whole: Room) -
     assert said.stdout.rstrip().endswith("\nFAILED: gradnorm (trajectories)")
 
 
-def test_the_same_code_passes(whole: Room) -> None:
+def test_the_same_code_passes(whole: CheckBench) -> None:
     assert whole.check().code == 0
 
 

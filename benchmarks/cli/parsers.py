@@ -60,6 +60,20 @@ def options_of(name: str) -> dict[str, str]:
     return {action.option_strings[-1]: action.help or "" for action in actions}
 
 
+def arguments_of(name: str) -> dict[str, str]:
+    """Everything a command takes, as it is written -> its help: words first, ``[in brackets]`` if they may be left out."""
+    found = {}
+    for action in sorted(_parser(name)._actions, key=lambda action: bool(action.option_strings)):
+        place = str(action.metavar or action.dest).upper()
+        if not action.option_strings:
+            found[f"[{place}]" if action.nargs == "?" else place] = action.help or ""
+        elif action.nargs == 0:
+            found[", ".join(reversed(action.option_strings))] = action.help or ""
+        else:
+            found[f"{action.option_strings[-1]} {place}"] = action.help or ""
+    return found
+
+
 def _parser(name: str) -> argparse.ArgumentParser:
     command = COMMANDS[name]
     text = f"{command.summary[0].upper()}{command.summary[1:]}."

@@ -1,0 +1,211 @@
+"""Writes the blocks of pages that stand between markers: numbers of the reference, options of commands.
+
+``make readme`` runs it. A block stands between ``<!-- begin NAME -->`` and ``<!-- end -->``; NAME is a function here.
+"""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from benchmarks.cli import parsers
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = ("README.md", "docs/results.md", "docs/cli.md")
+REFERENCE = ROOT / "results" / "reference"
+BLOCK = re.compile(r"(<!-- begin (\w+) -->\n).*?(<!-- end -->)", flags=re.DOTALL)
+QUICK = ("code_lm", "multidigits")
+"""The problems of the suite quick."""
+PAPERS = ("famo", "gradnorm", "coba")
+
+HELP = "--help, -h"
+"""Every command has it."""
+
+Row = dict[str, str]
+
+
+def fill(page: str) -> str:
+    """The page with its blocks as they should be. Raises KeyError on a block that nothing here writes."""
+    return BLOCK.sub(lambda found: f"{found[1]}{BLOCKS[found[2]]()}\n{found[3]}", page)
+
+
+# ---- numbers of the reference ----------------------------------------------------------------------------------------
+
+
+def quick() -> str:
+    """What ``make bench`` ends with, in one row per method."""
+    rows = {problem: _by_method(f"quick/tables/{problem}_overview.csv") for problem in QUICK}
+    verdicts = {problem: _by_method(f"quick/tables/{problem}_verdict.csv") for problem in QUICK}
+    methods = list(rows[QUICK[0]])
+
+    def cells(method: str) -> Iterable[str]:
+        yield f"`{method}`"
+        for problem in QUICK:
+            row = rows[problem][method]
+            yield _with_error(row, "delta_m_over_metrics")
+            yield _seeds_better(verdicts[problem][method]) if method in verdicts[problem] else ""
+            yield _number(row["relative_seconds"], 2)
+
+    heads = [cell for problem in QUICK for cell in (f"`{problem}`: Δm %", "better", "s/step")]
+    return _table(["method", *heads], [list(cells(method)) for method in methods], ":" + "r" * 6)
+
+
+def better() -> str:
+    """Who was better than uniform weights, in words."""
+    found = []
+    for problem in QUICK:
+        every = [
+            name for name, row in _by_method(f"quick/tables/{problem}_verdict.csv").items() if float(row["improvement"]) == 1
+        ]
+        found.append(f"on `{problem}` {_names(every)}")
+    tuned = _by_method("fair/tables/multidigits_verdict_tuned.csv")
+    pairs = {row["pairs"] for row in tuned.values()}
+    verdicts = dict.fromkeys(row["verdict"] for row in tuned.values())
+    words = {said: _names([name for name, row in tuned.items() if row["verdict"] == said]) for said in verdicts}
+    told = "; ".join(f"{said}: {methods}" for said, methods in words.items())
+    return (
+        f"Better than uniform weights on every seed: {'; '.join(found)}.\n"
+        f"On `multidigits` with {' or '.join(sorted(pairs))} seeds, tuned by equally many trials, against uniform weights:\n"
+        f"{told}."
+    )
+
+
+def terminal() -> str:
+    """The table of the suite quick, as the terminal shows it."""
+    return "```\n" + (REFERENCE / "quick" / "summary.txt").read_text(encoding="utf-8").strip() + "\n```"
+
+
+def fair() -> str:
+    """Defaults and tuned settings over ten seeds."""
+    verdicts = _by_method("fair/tables/multidigits_verdict_tuned.csv")
+    rows = [
+        [
+            f"`{method}`",
+            _with_error(row, "default"),
+            _with_error(row, "tuned"),
+            _with_error(verdicts[method], "change") if method in verdicts else "",
+            verdicts[method]["verdict"] if method in verdicts else "",
+        ]
+        for method, row in _by_method("fair/tables/multidigits_tuned.csv").items()
+    ]
+    return _table(["method", "default", "tuned", "tuned against tuned uniform", "verdict"], rows, ":rrr:")
+
+
+def tuning() -> str:
+    """What tuning itself does."""
+    rows = _by_method("fair/tables/multidigits_tuned.csv")
+    worse = [name for name, row in rows.items() if row["verdict"] == "worse"]
+    change = float(rows["uniform"]["change"])
+    return (
+        f"Tuning changes uniform weights by {change:.1f} points of Δm where both are held against tuned single tasks.\n"
+        "Settings are chosen by validation losses, whose lowest need not come with the best test metrics:\n"
+        f"worse than at its default is {_names(worse)}."
+    )
+
+
+def claims() -> str:
+    """The claims of papers and what became of them here."""
+    rows = [[f"`{paper}`", claim, verdict] for paper in PAPERS for claim, verdict, *_ in _claims(paper)]
+    return _table(["paper", "claim", "here"], rows, ":::")
+
+
+def gradnorm() -> str:
+    """The sums on which GradNorm's claim hangs."""
+    against_uniform = {claim: numbers for claim, _, numbers, *_ in _claims("gradnorm") if "uniform" in claim}
+    pairs = {claim: numbers.partition(";")[0].split(" against ") for claim, numbers in against_uniform.items()}
+    kept, written = (next(pairs[claim] for claim in pairs if rule in claim) for rule in ("kept at", "as it is written"))
+    return (
+        f"Kept at or above 0.001, the weights end at a summed relative loss of {kept[0]}; by the rule as it is written at "
+        f"{written[0]};\nuniform weights end at {kept[1]}."
+    )
+
+
+def errors() -> str:
+    """How often the comparison errs."""
+    rows = [
+        [row["pairs"], *(_number(row[key], digits) for key, digits in (("false", 1), ("covered", 1), ("power1.0", 0)))]
+        for row in _read("aa/tables/multidigits_calibration.csv")
+    ]
+    return _table(["pairs", "false positives %", "95 % interval covers 0, %", "power % at 1 sd"], rows, "rrrr")
+
+
+# ---- the command line ------------------------------------------------------------------------------------------------
+
+
+def commands() -> str:
+    """Every command with what it takes."""
+    return "\n\n".join(_command(name, command.summary) for name, command in parsers.COMMANDS.items())
+
+
+def _command(name: str, summary: str) -> str:
+    rows = [[f"`{word}`", _escaped(text)] for word, text in parsers.arguments_of(name).items() if word != HELP]
+    return f"### {name}\n\n{summary[0].upper()}{summary[1:]}.\n\n{_table(['argument', 'what it says'], rows, '::')}"
+
+
+# ---- arithmetic of cells ---------------------------------------------------------------------------------------------
+
+
+def _read(name: str) -> list[Row]:
+    with (REFERENCE / name).open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _by_method(name: str) -> dict[str, Row]:
+    return {row["method"]: row for row in _read(name)}
+
+
+def _claims(paper: str) -> list[list[str]]:
+    """Claim, verdict, numbers and criterion of each row of a reproduction."""
+    page = (REFERENCE / f"reproduce_{paper}" / "reproduce.md").read_text(encoding="utf-8")
+    lines = page.split("| claim | verdict | numbers | criterion |")[1].splitlines()[2:]
+    rows = itertools.takewhile(str.strip, lines)
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in rows]
+
+
+def _number(text: str, digits: int) -> str:
+    return f"{float(text):.{digits}f}" if text else "\N{EN DASH}"
+
+
+def _with_error(row: Row, key: str) -> str:
+    return f"{float(row[key]):.1f} ± {float(row[key + '.se']):.1f}"
+
+
+def _seeds_better(row: Row) -> str:
+    return row["verdict"].partition(" better")[0] if " of " in row["verdict"] else row["verdict"]
+
+
+def _names(names: Sequence[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names) if names else "none"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], alignment: str) -> str:
+    """alignment: ``r`` for a column of numbers, anything else for words."""
+    rules = ["---:" if kind == "r" else "---" for kind in alignment]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (heads, rules, *rows))
+
+
+BLOCKS: dict[str, Callable[[], str]] = {
+    block.__name__: block for block in (quick, better, terminal, fair, tuning, claims, gradnorm, errors, commands)
+}
+
+
+def main() -> None:
+    """Write what differs."""
+    for name in PAGES:
+        path = ROOT / name
+        page = path.read_text(encoding="utf-8")
+        filled = fill(page)
+        if filled != page:
+            path.write_text(filled, encoding="utf-8")
+            print(f"written: {name}")
+
+
+if __name__ == "__main__":
+    main()
