@@ -37,7 +37,7 @@ FORBIDDEN = {
     "benchmarks.problems": r"weighting\b(?!\._checks$)",
     "benchmarks.planning": r"matplotlib|jinja2|pyarrow|torch\.optim",
     "benchmarks.analysis": r"matplotlib|jinja2|plotly|benchmarks\.records\.files",
-    "benchmarks.report": r"scipy|torch",
+    "benchmarks.report": r"scipy|torch|benchmarks\.analysis\.(statistics|paired|delta_m|relative_cost|selection_score)\b",
     "benchmarks.testing": r"pytest|hypothesis",
     "weighting.testing": r"pytest|hypothesis",
 }
@@ -140,6 +140,30 @@ def test_numbers_and_plans_are_made_without_writing(package: str) -> None:
         name_of(p) for p in modules() if is_within(name_of(p), package) and writes.search(p.read_text(encoding="utf-8"))
     ]
     assert wrong == []
+
+
+ARITHMETIC = re.compile(
+    r"(nan)?(mean|std|var|median|quantile|percentile|min|max|sum|prod|arg(min|max)|cum(sum|prod))|average|ptp|sort_values|"
+    r"(arg)?sort|searchsorted|interp|histogram|unique|groupby|pivot_table|agg|linspace|corr|dot|convolve|polyfit"
+)
+"""What makes numbers of numbers, in numpy and in pandas."""
+
+
+def arithmetic_in(path: Path) -> list[str]:
+    """Calls of such a method or function. ``finite.any()`` and ``x + 1`` only place what is drawn."""
+    calls = [node.func for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+    return [call.attr for call in calls if isinstance(call, ast.Attribute) and ARITHMETIC.fullmatch(call.attr)]
+
+
+def test_the_report_computes_nothing() -> None:
+    files = [path for path in modules() if is_within(name_of(path), "benchmarks.report")]
+    assert {name_of(path): found for path in files if (found := arithmetic_in(path))} == {}
+
+
+def test_arithmetic_in_the_report_would_be_found(tmp_path: Path) -> None:
+    planted = tmp_path / "planted.py"
+    planted.write_text("low = np.quantile(values, 0.1)\nmean = frame[name].mean()\nshown = np.isfinite(values).any()\n")
+    assert arithmetic_in(planted) == ["quantile", "mean"]
 
 
 def names_said(path: Path) -> set[str]:

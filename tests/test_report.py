@@ -184,7 +184,7 @@ class TestTables:
         assert "loss of task left is nan" in formatting.to_markdown(failures)
         # The only run of famo is better than all, but half of its seeds are missing: it is not marked.
         famo = tables.overview.frame.index[tables.overview.frame["method"] == "famo"][0]
-        assert all(place[0] != famo for place in formatting.best(tables.overview))
+        assert all(place[0] != famo for place in tables.overview.best())
 
     def test_method_without_a_finished_run(self) -> None:
         runs = [scored("uniform", 0, 0.9, 0.5), scored("famo", 0, 0, 0, state="out_of_memory", trajectory=pd.DataFrame())]
@@ -258,7 +258,7 @@ class TestFormatting:
         frame = pd.DataFrame({"method": ["a", "b"], "loss": [1.0, 2.0], "accuracy": [1.0, 2.0]})
         shown = (Column("method", "method"), Column("loss", "loss", "lower"), Column("accuracy", "accuracy", "higher"))
         table = Table("t", "t", "", shown, frame, ranked=(0, 1))
-        assert formatting.best(table) == {(0, 1), (1, 2)}
+        assert table.best() == {(0, 1), (1, 2)}
         assert "loss ↓ | accuracy ↑" in formatting.to_markdown(table)
 
 

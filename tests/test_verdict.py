@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from benchmarks.analysis.paired import paired
-from benchmarks.analysis.statistics import Floats
 from benchmarks.analysis.verdict import VERDICTS, judge, pairs_needed
 from benchmarks.papers.claims import SAYS
+from benchmarks.records.schema import Floats
 
 BETTER = -np.array([5.0, 6.0, 7.0, 5.5, 6.5, 4.0, 5.2, 6.1, 4.7, 5.9])
 

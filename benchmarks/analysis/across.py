@@ -23,6 +23,7 @@ from benchmarks.analysis.section_tables import (
     seeds_note,
 )
 from benchmarks.analysis.table import ERROR, Column, Table
+from benchmarks.records.schema import Floats
 
 RESAMPLES = 2000
 _COLUMNS = ["problem", "metric", "seed", "method", "change"]
@@ -128,6 +129,28 @@ def aggregate_table(found: Changes) -> Table | None:
         f"{', '.join(problems)}; methods that finished everywhere."
     )
     return Table("aggregate", "Across the problems", caption, shown, pd.DataFrame(rows))
+
+
+@dataclass(frozen=True)
+class Profiles:
+    """In what share of all changes a method is at most at a limit."""
+
+    limits: Floats
+    """``(T,)`` percent; one in fifty changes lies beyond on either side."""
+    shares: dict[str, Floats]
+    """Method -> ``(T,)``."""
+
+
+def profiles(found: Changes) -> Profiles | None:
+    """Of each method that finished everywhere but uniform; None for fewer than two problems."""
+    methods = [method for method in found.methods if method != UNIFORM]
+    if found.frame["problem"].nunique() < 2 or not methods:
+        return None
+    values = {method: np.sort(found.frame.loc[found.frame["method"] == method, "change"]) for method in methods}
+    low, high = np.quantile(np.concatenate(list(values.values())), [0.02, 0.98])
+    limits = np.linspace(low, high, 200)
+    shares = {method: np.searchsorted(own, limits, side="right") / len(own) for method, own in values.items()}
+    return Profiles(limits, shares)
 
 
 def _interval(own: pd.DataFrame) -> tuple[float, float]:

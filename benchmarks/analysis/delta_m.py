@@ -12,8 +12,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from benchmarks.analysis.sections import Section
-from benchmarks.analysis.statistics import Floats
-from benchmarks.records.schema import MetricInfo, Run
+from benchmarks.records.schema import Floats, MetricInfo, Run
 
 
 def changes_percent(values: Floats, baseline: Floats, higher_is_better: Sequence[bool]) -> Floats:

@@ -11,8 +11,8 @@ import pandas as pd
 from benchmarks.analysis.paired import LEAST_PAIRS, LEVEL, paired, sign_flip_test
 from benchmarks.analysis.scores import Scores
 from benchmarks.analysis.sections import uniform_label
-from benchmarks.analysis.statistics import Floats
 from benchmarks.analysis.table import Column, Table
+from benchmarks.records.schema import Floats
 
 PAIRS = (3, 5, 6, 8, 10, 20)
 EFFECTS = (0.5, 1.0, 1.5)

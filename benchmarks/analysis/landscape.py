@@ -7,10 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.analysis.sections import Section
-from benchmarks.analysis.statistics import Floats
 from benchmarks.catalog import problem_class
 from benchmarks.errors import UserError
-from benchmarks.records.schema import OF_PROBLEM, Run
+from benchmarks.records.schema import OF_PROBLEM, Floats, Run
 
 
 @dataclass(frozen=True)
@@ -21,6 +20,11 @@ class Ground:
     places: Floats
     losses: Floats
     front: Floats
+
+    @property
+    def levels(self) -> Floats:
+        """Losses to draw lines of equal loss at, as many places between any two."""
+        return np.quantile(self.losses, np.linspace(0.03, 0.97, 9))
 
     @property
     def columns(self) -> list[str]:

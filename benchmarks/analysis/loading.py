@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
-from benchmarks.analysis.statistics import Floats, present_mean
-from benchmarks.records.schema import OF_METHOD, Run
+from benchmarks.records.schema import Run
 from benchmarks.records.storage import DamagedRecordError, read_run, run_folders
 
 
@@ -69,23 +66,3 @@ def _checked(run: Run) -> Run:
     if record.state == "finished" and missing:
         raise DamagedRecordError(f"{record.key}: expected all test metrics, found no {', '.join(missing)}")
     return run
-
-
-def together(runs: Sequence[Run], column: str) -> tuple[NDArray[np.int64], Floats]:
-    """A column of several runs at the steps at which all of them have it, those without any left out.
-
-    Returns steps ``(T,)`` and values ``(n, T, K)``, means over the replicas that are there.
-    """
-    found = [run.values(column) for run in runs if column in run.trajectory]
-    found = [(steps, values) for steps, values in found if len(steps)]
-    if not found:
-        return np.empty(0, dtype=np.int64), np.empty((0, 0, 0))
-    shared = found[0][0]
-    for steps, _ in found[1:]:
-        shared = np.intersect1d(shared, steps)
-    return shared, np.stack([present_mean(values[np.isin(steps, shared)], 1) for steps, values in found])
-
-
-def probes_of(runs: Sequence[Run]) -> list[str]:
-    """The columns of numbers inside the method that the runs have."""
-    return list(dict.fromkeys(name for run in runs for name in run.further_columns if name.startswith(OF_METHOD)))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import bootstrap, permutation_test
 
-from benchmarks.analysis.statistics import Floats
+from benchmarks.records.schema import Floats
 
 LEVEL = 0.05
 """Below which p counts."""

@@ -11,6 +11,7 @@ from benchmarks.analysis import statistics
 from benchmarks.analysis.scores import Scores
 from benchmarks.analysis.sections import Section
 from benchmarks.analysis.table import ERROR, Column, Table
+from benchmarks.records.schema import Floats, MetricInfo
 
 
 def front_table(scored: Scores) -> Table | None:
@@ -46,6 +47,16 @@ def front_table(scored: Scores) -> Table | None:
     return Table(f"{section.slug}_front", "Static weights and the Pareto front", caption, shown, frame)
 
 
+def front_line(frame: pd.DataFrame, first: MetricInfo, second: MetricInfo) -> Floats:
+    """The front of the static weightings in two metrics alone: ``(n, 2)``, in the order of the first metric.
+
+    frame: of ``front_table``.
+    """
+    points = frame.loc[frame["kind"] == "static", [first.key, second.key]].to_numpy(np.float64)
+    front = points[statistics.non_dominated(points, [first.higher_is_better, second.higher_is_better])]
+    return front[np.argsort(front[:, 0])]
+
+
 def _labels(section: Section) -> list[str]:
     found = {label: runs[0] for (label, _), runs in section.others.get("simplex", {}).items()}
     return sorted(found, key=lambda label: found[label].record.run.weighter.hyperparameters["weights"])
@@ -60,6 +71,6 @@ def _row(scored: Scores, label: str, kind: Literal["static", "method"]) -> dict[
     return row
 
 
-def _place(static: statistics.Floats, own: statistics.Floats, higher: list[bool]) -> str:
+def _place(static: Floats, own: Floats, higher: list[bool]) -> str:
     ahead = sum(not statistics.non_dominated(np.stack([own, other]), higher)[0] for other in static)
     return f"behind {ahead} of {len(static)} static" if ahead else "not behind any"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.analysis.sections import STL
-from benchmarks.analysis.statistics import Floats
+from benchmarks.records.schema import Floats
 
 DECADE = 10.0
 """Positive values that span more than this factor are shown on a logarithmic axis."""

@@ -19,8 +19,7 @@ from benchmarks.analysis import delta_m, statistics
 from benchmarks.analysis.loading import load
 from benchmarks.analysis.relative_cost import ratios, seconds_per_step
 from benchmarks.analysis.sections import Section, sections, uniform_runs
-from benchmarks.analysis.statistics import Floats
-from benchmarks.records.schema import COMPARED, SINGLE_TASK_ROLES, TRIAL_ROLES, MetricInfo, Role, Run
+from benchmarks.records.schema import COMPARED, SINGLE_TASK_ROLES, TRIAL_ROLES, Floats, MetricInfo, Role, Run
 
 DELTA_METRICS = "delta_m_over_metrics"
 DELTA_TASKS = "delta_m_over_tasks"

@@ -12,9 +12,8 @@ tasks of any scale count the same.
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from benchmarks.records.schema import Floats
 
 
 def score(losses: Floats, first: Floats) -> Floats:

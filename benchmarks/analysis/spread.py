@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.analysis.statistics import Floats
+from benchmarks.records.schema import Floats
 
 MOST_LINES = 12
 """More tasks than this cannot be told apart."""
@@ -29,6 +29,8 @@ class Spread:
     """Lower and upper end of the middle half."""
     most: tuple[Floats, Floats]
     """The same of the middle nine tenths."""
+    ends: tuple[NDArray[np.intp], NDArray[np.intp]]
+    """The places of the tasks with the lowest and with the highest value: what a spread does not say."""
 
 
 def spread(values: Floats) -> Spread:
@@ -37,7 +39,8 @@ def spread(values: Floats) -> Spread:
     known = np.asarray(there.any(axis=0))
     present = np.where(there, values, np.nan)[:, known]
     low, quarter, median, three, high = np.nanquantile(present, (0.05, 0.25, 0.5, 0.75, 0.95), axis=0)
-    return Spread(known, median, (quarter, three), (low, high))
+    ends = (np.nanargmin(present, axis=0), np.nanargmax(present, axis=0))
+    return Spread(known, median, (quarter, three), (low, high), ends)
 
 
 def alike(values: Floats) -> bool:

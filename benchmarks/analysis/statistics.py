@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata, trim_mean
 
-Floats = NDArray[np.float64]
+from benchmarks.records.schema import Floats
 
 
 def mean_and_error(values: Floats) -> tuple[float, float]:

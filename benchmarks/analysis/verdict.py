@@ -18,7 +18,7 @@ from typing import Literal
 import numpy as np
 
 from benchmarks.analysis.paired import LEAST_PAIRS, LEVEL, Paired, holm, paired, smallest_p, too_few
-from benchmarks.analysis.statistics import Floats
+from benchmarks.records.schema import Floats
 
 Verdict = Literal["better", "worse", "no difference seen", "too few to test", "identical", "no pairs"]
 VERDICTS: tuple[Verdict, ...] = ("worse", "better", "no difference seen", "too few to test", "identical", "no pairs")

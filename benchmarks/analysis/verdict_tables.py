@@ -16,9 +16,10 @@ from benchmarks.analysis.delta_m import differences
 from benchmarks.analysis.paired import LEVEL
 from benchmarks.analysis.scores import Scores
 from benchmarks.analysis.sections import uniform_label
-from benchmarks.analysis.statistics import Floats, mean_and_error
+from benchmarks.analysis.statistics import mean_and_error
 from benchmarks.analysis.table import ERROR, Column, Table
 from benchmarks.analysis.verdict import Judged, judge, pairs_needed
+from benchmarks.records.schema import Floats
 
 VERDICT = (Column("verdict", "verdict"), Column("pairs", "pairs"))
 CHANGE = Column("change", "change", "lower", "change")

@@ -14,6 +14,7 @@ from benchmarks.analysis.paired import LEVEL
 from benchmarks.analysis.scores import Scores
 from benchmarks.analysis.sections import Section
 from benchmarks.analysis.verdict import Judged, Verdict, judge
+from benchmarks.records.schema import Floats
 
 Says = Literal["holds", "does not hold", "cannot be judged"]
 SAYS: dict[Verdict, Says] = {
@@ -105,7 +106,7 @@ def below(scored: Scores, column: str, weighter: str, rivals: Sequence[str], cla
     )
 
 
-def _pairs(scored: Scores, column: str, weighter: str, rival: str) -> statistics.Floats:
+def _pairs(scored: Scores, column: str, weighter: str, rival: str) -> Floats:
     """``(n, 2)``: the weighter's and the rival's value on every seed on which both are known."""
     runs = (scored.of("method", label_of(scored.section, name)) for name in (weighter, rival))
     own, other = (dict(zip(rows["seed"], rows[column], strict=True)) for rows in runs)
@@ -114,7 +115,7 @@ def _pairs(scored: Scores, column: str, weighter: str, rival: str) -> statistics
     return values[np.isfinite(values).all(axis=1)]
 
 
-def _numbers(pairs: statistics.Floats, judged: Judged) -> str:
+def _numbers(pairs: Floats, judged: Judged) -> str:
     result = judged.found
     if result.pairs == 0:
         return "no seed with finished runs of both"

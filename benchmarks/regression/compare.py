@@ -15,9 +15,9 @@ from tabulate import tabulate
 from benchmarks.analysis.relative_cost import pairings, without_pair
 from benchmarks.analysis.scores import DELTA_METRICS, scores
 from benchmarks.analysis.sections import Section
-from benchmarks.analysis.statistics import Floats
 from benchmarks.analysis.verdict import VERDICTS, Judged, judge
 from benchmarks.errors import UserError
+from benchmarks.records.schema import Floats
 from benchmarks.regression import baseline, quality, step_cost
 from benchmarks.regression.baseline import Methods, Side, finished
 from benchmarks.report.formatting import MISSING, escape_markdown, number

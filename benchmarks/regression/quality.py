@@ -23,10 +23,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.analysis.delta_m import changes_percent, over_metrics, values_on_test
-from benchmarks.analysis.statistics import Floats
 from benchmarks.analysis.verdict import Judged
 from benchmarks.analysis.verdict import judge as judge_pairs
-from benchmarks.records.schema import Run
+from benchmarks.records.schema import Floats, Run
 from benchmarks.regression.baseline import Methods, Seeds, finished
 from benchmarks.regression.gate_result import Verdict
 

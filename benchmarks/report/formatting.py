@@ -7,10 +7,8 @@ import re
 import textwrap
 from collections.abc import Sequence
 
-import numpy as np
 import pandas as pd
 
-from benchmarks.analysis.statistics import Floats
 from benchmarks.analysis.table import ERROR, Column, Table
 
 MISSING = "–"  # noqa: RUF001  the dash that typography has for "none"
@@ -32,23 +30,7 @@ _LATEX = {
 
 def cells(table: Table, *, compact: bool = False) -> list[list[str]]:
     """The table's rows as text, one cell for every column; ``compact``: one digit of the standard errors, no spaces."""
-    return [list(row) for row in zip(*(_column(table.frame, column, compact) for column in table.columns), strict=True)]
-
-
-def best(table: Table) -> set[tuple[int, int]]:
-    """(Row, column) of the best values, among the rows that are ranked. A column in which all are equal has none."""
-    found: set[tuple[int, int]] = set()
-    rows = list(table.ranked)
-    for index, column in enumerate(table.columns):
-        if column.better is None or len(rows) < 2:
-            continue
-        values = table.frame[column.key].to_numpy(np.float64)[rows]
-        known = values[np.isfinite(values)]
-        if known.size < 2 or np.ptp(known) == 0:
-            continue
-        goal = known.min() if column.better == "lower" else known.max()
-        found |= {(row, index) for row, value in zip(rows, values, strict=True) if value == goal}
-    return found
+    return [list(row) for row in zip(*(_column(table, column, compact) for column in table.columns), strict=True)]
 
 
 def to_csv(frame: pd.DataFrame) -> str:
@@ -64,7 +46,7 @@ def table_csv(table: Table) -> str:
 
 def to_markdown(table: Table) -> str:
     """Title, table, caption; the best values in bold."""
-    bold = best(table)
+    bold = table.best()
     text = [[escape_markdown(cell) for cell in row] for row in cells(table)]
     rows = [[f"**{cell}**" if (i, j) in bold else cell for j, cell in enumerate(row)] for i, row in enumerate(text)]
     header = [escape_markdown(column.header + column.arrow) for column in table.columns]
@@ -76,7 +58,7 @@ def to_markdown(table: Table) -> str:
 
 def to_latex(table: Table) -> str:
     """A table environment (package booktabs); the best values in bold."""
-    bold = best(table)
+    bold = table.best()
     rows = [
         [f"\\textbf{{{cell}}}" if (i, j) in bold else cell for j, cell in enumerate(map(_latex_cell, row))]
         for i, row in enumerate(cells(table))
@@ -109,7 +91,7 @@ def to_terminal(table: Table, width: int = 140, label_width: int = 34) -> str:
 
     The best values carry a star. The first column labels the rows.
     """
-    mark = best(table)
+    mark = table.best()
     text = [
         [cell + ("*" if (i, j) in mark else " ") for j, cell in enumerate(row)]
         for i, row in enumerate(cells(table, compact=True))
@@ -140,25 +122,12 @@ def number(value: float, decimals: int, *, tiny: bool = True) -> str:
     return text.removeprefix("-") if float(text) == 0 else text
 
 
-def decimals_for(means: Floats, errors: Floats, digits: int = 2) -> int:
-    """Decimals of a whole column: some digits of the typical standard error, else four digits of the typical mean."""
-    known = errors[np.isfinite(errors) & (errors > 0)]
-    if known.size == 0:
-        known, digits = np.abs(means[np.isfinite(means) & (means != 0)]), 4
-        if known.size == 0 or np.all(known == np.round(known)):
-            return 0
-    typical = float(np.median(known))
-    return int(np.clip(digits - 1 - math.floor(math.log10(typical)), 0, 5))
-
-
-def _column(frame: pd.DataFrame, column: Column, compact: bool) -> list[str]:
-    values = frame[column.key]
+def _column(table: Table, column: Column, compact: bool) -> list[str]:
+    values = table.frame[column.key]
     if not pd.api.types.is_numeric_dtype(values):
         return [MISSING if value is None or value != value else str(value) for value in values]
-    means = values.to_numpy(np.float64)
-    name = column.key + ERROR
-    errors = frame[name].to_numpy(np.float64) if name in frame.columns else np.full_like(means, math.nan)
-    places = decimals_for(means, errors, 1 if compact else 2) if column.decimals is None else column.decimals
+    means, errors = table.numbers(column)
+    places = table.decimals(column, 1 if compact else 2)
     sign = "±" if compact else " ± "
     return [
         number(mean, places, tiny=math.isnan(error))

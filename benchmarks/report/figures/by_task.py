@@ -10,27 +10,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from numpy.typing import NDArray
 
-from benchmarks.analysis.loading import together
+from benchmarks.analysis.curves import TaskPanel
 from benchmarks.analysis.sections import Section
-from benchmarks.analysis.spread import COLOR, COMMON, HALF, MEDIAN, MOST, MOST_LINES, OPACITY, spread
-from benchmarks.analysis.statistics import Floats, band, windows
-from benchmarks.records.schema import Run
+from benchmarks.analysis.spread import COLOR, COMMON, HALF, MEDIAN, MOST, MOST_LINES, OPACITY
+from benchmarks.records.schema import Floats, Steps
 from benchmarks.report.figures import style
-from benchmarks.report.palette import Style
+from benchmarks.report.palette import Style, task_styles
 
 WINDOWS = style.POINTS // 2
 AVERAGED = f"averaged over windows where more than {WINDOWS} steps were logged"
-_COMMON_COLOR = "#000000"
-Curves = tuple[NDArray[np.int64], Floats]
-"""Steps ``(T,)`` and mean and standard error over the runs ``(K, 2, T)``."""
-
-
-def shown_runs(section: Section, method: str) -> Sequence[Run]:
-    """The method's finished runs, else the first that failed."""
-    failed = [run for (name, _), run in sorted(section.runs.items()) if name == method]
-    return section.finished(method) or failed[:1]
+_COMMON_STYLE = Style("#000000", "", "-")
 
 
 def titled(section: Section, method: str) -> str:
@@ -39,34 +29,34 @@ def titled(section: Section, method: str) -> str:
     return method if number == len(section.seeds) else f"{method} ({number}/{len(section.seeds)} seeds)"
 
 
-def mean_curves(runs: Sequence[Run], column: str) -> Curves | None:
-    """A column of the trajectories, meaned over runs and replicas; None where there is nothing to see."""
-    steps, values = together(runs, column)
-    if not np.isfinite(values).any():
+def draw(section: Section, panels: Sequence[TaskPanel], titles: Sequence[str], ylabel: str) -> Figure | None:
+    """The figure of some panels, each with its title; None where there are none."""
+    if not panels:
         return None
-    stacked = np.stack([windows(own, WINDOWS) for own in values])
-    means = [np.stack(band(stacked[..., task])) for task in range(stacked.shape[-1])]
-    return np.asarray(windows(steps.astype(np.float64), WINDOWS), dtype=np.int64), np.stack(means)
+    made, axes = style.grid(len(panels), height=1.4)
+    styles = task_styles(section.tasks)
+    for axis, found, title in zip(axes, panels, titles, strict=True):
+        panel(axis, found, section.tasks, styles)
+        style.values_axis(axis, found.scale)
+        style.steps_axis(axis, section.training.steps)
+        style.title(axis, title, "own scale" if found.own_scale else "")
+    style.edges(axes, "step", ylabel)
+    legend(made, section.tasks, styles, with_common=any(found.common for found in panels))
+    return made
 
 
-def panel(axis: Axes, curves: Curves, tasks: Sequence[str], looks: Mapping[str, Style]) -> Axes:
+def panel(axis: Axes, found: TaskPanel, tasks: Sequence[str], styles: Mapping[str, Style]) -> None:
     """One method."""
-    steps, values = curves
-    if len(tasks) > MOST_LINES:
-        return _spread(axis, steps, values[:, 0])
-    for (mean, error), task in zip(values, tasks, strict=True):
-        _line(axis, steps, mean, error, task, looks[task])
-    return axis
+    if found.common:
+        _line(axis, found.steps, found.mean[0], found.error[0], COMMON, _COMMON_STYLE)
+    elif len(tasks) > MOST_LINES:
+        _spread(axis, found)
+    else:
+        for mean, error, task in zip(found.mean, found.error, tasks, strict=True):
+            _line(axis, found.steps, mean, error, task, styles[task])
 
 
-def common(axis: Axes, curves: Curves) -> Axes:
-    """One line where all tasks have the same number."""
-    steps, values = curves
-    _line(axis, steps, values[0, 0], values[0, 1], COMMON, Style(_COMMON_COLOR, "", "-"))
-    return axis
-
-
-def legend(figure: Figure, tasks: Sequence[str], looks: Mapping[str, Style], *, with_common: bool = False) -> None:
+def legend(figure: Figure, tasks: Sequence[str], styles: Mapping[str, Style], *, with_common: bool = False) -> None:
     """Of all panels, below them. with_common: one of them has one line for all tasks."""
     handles: list[Artist]
     if len(tasks) > MOST_LINES:
@@ -75,13 +65,13 @@ def legend(figure: Figure, tasks: Sequence[str], looks: Mapping[str, Style], *, 
         handles = [Line2D([], [], color=COLOR), *(Patch(color=COLOR, alpha=alpha, linewidth=0) for alpha in patches)]
         labels = [MEDIAN, HALF, MOST]
     else:
-        handles, labels = [Line2D([], [], **looks[task].line) for task in tasks], list(tasks)
+        handles, labels = [Line2D([], [], **styles[task].line) for task in tasks], list(tasks)
     if with_common:
-        handles, labels = [*handles, Line2D([], [], color=_COMMON_COLOR)], [*labels, COMMON]
+        handles, labels = [*handles, Line2D([], [], **_COMMON_STYLE.line)], [*labels, COMMON]
     style.legend_below(figure, handles, labels)
 
 
-def _line(axis: Axes, steps: NDArray[np.int64], mean: Floats, error: Floats, label: str, look: Style) -> None:
+def _line(axis: Axes, steps: Steps, mean: Floats, error: Floats, label: str, look: Style) -> None:
     # A task that a window lacks has no point there, and its line goes on to the next.
     there = np.isfinite(mean)
     axis.plot(steps[there], mean[there], label=label, **look.line)
@@ -89,10 +79,9 @@ def _line(axis: Axes, steps: NDArray[np.int64], mean: Floats, error: Floats, lab
         axis.fill_between(steps, mean - error, mean + error, color=look.color, alpha=0.2, linewidth=0)
 
 
-def _spread(axis: Axes, steps: NDArray[np.int64], values: Floats) -> Axes:
-    found = spread(values)
-    steps = steps[found.known]
-    axis.fill_between(steps, *found.most, color=COLOR, alpha=OPACITY[MOST], linewidth=0)
-    axis.fill_between(steps, *found.half, color=COLOR, alpha=OPACITY[HALF], linewidth=0)
-    axis.plot(steps, found.median, color=COLOR, label=MEDIAN)
-    return axis
+def _spread(axis: Axes, found: TaskPanel) -> None:
+    lines = found.spread
+    steps = found.steps[lines.known]
+    axis.fill_between(steps, *lines.most, color=COLOR, alpha=OPACITY[MOST], linewidth=0)
+    axis.fill_between(steps, *lines.half, color=COLOR, alpha=OPACITY[HALF], linewidth=0)
+    axis.plot(steps, lines.median, color=COLOR, label=MEDIAN)

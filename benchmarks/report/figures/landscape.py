@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from benchmarks.analysis.curves import thin
 from benchmarks.analysis.landscape import Ground, landscape_of
 from benchmarks.analysis.sections import Section
 from benchmarks.records.schema import Run
@@ -33,7 +33,7 @@ def figure(section: Section, styles: Mapping[str, Style]) -> Figure | None:
         return None
     made, axes = style.grid(len(shown), square=True)
     for axis, (method, run) in zip(axes, shown.items(), strict=True):
-        panel(axis, run, styles[method], ground)
+        panel(axis, run, styles[method].color, ground)
         style.title(axis, method, "" if run.record.state == "finished" else run.record.state.replace("_", " "))
     style.edges(axes, *ground.axes)
     marks: dict[str, Any] = {"markersize": 4, "color": "#333333", "linestyle": ""}
@@ -48,20 +48,25 @@ def figure(section: Section, styles: Mapping[str, Style]) -> Figure | None:
     return made
 
 
-def panel(axis: Axes, run: Run, look: Style, ground: Ground) -> Axes:
+def panel(axis: Axes, run: Run, color: str, ground: Ground) -> Axes:
     """One method."""
-    levels = np.quantile(ground.losses, np.linspace(0.03, 0.97, 9))
-    lines: dict[str, Any] = {"levels": levels, "colors": "#BDBDBD", "linewidths": 0.5, "linestyles": "solid", "zorder": 1}
+    lines: dict[str, Any] = {
+        "levels": ground.levels,
+        "colors": "#BDBDBD",
+        "linewidths": 0.5,
+        "linestyles": "solid",
+        "zorder": 1,
+    }
     axis.contour(ground.places, ground.places, ground.losses, **lines)
     front = ground.front
     axis.plot(front[:, 0], front[:, 1], color=_FRONT, linewidth=3.5, solid_capstyle="butt", zorder=1.5, label="_front")
     for path in ground.paths(run):
-        drawn = path[style.thin(len(path), _PATH_POINTS)]
-        axis.plot(drawn[:, 0], drawn[:, 1], color=look.color, linewidth=1.0, zorder=2.5, label="_path")
-        axis.plot(*drawn[0], marker="o", markersize=4, markerfacecolor="white", color=look.color, zorder=3, label="_start")
-        axis.plot(*drawn[-1], marker="o", markersize=4, color=look.color, zorder=3.5, clip_on=False, label="_end")
+        drawn = path[thin(len(path), _PATH_POINTS)]
+        axis.plot(drawn[:, 0], drawn[:, 1], color=color, linewidth=1.0, zorder=2.5, label="_path")
+        axis.plot(*drawn[0], marker="o", markersize=4, markerfacecolor="white", color=color, zorder=3, label="_start")
+        axis.plot(*drawn[-1], marker="o", markersize=4, color=color, zorder=3.5, clip_on=False, label="_end")
     ends = (ground.places[0], ground.places[-1])
-    ticks = tuple(np.trunc(ends[1]) * np.array((-1, 0, 1)))
+    ticks = tuple(int(ends[1]) * sign for sign in (-1, 0, 1))
     axis.set(xlim=ends, ylim=ends, aspect="equal", xticks=ticks, yticks=ticks)
     axis.grid(visible=False)
     return axis

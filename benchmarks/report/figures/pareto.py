@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from benchmarks.analysis import statistics
+from benchmarks.analysis.pareto import front_line
 from benchmarks.analysis.section_tables import SectionTables
 from benchmarks.records.schema import MetricInfo
 from benchmarks.report.figures import style
@@ -46,14 +46,13 @@ def figure(tables: SectionTables, styles: Mapping[str, Style]) -> Figure | None:
 
 
 def panel(axis: Axes, frame: pd.DataFrame, first: MetricInfo, second: MetricInfo, styles: Mapping[str, Style]) -> None:
-    """Two metrics. frame: as ``benchmarks.analysis.pareto.front_table`` makes it."""
+    """Two metrics. frame: of ``front_table``."""
     static = frame[frame["kind"] == "static"]
     points = static[[first.key, second.key]].to_numpy(np.float64)
     on_front = static["on_front"].to_numpy(bool)
     axis.plot(*points[~on_front].T, "o", markerfacecolor="white", color="#8a8a8a", markersize=3, zorder=2)
     axis.plot(*points[on_front].T, "o", color="#8a8a8a", markersize=3, zorder=2)
-    line = points[statistics.non_dominated(points, [first.higher_is_better, second.higher_is_better])]
-    axis.plot(*line[np.argsort(line[:, 0])].T, color="#8a8a8a", linewidth=0.8, zorder=1)
+    axis.plot(*front_line(frame, first, second).T, color="#8a8a8a", linewidth=0.8, zorder=1)
     for row in frame[frame["kind"] == "method"].to_dict("records"):
         look = styles[str(row["label"])]
         axis.plot(

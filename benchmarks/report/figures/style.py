@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import matplotlib as mpl
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -118,11 +117,6 @@ def values_axis(axis: Axes, shown: Scale | None) -> None:
     else:
         axis.yaxis.set_major_locator(MaxNLocator(4))
     axis.set_ylim(shown.low, shown.high)
-
-
-def thin(length: int, limit: int = POINTS) -> list[int]:
-    """Indices of at most ``limit`` points spread over ``length``, first and last among them."""
-    return sorted({round(index) for index in np.linspace(0, length - 1, min(length, limit))})
 
 
 def title(axis: Axes, text: str, remark: str = "") -> None:

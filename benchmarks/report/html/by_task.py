@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-import numpy as np
 import plotly.graph_objects as go
 
-from benchmarks.analysis.loading import together
+from benchmarks.analysis.curves import TaskPanel
 from benchmarks.analysis.sections import Section
-from benchmarks.analysis.spread import COLOR, COMMON, HALF, MEDIAN, MOST, MOST_LINES, OPACITY, alike, spread
-from benchmarks.analysis.statistics import Floats, present_mean, windows
-from benchmarks.records.schema import OF_METHOD
+from benchmarks.analysis.spread import COLOR, COMMON, HALF, MEDIAN, MOST, MOST_LINES, OPACITY
 from benchmarks.report.html.chart import POINTS, Chart, layout, numbers, text
 from benchmarks.report.html.plotly_style import Key, band_key, curve_key, line
 from benchmarks.report.palette import DASHES, Style, task_styles
@@ -20,42 +17,36 @@ _LINE = Style("#000000", "", DASHES[0])
 """Seen on every band, and in both themes."""
 
 
-def by_task_chart(section: Section, method: str, column: str, axis: str, title: str) -> Iterator[Chart]:
-    """A column of the trajectories of a method's finished runs; none where there is nothing to see."""
-    steps, values = together(section.finished(method), column)
-    if not np.isfinite(values).any():
-        return
-    mean = windows(present_mean(values, 0), POINTS).T
-    places = windows(steps.astype(float), POINTS)
+def by_task_chart(section: Section, found: TaskPanel, title: str) -> Chart:
+    """A number of every task under one method."""
     figure = go.Figure()
-    layout(figure, "step", axis, hovermode="x unified")
-    figure.update_layout(meta={"method": method})
-    draw = _spread if len(section.tasks) > MOST_LINES else _lines
-    if column.startswith(OF_METHOD) and alike(mean):
-        draw = _common
-    keys = draw(figure, section.tasks, places, mean)
+    layout(figure, "step", found.name, hovermode="x unified")
+    figure.update_layout(meta={"method": found.method})
+    draw = _common if found.common else _spread if len(section.tasks) > MOST_LINES else _lines
+    keys = draw(figure, section.tasks, found)
     caption = f"{section.name}: mean over seeds and replicas, in at most {POINTS} windows of steps."
     if draw is _spread:
         caption += " So many tasks are shown by their spread; under the pointer the highest and the lowest are named."
-    yield Chart(title, caption, keys, figure.to_plotly_json())
+    return Chart(title, caption, keys, figure.to_plotly_json())
 
 
-def _common(figure: go.Figure, tasks: Sequence[str], steps: Floats, values: Floats) -> tuple[Key, ...]:
-    figure.add_scatter(x=numbers(steps), y=numbers(values[0]), name=COMMON, mode="lines", line=line(_LINE))
+def _common(figure: go.Figure, tasks: Sequence[str], found: TaskPanel) -> tuple[Key, ...]:
+    figure.add_scatter(x=numbers(found.steps), y=numbers(found.mean[0]), name=COMMON, mode="lines", line=line(_LINE))
     return (curve_key(COMMON, _LINE, None),)
 
 
-def _lines(figure: go.Figure, tasks: Sequence[str], steps: Floats, values: Floats) -> tuple[Key, ...]:
-    looks = task_styles(tasks)
-    for own, task in zip(values, tasks, strict=True):
-        figure.add_scatter(x=numbers(steps), y=numbers(own), name=text(task), mode="lines", line=line(looks[task]))
-    return tuple(curve_key(task, looks[task], None) for task in tasks)
+def _lines(figure: go.Figure, tasks: Sequence[str], found: TaskPanel) -> tuple[Key, ...]:
+    styles = task_styles(tasks)
+    x = numbers(found.steps)
+    for own, task in zip(found.mean, tasks, strict=True):
+        figure.add_scatter(x=x, y=numbers(own), name=text(task), mode="lines", line=line(styles[task]))
+    return tuple(curve_key(task, styles[task], None) for task in tasks)
 
 
-def _spread(figure: go.Figure, tasks: Sequence[str], steps: Floats, values: Floats) -> tuple[Key, ...]:
-    found = spread(values)
-    x = numbers(steps[found.known])
-    for name, (low, high) in ((MOST, found.most), (HALF, found.half)):
+def _spread(figure: go.Figure, tasks: Sequence[str], found: TaskPanel) -> tuple[Key, ...]:
+    lines = found.spread
+    x = numbers(found.steps[lines.known])
+    for name, (low, high) in ((MOST, lines.most), (HALF, lines.half)):
         figure.add_scatter(
             x=[*x, *reversed(x)],
             y=numbers([*low, *reversed(high)]),
@@ -68,11 +59,11 @@ def _spread(figure: go.Figure, tasks: Sequence[str], steps: Floats, values: Floa
         )
     figure.add_scatter(
         x=x,
-        y=numbers(found.median),
+        y=numbers(lines.median),
         name=MEDIAN,
         mode="lines",
         line=line(_LINE),
-        text=_ends(tasks, values[:, found.known]),
+        text=_ends(tasks, found),
         hovertemplate="%{y}<br>%{text}",
     )
     # The inner band lies on the outer one, and so is darker than by itself.
@@ -80,10 +71,13 @@ def _spread(figure: go.Figure, tasks: Sequence[str], steps: Floats, values: Floa
     return (curve_key(MEDIAN, _LINE, None), *(band_key(name, COLOR, opacity) for name, opacity in bands))
 
 
-def _ends(tasks: Sequence[str], values: Floats) -> list[str]:
-    """At every point the tasks with the highest and the lowest value: what a spread does not say."""
-    found = []
-    for point in np.where(np.isfinite(values), values, np.nan).T:
-        ends = (("highest", int(np.nanargmax(point))), ("lowest", int(np.nanargmin(point))))
-        found.append("<br>".join(f"{name}: {text(tasks[place])} ({point[place]:.4g})" for name, place in ends))
-    return found
+def _ends(tasks: Sequence[str], found: TaskPanel) -> list[str]:
+    """At every point the tasks with the highest and the lowest value."""
+    values = found.mean[:, found.spread.known].T
+    ends = zip(values, *found.spread.ends, strict=True)
+    return [
+        "<br>".join(
+            f"{name}: {text(tasks[place])} ({own[place]:.4g})" for name, place in (("highest", high), ("lowest", low))
+        )
+        for own, low, high in ends
+    ]

@@ -10,7 +10,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from benchmarks.analysis.statistics import Floats
+from benchmarks.records.schema import Floats, Steps
 from benchmarks.report.html.plotly_style import Key
 
 POINTS = 200
@@ -47,6 +47,6 @@ def text(name: str) -> str:
     return html.escape(name, quote=False)
 
 
-def numbers(values: Sequence[float] | Floats) -> list[float | None]:
+def numbers(values: Sequence[float] | Floats | Steps) -> list[float | None]:
     """Six digits, which no screen shows more of; None where there is no number."""
     return [float(f"{value:.6g}") if math.isfinite(value) else None for value in values]

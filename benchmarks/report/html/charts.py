@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from benchmarks.analysis import statistics
-from benchmarks.analysis.loading import probes_of
-from benchmarks.analysis.scales import Scale, of_losses
+from benchmarks.analysis.curves import Trace, loss_panels, probe_columns, task_panels
+from benchmarks.analysis.pareto import front_line
+from benchmarks.analysis.scales import Scale
 from benchmarks.analysis.scores import DELTA_METRICS
 from benchmarks.analysis.section_tables import RELATIVE, SectionTables
-from benchmarks.analysis.sections import STL, Section
-from benchmarks.analysis.statistics import Floats, band
+from benchmarks.analysis.sections import Section
 from benchmarks.analysis.table import ERROR
-from benchmarks.records.schema import OF_METHOD, MetricInfo, Run
+from benchmarks.records.schema import MetricInfo
 from benchmarks.report.figures.pareto import MOST_PANELS
 from benchmarks.report.html.by_task import by_task_chart
 from benchmarks.report.html.chart import POINTS, Chart, layout, numbers, text
@@ -43,70 +42,66 @@ def section_charts(tables: SectionTables, styles: Mapping[str, Style]) -> list[C
 
 
 def _losses(section: Section, styles: Mapping[str, Style]) -> Iterator[Chart]:
-    for place, task in enumerate(section.tasks):
+    for panel in loss_panels(section, POINTS):
         figure = go.Figure()
-        single = [run for seed in section.seeds if (run := section.baseline(task, seed)) is not None]
-        curves = [(STL, _mean_curve(single, 0), STL_STYLE)]
-        curves += [(name, _mean_curve(section.finished(name), place), styles[name]) for name in section.methods]
-        drawn, keys = {}, []
-        for name, curve, look in curves:
-            if curve is not None:
-                _curve(figure, name, *curve, look)
-                drawn[name] = curve[1]
-                keys.append(curve_key(name, look, name))
-        if keys:
-            shown, off = of_losses(drawn)
+        for trace in panel.traces:
+            _curve(figure, trace, styles.get(trace.name, STL_STYLE))
+        for trace in panel.failed:
+            _failed(figure, trace, styles[trace.name])
+        names = dict.fromkeys(trace.name for trace in (*panel.traces, *panel.failed))
+        if names:
             layout(figure, "step", "validation loss", hovermode="x unified")
-            _values_axis(figure, shown)
+            _values_axis(figure, panel.scale)
             caption = (
                 f"{section.name}: mean over seeds and replicas; the band is ± one standard error over seeds. The range is "
                 "that after the first tenth of the run; a double click shows all."
             )
-            caption += f" Off scale: {', '.join(off)}." if off else ""
-            yield Chart(f"Validation loss: {task}", caption, tuple(keys), figure.to_plotly_json())
+            caption += " A cross ends a run that failed; such runs are in no mean." if panel.failed else ""
+            caption += f" Off scale: {', '.join(panel.beyond)}." if panel.beyond else ""
+            keys = tuple(curve_key(name, styles.get(name, STL_STYLE), name) for name in names)
+            yield Chart(f"Validation loss: {panel.task}", caption, keys, figure.to_plotly_json())
 
 
-def _mean_curve(runs: Sequence[Run], place: int) -> tuple[list[int], Floats, Floats] | None:
-    """Steps, mean and standard error over runs of a task's validation loss, ``(T,)`` each with T at most ``POINTS``."""
-    curves = [(steps, losses[:, :, place].mean(axis=1)) for steps, losses in (run.values("val_loss") for run in runs)]
-    curves = [(steps, losses) for steps, losses in curves if len(steps)]
-    if not curves:
-        return None
-    shared = sorted(set.intersection(*(set(steps.tolist()) for steps, _ in curves)))
-    mean, error = band(np.array([losses[np.isin(steps, shared)] for steps, losses in curves]))
-    kept = sorted({round(index) for index in np.linspace(0, len(shared) - 1, min(len(shared), POINTS))})
-    return [shared[index] for index in kept], mean[kept], error[kept]
-
-
-def _curve(figure: go.Figure, name: str, steps: list[int], mean: Floats, error: Floats, look: Style) -> None:
-    if np.isfinite(error).any():
+def _curve(figure: go.Figure, trace: Trace, look: Style) -> None:
+    steps = trace.steps.tolist()
+    if np.isfinite(trace.error).any():
         figure.add_scatter(
             x=[*steps, *reversed(steps)],
-            y=numbers([*(mean + error), *reversed(mean - error)]),
+            y=numbers([*(trace.mean + trace.error), *reversed(trace.mean - trace.error)]),
             mode="lines",
             fill="toself",
             fillcolor=look.color,
             line={"width": 0},
             opacity=0.15,
             hoverinfo="skip",
-            meta={"method": name},
+            meta={"method": trace.name},
         )
     marks = (
         {"mode": "lines+markers", "marker": marker(look, 8) | {"maxdisplayed": MARKS}} if look.marker else {"mode": "lines"}
     )
-    figure.add_scatter(x=steps, y=numbers(mean), name=text(name), line=line(look), meta={"method": name}, **marks)
+    own = {"name": text(trace.name), "line": line(look), "meta": {"method": trace.name}}
+    figure.add_scatter(x=steps, y=numbers(trace.mean), **own, **marks)
+
+
+def _failed(figure: go.Figure, trace: Trace, look: Style) -> None:
+    """A thin line with a cross at its end."""
+    own = {"name": text(f"{trace.name}, failed"), "line": line(look) | {"width": 1}, "meta": {"method": trace.name}}
+    signs = {"color": look.color, "symbol": "x-thin", "line": {"color": look.color, "width": 1.5}}
+    sizes = [*([0] * (len(trace.steps) - 1)), 8]
+    figure.add_scatter(
+        x=trace.steps.tolist(), y=numbers(trace.mean), mode="lines+markers", marker=signs | {"size": sizes}, **own
+    )
 
 
 def _weights(section: Section) -> Iterator[Chart]:
-    for method in section.methods:
-        yield from by_task_chart(section, method, "weight", "weight", f"Weights: {method}")
+    for panel in task_panels(section, "weight", POINTS):
+        yield by_task_chart(section, panel, f"Weights: {panel.method}")
 
 
 def _probes(section: Section) -> Iterator[Chart]:
-    for method in section.methods:
-        for column in probes_of(section.finished(method)):
-            name = column.removeprefix(OF_METHOD)
-            yield from by_task_chart(section, method, column, name, f"Inside {method}: {name}")
+    panels = [panel for column in probe_columns(section) for panel in task_panels(section, column, POINTS)]
+    for panel in sorted(panels, key=lambda panel: section.methods.index(panel.method)):
+        yield by_task_chart(section, panel, f"Inside {panel.method}: {panel.name}")
 
 
 def _cost(tables: SectionTables, styles: Mapping[str, Style]) -> Iterator[Chart]:
@@ -139,7 +134,7 @@ def _fronts(tables: SectionTables, styles: Mapping[str, Style]) -> Iterator[Char
     )
     for first, second in pairs:
         figure = go.Figure()
-        _static(figure, frame[frame["kind"] == "static"], first, second)
+        _static(figure, frame, first, second)
         for row in methods:
             name = str(row["label"])
             _point(figure, name, float(row[first.key]), float(row[second.key]), styles[name], math.nan)
@@ -152,11 +147,11 @@ def _fronts(tables: SectionTables, styles: Mapping[str, Style]) -> Iterator[Char
         yield Chart(f"Pareto front: {first.key} and {second.key}", caption, keys, figure.to_plotly_json())
 
 
-def _static(figure: go.Figure, static: pd.DataFrame, first: MetricInfo, second: MetricInfo) -> None:
+def _static(figure: go.Figure, frame: pd.DataFrame, first: MetricInfo, second: MetricInfo) -> None:
     """Every static weighting as a point that says its weights, and the line through those on the front of two metrics."""
+    static = frame[frame["kind"] == "static"]
     points = static[[first.key, second.key]].to_numpy(np.float64)
-    front = points[statistics.non_dominated(points, [first.higher_is_better, second.higher_is_better])]
-    front = front[np.argsort(front[:, 0])]
+    front = front_line(frame, first, second)
     figure.add_scatter(
         x=numbers(front[:, 0]), y=numbers(front[:, 1]), mode="lines", line=line(STATIC) | {"width": 1}, hoverinfo="skip"
     )

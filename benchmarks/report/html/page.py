@@ -133,7 +133,7 @@ def _json(groups: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _view(table: Table) -> View:
-    marked = formatting.best(table)
+    marked = table.best()
     texts = formatting.cells(table)
     records = table.frame.to_dict("records")
     rows = tuple(
