@@ -129,10 +129,10 @@ def changed(folder: Path, change: str, value: object) -> None:
 def test_folders_without_records(tmp_path: Path, bench: Bench) -> None:
     base, _ = folders(tmp_path, 2)
     empty = tmp_path / "empty"
-    assert_refused(bench("compare", str(base), str(empty)), f"(runs/) at {empty}, found none")
+    assert_refused(bench("compare", str(base), str(empty)), f"the records of a suite at {empty}, found none")
     (empty / "runs").mkdir(parents=True)
-    assert_refused(bench("compare", str(base), str(empty)), f"expected records in {empty / 'runs'}, found none")
-    assert_refused(bench("compare", str(base)), "compare: expected two folders of records, found")
+    assert_refused(bench("compare", str(base), str(empty)), f"expected records in {empty}, found none")
+    assert_refused(bench("compare", str(base)), "expected head, found none")
 
 
 def place_of(folder: Path, method: str, seed: int) -> Path:

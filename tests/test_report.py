@@ -273,7 +273,7 @@ class TestFiles:
         (folder / "runs" / "empty").mkdir()
         before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
         loaded = load(folder)
-        assert {each.folder.name for each in loaded.unusable} == {run.name for run in runs[:3]} | {"empty"}
+        assert {each.key for each in loaded.unusable} == {run.name for run in runs[:3]} | {"empty"}
         assert len(loaded.runs) == len(runs) - 3
         assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 

@@ -9,14 +9,14 @@ from typing import Any
 
 import pandas as pd
 
-from benchmarks.records.storage import RUN_FILE, TRAJECTORY_FILE, _checksum_line
+from benchmarks.records.storage import RUN_FILE, TRAJECTORY_FILE, checksum_line
 
 
 def rewrite(place: Path, content: dict[str, Any]) -> None:
     """Put other content into ``run.json``."""
     content = {key: value for key, value in content.items() if key != "checksum"}
     rest = json.dumps(content, indent=1).removeprefix("{\n").encode()
-    (place / RUN_FILE).write_bytes(_checksum_line(rest) + b"\n" + rest)
+    (place / RUN_FILE).write_bytes(checksum_line(rest) + b"\n" + rest)
 
 
 def change(place: Path, **changes: Any) -> None:

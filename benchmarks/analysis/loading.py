@@ -8,16 +8,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from benchmarks.records.reading import Unusable, read_all
 from benchmarks.records.schema import Run
-from benchmarks.records.storage import DamagedRecordError, read_run, run_folders
-
-
-@dataclass(frozen=True)
-class Unusable:
-    """A run folder that could not be read."""
-
-    folder: Path
-    reason: str
+from benchmarks.records.storage import DamagedRecordError, first_line
 
 
 @dataclass(frozen=True)
@@ -35,17 +28,20 @@ def load(suite_folder: Path, keys: Collection[str] | None = None) -> Loaded:
     """
     runs: list[Run] = []
     unusable: list[Unusable] = []
-    for folder in run_folders(suite_folder):
-        if keys is not None and folder.name not in keys:
+    for found in read_all(suite_folder, keys):
+        if isinstance(found, Unusable):
+            unusable.append(found)
             continue
+        key = found.record.key
         try:
-            runs.append(_checked(read_run(folder)))
+            runs.append(_checked(found))
         except DamagedRecordError as error:
-            unusable.append(Unusable(folder, str(error)))
-        # Arrow and pandas raise many kinds of error on a damaged file; a report must survive them all.
+            unusable.append(Unusable(key, str(error)))
+        # Pandas raises many kinds of error on columns that nobody would write; a report must survive them all.
         except Exception as error:  # noqa: BLE001
-            line = (str(error).splitlines() or [""])[0]
-            unusable.append(Unusable(folder, f"{folder}: cannot be read: {type(error).__name__}: {line}"))
+            unusable.append(
+                Unusable(key, f"{suite_folder}: {key}: cannot be read: {type(error).__name__}: {first_line(error)}")
+            )
     return Loaded(tuple(runs), tuple(unusable))
 
 

@@ -20,8 +20,8 @@ from benchmarks.planning.follow_up import follow_up
 from benchmarks.planning.plan import Filters, Plan, make_plan
 from benchmarks.planning.status import PlanStatus, Recorded, plan_status
 from benchmarks.planning.suite import read_suite
+from benchmarks.records.packing import Packing, pack_runs, unpack_runs
 from benchmarks.records.schema import TRIAL_ROLES, RunSpec
-from benchmarks.records.storage import run_folder
 from benchmarks.records.tracking import check_tracker, track
 
 if TYPE_CHECKING:
@@ -90,10 +90,10 @@ def report(options: argparse.Namespace) -> int:
     plan = _plan(options)
     folder: Path = options.out / plan.suite
     plan = replace(plan, runs=plan.runs + follow_up(plan, folder))
-    damaged = plan_status(folder, plan.runs).damaged
-    lacking = [spec for spec in plan.runs if spec.key in damaged or not run_folder(folder, spec.key).exists()]
+    status = plan_status(folder, plan.runs)
+    lacking = status.to_do.keys() - status.replaced.keys() - status.pairs.keys()
     if len(lacking) == len(plan.runs):
-        raise UserError(f"expected recorded runs of suite {plan.suite!r} in {folder / 'runs'}, found none")
+        raise UserError(f"expected recorded runs of suite {plan.suite!r} in {folder}, found none")
     if lacking:
         print(f"warning: {len(lacking)} of {len(plan.runs)} planned runs have no record that can be read", file=sys.stderr)
     suite = _report(plan, folder, options.plots)
@@ -164,6 +164,23 @@ def migrate(options: argparse.Namespace) -> int:
     return FAILED if found.left else 0
 
 
+def pack(options: argparse.Namespace) -> int:
+    """Put the runs of every suite below a folder into two files."""
+    return _say_packed(pack_runs(options.folder), "packed")
+
+
+def unpack(options: argparse.Namespace) -> int:
+    """Give every packed run a folder of its own again."""
+    return _say_packed(unpack_runs(options.folder), "unpacked")
+
+
+def _say_packed(found: Packing, what: str) -> int:
+    print(f"{found.changed} runs {what}")
+    for reason in found.left:
+        print(f"left: {reason}", file=sys.stderr)
+    return FAILED if found.left else 0
+
+
 def compare(options: argparse.Namespace) -> int:
     """One table of what changed between two folders of records."""
     from benchmarks.cli.regression import compare as carry_out_compare
@@ -212,6 +229,8 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "compare": compare,
     "check": check,
     "migrate": migrate,
+    "pack": pack,
+    "unpack": unpack,
     "check-weighter": check_weighter,
     "check-problem": check_problem,
     "reproduce": reproduce,

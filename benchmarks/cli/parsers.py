@@ -276,4 +276,6 @@ COMMANDS: Mapping[str, Command] = {
     "calibrate": Command("how often the comparison finds a difference where there is none (suite aa)", _fill_calibrate),
     "overhead": Command("what a step costs under each weighter, beside hand-written PyTorch", _fill_overhead),
     "migrate": Command("records of an older form get today's form and key, without training", _fill_folder),
+    "pack": Command("the runs of every suite as two files instead of a folder each", _fill_folder),
+    "unpack": Command("packed runs as folders again", _fill_folder),
 }

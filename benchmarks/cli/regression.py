@@ -12,6 +12,7 @@ from benchmarks.harness.dispatcher import PlanResult, execute, runs_at_once
 from benchmarks.planning.plan import Plan
 from benchmarks.records import provenance
 from benchmarks.records.files import write
+from benchmarks.records.reading import has_records
 from benchmarks.records.schema import RunSpec
 from benchmarks.regression import baseline, false_alarms, golden_weights, history, junit, picture
 from benchmarks.regression import check as gates
@@ -129,7 +130,7 @@ def _methods(plan: Plan) -> list[str]:
 
 def _folder(word: str, out: Path) -> Path:
     """A folder of a suite, as a path or by its name in the folder of results."""
-    found = next((place for place in (Path(word), out / word) if (place / "runs").is_dir()), None)
+    found = next((place for place in (Path(word), out / word) if has_records(place)), None)
     if found is None:
-        raise UserError(f"compare: expected a folder with the records of a suite (runs/) at {word}, found none")
+        raise UserError(f"compare: expected a folder with the records of a suite at {word}, found none")
     return found

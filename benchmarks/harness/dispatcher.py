@@ -24,8 +24,10 @@ from benchmarks.harness.worker import Job, WorkerEvent, make_record, recorded_me
 from benchmarks.planning.status import Recorded, plan_status
 from benchmarks.records import provenance
 from benchmarks.records.locks import is_free, lock_of
+from benchmarks.records.packed import Packed
+from benchmarks.records.reading import read_one
 from benchmarks.records.schema import COLUMNS, RunSpec
-from benchmarks.records.storage import DamagedRecordError, read_run, remove_leftovers, run_folder, set_aside, write_run
+from benchmarks.records.storage import DamagedRecordError, remove_leftovers, run_folder, set_aside, write_run
 
 BUSY_SECONDS = 1.0
 """Wait before asking again for a run that another command is training."""
@@ -114,9 +116,11 @@ def _set_damaged_aside(folder: Path, key: str) -> list[str]:
     try:
         with lock_of(folder, key):
             try:
-                read_run(place)
+                read_one(folder, key)
             except DamagedRecordError as error:
-                return [f"set aside as {set_aside(place, str(error))}, trained again: {error}"] if place.exists() else []
+                if place.exists():
+                    return [f"set aside as {set_aside(place, str(error))}, trained again: {error}"]
+                return [f"trained again: {error}"] if key in Packed(folder).known else []
     except (filelock.Timeout, FileNotFoundError):
         # Another command has it in hand, or has set it aside.
         pass

@@ -25,8 +25,9 @@ from benchmarks.harness.loop import DivergedError, Loop, StopRequested
 from benchmarks.records import provenance
 from benchmarks.records.contents import content_hashes
 from benchmarks.records.locks import lock_of
+from benchmarks.records.reading import read_one
 from benchmarks.records.schema import COLUMNS, MetricInfo, Record, Run, RunSpec, State
-from benchmarks.records.storage import DamagedRecordError, read_run, run_folder, write_run
+from benchmarks.records.storage import DamagedRecordError, write_run
 from benchmarks.seeds import derive
 from weighting import RunFacts, Weighter
 from weighting._build import build
@@ -93,7 +94,7 @@ def run_job(job: Job, send: Send, should_stop: ShouldStop) -> WorkerEvent:
 def recorded_meanwhile(job: Job) -> WorkerEvent | None:
     """What another command recorded between this one's plan and its start; the record to replace does not count."""
     try:
-        record = read_run(run_folder(job.folder, job.spec.key)).record
+        record = read_one(job.folder, job.spec.key).record
     except DamagedRecordError:
         return None
     if record.started == job.replaces:
@@ -119,7 +120,7 @@ def _time_again(job: Job, send: Send, should_stop: ShouldStop) -> WorkerEvent:
     """
     name = f"{job.spec.weighter.label} on {job.spec.problem.name}, seed {job.spec.seed}, trained again beside {job.pair_of}"
     try:
-        known = read_run(run_folder(job.folder, job.spec.key))
+        known = read_one(job.folder, job.spec.key)
     except DamagedRecordError as error:
         return WorkerEvent("recorded", state="finished", warning=f"{name}: {error}")
     if timed_lately(known.record, provenance.host(), datetime.now(UTC)):

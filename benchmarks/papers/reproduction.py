@@ -37,7 +37,5 @@ def _section(found: Experiment, folder: Path, keys: Collection[str]) -> Section:
     """The runs of the experiment, which are comparable with each other."""
     sectioned, _ = sections(load(folder, keys).runs)
     if len(sectioned) != 1:
-        raise UserError(
-            f"{folder / 'runs'}: expected the runs of suite {found.suite} on one problem, found {len(sectioned)}"
-        )
+        raise UserError(f"{folder}: expected the runs of suite {found.suite} on one problem, found {len(sectioned)}")
     return sectioned[0]

@@ -13,8 +13,8 @@ from pathlib import Path
 from benchmarks.planning.frozen import frozen_run
 from benchmarks.planning.plan import Plan
 from benchmarks.planning.tuned import tuned_runs
+from benchmarks.records.reading import read_all
 from benchmarks.records.schema import TRIAL_ROLES, Run, RunSpec
-from benchmarks.records.storage import DamagedRecordError, read_run, run_folder
 
 
 def follow_up(plan: Plan, suite_folder: Path) -> list[RunSpec]:
@@ -23,13 +23,8 @@ def follow_up(plan: Plan, suite_folder: Path) -> list[RunSpec]:
     A run that did not finish calls for nothing.
     """
     roles = {*TRIAL_ROLES, "method"} if plan.freeze else set(TRIAL_ROLES)
-    recorded = [run for spec in plan.runs if spec.role in roles and (run := _recorded(suite_folder, spec.key)) is not None]
+    keys = {spec.key: None for spec in plan.runs if spec.role in roles}
+    found = {run.record.key: run for run in read_all(suite_folder, keys) if isinstance(run, Run)}
+    recorded = [found[key] for key in keys if key in found]
     frozen = [spec for run in recorded if (spec := frozen_run(run)) is not None] if plan.freeze else []
     return [*tuned_runs(plan.runs, recorded), *frozen]
-
-
-def _recorded(suite_folder: Path, key: str) -> Run | None:
-    try:
-        return read_run(run_folder(suite_folder, key))
-    except DamagedRecordError:
-        return None

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks.analysis.comparable import conditions, is_uniform
 from benchmarks.analysis.relative_cost import timed_lately
 from benchmarks.records import provenance
+from benchmarks.records.reading import Unusable, read_all
 from benchmarks.records.schema import KEPT_STATES, Record, RunSpec, State
-from benchmarks.records.storage import DamagedRecordError, read_run, run_folder
 
 
 @dataclass(frozen=True)
@@ -40,29 +40,29 @@ class PlanStatus:
 
 def plan_status(folder: Path, runs: list[RunSpec]) -> PlanStatus:
     """Which of the planned runs have a record that counts and which are to do. Changes nothing."""
-    stock = PlanStatus([], {}, {}, {}, {})
+    keyed = [(spec.key, spec) for spec in runs]
     records: dict[str, Record] = {}
-    for spec in runs:
-        place = run_folder(folder, spec.key)
-        stock.to_do[spec.key] = spec
-        if not place.exists():
-            continue
-        try:
-            record = read_run(place).record
-        except DamagedRecordError as error:
-            stock.damaged[spec.key] = str(error)
-            continue
-        if record.state in KEPT_STATES:
-            records[spec.key] = record
-            del stock.to_do[spec.key]
+    replaced: dict[str, str] = {}
+    damaged: dict[str, str] = {}
+    for found in read_all(folder, dict(keyed)):
+        if isinstance(found, Unusable):
+            damaged[found.key] = found.reason
+        elif found.record.state in KEPT_STATES:
+            records[found.record.key] = found.record
         else:
-            stock.replaced[spec.key] = record.started
-    stock.pairs.update(_pairs(stock.to_do.values(), records))
-    for spec in runs:
-        if spec.key in records and spec.key not in stock.pairs:
-            stock.recorded.append(Recorded(spec, records[spec.key].state, records[spec.key].reason or ""))
-    to_do = {spec.key: spec for spec in runs if spec.key in stock.to_do or spec.key in stock.pairs}
-    return replace(stock, to_do=to_do)
+            replaced[found.record.key] = found.record.started
+    pairs = _pairs((spec for key, spec in keyed if key not in records), records)
+    return PlanStatus(
+        recorded=[
+            Recorded(spec, records[key].state, records[key].reason or "")
+            for key, spec in keyed
+            if key in records and key not in pairs
+        ],
+        to_do={key: spec for key, spec in keyed if key not in records or key in pairs},
+        replaced=replaced,
+        damaged={key: damaged[key] for key, _ in keyed if key in damaged},
+        pairs=pairs,
+    )
 
 
 def _pairs(to_do: Iterable[RunSpec], records: Mapping[str, Record]) -> dict[str, str]:

@@ -13,8 +13,9 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.errors import one_line
+from benchmarks.records.reading import Unusable, read_all, suites_below
 from benchmarks.records.schema import COLUMNS, Run
-from benchmarks.records.storage import RUN_FILE, TRAJECTORY_FILE, DamagedRecordError, read_run, run_folders
+from benchmarks.records.storage import RUN_FILE, TRAJECTORY_FILE, DamagedRecordError, run_folder
 
 RUN_COLUMNS = {
     "key": "str", "suite": "str", "problem": "str", "method": "str", "weighter": "str", "role": "str", "seed": "int64",
@@ -36,8 +37,6 @@ TRAJECTORY_COLUMNS = {
 """The same for trajectories; columns ``probe.*`` and ``method.*`` of float64 follow where runs have them."""
 OF_RUN = ("key", "suite", "problem", "method", "role", "seed")
 PREFIXES = ("hp", "validation", "test", "version")
-LEVELS = ("", "*", "*/*")
-"""Where the folders of suites are looked for below a path: there, or else one level further down, or else two."""
 
 
 def load(path: str | Path) -> pd.DataFrame:
@@ -69,14 +68,27 @@ def load_trajectories(path: str | Path) -> pd.DataFrame:
 
 
 def _runs(path: Path) -> Iterator[tuple[Path, Run]]:
-    folders = _folders(path)
-    if not folders:
+    if (path / RUN_FILE).is_file():
+        folder, key = path.resolve().parent.parent, path.resolve().name
+        yield from ((path, run) for _, run in _usable(folder, {key}))
+        return
+    suites = suites_below(path)
+    if not suites:
         raise ValueError(f"expected records below {path}, found none")
-    for folder in folders:
+    for suite in suites:
+        yield from _usable(suite, None)
+
+
+def _usable(suite: Path, keys: set[str] | None) -> Iterator[tuple[Path, Run]]:
+    """The runs of a suite's folder, each with where it lies."""
+    for run in read_all(suite, keys):
         try:
-            yield folder, _typed(read_run(folder))
+            if isinstance(run, Unusable):
+                raise DamagedRecordError(run.reason)
+            place = run_folder(suite, run.record.key)
+            yield place if place.exists() else suite, _typed(run)
         except DamagedRecordError as error:
-            warnings.warn(f"left out: {error}", stacklevel=3)
+            warnings.warn(f"left out: {error}", stacklevel=4)
 
 
 def _typed(run: Run) -> Run:
@@ -92,17 +104,6 @@ def _typed(run: Run) -> Run:
 
 def _no_rows() -> pd.DataFrame:
     return pd.DataFrame({name: pd.Series(dtype=TRAJECTORY_COLUMNS[name]) for name in COLUMNS})
-
-
-def _folders(path: Path) -> list[Path]:
-    if (path / RUN_FILE).is_file():
-        return [path]
-    for level in LEVELS:
-        suites = sorted(path.glob(level)) if level else [path]
-        found = [folder for suite in suites for folder in run_folders(suite)]
-        if found:
-            return found
-    return []
 
 
 def _columns(runs: list[tuple[Path, Run]]) -> list[str]:

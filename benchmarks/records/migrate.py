@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ from pydantic import ValidationError
 
 from benchmarks.catalog import own_source
 from benchmarks.errors import UNREADABLE, StorageError, UserError, one_line
-from benchmarks.records.frames import LEVELS
+from benchmarks.records.packed import Packed
+from benchmarks.records.reading import Unusable, read_all, suites_below
 from benchmarks.records.schema import Record, RunSpec
 from benchmarks.records.storage import (
     RUN_FILE,
@@ -25,7 +26,7 @@ from benchmarks.records.storage import (
     read_run,
     run_folders,
     schema_version,
-    write_files,
+    write_record,
 )
 
 OLD = 1
@@ -49,10 +50,10 @@ def migrate(folder: Path) -> Migrated:
     both. Raises UserError where there are none, StorageError where they cannot be written.
     """
     found = Migrated()
-    places = list(_places(folder))
-    if not places:
+    suites = suites_below(folder)
+    if not suites:
         raise UserError(f"expected records below {folder}, found none")
-    for place in places:
+    for place in (place for suite in suites for place in run_folders(suite)):
         try:
             _migrate_one(place, found)
         except DamagedRecordError as error:
@@ -61,14 +62,19 @@ def migrate(folder: Path) -> Migrated:
             found.left.append(f"{place}: {'.'.join(map(str, error.errors()[0]['loc']))}: {error.errors()[0]['msg']}")
         except UNREADABLE as error:
             found.left.append(f"{place}: cannot be read: {one_line(error)}")
+    for suite in suites:
+        _look_at_packed(suite, found)
     return found
 
 
-def _places(folder: Path) -> Iterator[Path]:
-    for level in LEVELS:
-        suites = sorted(folder.glob(level)) if level else [folder]
-        for suite in suites:
-            yield from run_folders(suite)
+def _look_at_packed(suite: Path, found: Migrated) -> None:
+    """Packed runs are of today's form."""
+    keys = Packed(suite).known - {place.name for place in run_folders(suite)}
+    for run in read_all(suite, keys) if keys else ():
+        if isinstance(run, Unusable):
+            found.left.append(run.reason)
+        else:
+            found.already += 1
 
 
 def _migrate_one(place: Path, found: Migrated) -> None:
@@ -86,7 +92,7 @@ def _migrate_one(place: Path, found: Migrated) -> None:
         found.left.append(f"{place}: expected a key of its own, found {record.key} in use")
         return
     try:
-        write_files(place.parent, record, trajectory)
+        write_record(place.parent, record, trajectory)
         if target != place:
             shutil.rmtree(place)
     except OSError as error:

@@ -13,7 +13,6 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import filelock
 import pandas as pd
@@ -27,6 +26,7 @@ RUN_FILE = "run.json"
 TRAJECTORY_FILE = "trajectory.parquet"
 IN_THE_WAY = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
 """What a system says when a folder is to take the place of something that is not an empty folder."""
+NOT_AS_WRITTEN = "it is not as it was written"
 
 
 class DamagedRecordError(Exception):
@@ -35,50 +35,63 @@ class DamagedRecordError(Exception):
 
 def read_run(folder: Path) -> Run:
     """The run in a folder. Raises DamagedRecordError if a single byte is not as it was written."""
+    _, record, trajectory = read_files(folder)
+    return complete(record, trajectory, folder / TRAJECTORY_FILE)
+
+
+def read_files(folder: Path) -> tuple[bytes, Record, pd.DataFrame]:
+    """The bytes of ``run.json``, the record in them, and the rows with the columns of their file. Raises as ``read_run``."""
     try:
-        record = _read_record(folder)
-        content = (folder / TRAJECTORY_FILE).read_bytes()
-        if hashlib.sha256(content).hexdigest() != record.trajectory_sha256:
-            raise DamagedRecordError(f"{folder / TRAJECTORY_FILE}: cannot be read: it is not as it was written")
-        trajectory = pd.read_parquet(io.BytesIO(content))
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise DamagedRecordError(f"{folder / RUN_FILE}: {place}: {first['msg']}") from error
+        content = (folder / RUN_FILE).read_bytes()
+        record = parse_record(content, folder / RUN_FILE, folder.parent.parent)
+        rows = (folder / TRAJECTORY_FILE).read_bytes()
+        if hashlib.sha256(rows).hexdigest() != record.trajectory_sha256:
+            raise DamagedRecordError(f"{folder / TRAJECTORY_FILE}: cannot be read: {NOT_AS_WRITTEN}")
+        trajectory = pd.read_parquet(io.BytesIO(rows))
     except UNREADABLE as error:
-        line = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DamagedRecordError(f"{folder}: cannot be read: {line}") from error
-    if "count" not in trajectory.columns:
-        # Records from before batches could lack tasks.
-        trajectory["count"] = math.nan
-    missing = [column for column in COLUMNS if column not in trajectory.columns]
-    if missing:
-        raise DamagedRecordError(
-            f"{folder / TRAJECTORY_FILE}: expected columns {', '.join(COLUMNS)}, found none of {missing}"
-        )
-    if record.state == "finished" and trajectory.empty:
-        raise DamagedRecordError(f"{folder / TRAJECTORY_FILE}: expected rows of a finished run, found none")
+        raise DamagedRecordError(f"{folder}: cannot be read: {first_line(error)}") from error
     if folder.name != record.key:
         raise DamagedRecordError(f"{folder / RUN_FILE}: expected key {folder.name}, found {record.key}")
-    return Run(record, trajectory)
+    return content, record, trajectory
 
 
-def _read_record(folder: Path) -> Record:
-    """``run.json``: a line with the checksum of all that follows, which is the rest of one JSON object."""
-    path = folder / RUN_FILE
-    content = path.read_bytes()
+def parse_record(content: bytes, place: object, suite_folder: Path) -> Record:
+    """The record in a ``run.json``: a line with the checksum of all that follows, which is the rest of one JSON object.
+
+    place: where the bytes were found. Raises DamagedRecordError.
+    """
     first, _, rest = content.partition(b"\n")
-    if first != _checksum_line(rest):
-        found = schema_version(content)
-        if found is not None and found != SCHEMA:
-            hint = f"; `run_bench.py migrate {folder.parent.parent}` rewrites older ones" if found == 1 else ""
-            raise DamagedRecordError(f"{path}: expected schema_version {SCHEMA}, found {found!r}{hint}")
-        raise DamagedRecordError(f"{path}: cannot be read: it is not as it was written")
-    record: dict[str, Any] = json.loads(content)
-    del record["checksum"]
-    if record.get("schema_version") != SCHEMA:
-        raise DamagedRecordError(f"{path}: expected schema_version {SCHEMA}, found {record.get('schema_version')!r}")
-    return Record.model_validate_json(json.dumps(record))
+    whole = first == checksum_line(rest)
+    try:
+        record = Record.model_validate_json(b"{" + rest)
+        if whole and record.schema_version == SCHEMA:
+            return record
+        wrong = f"cannot be read: {NOT_AS_WRITTEN}"
+    except ValidationError as error:
+        first_error = error.errors()[0]
+        where = ".".join(str(part) for part in first_error["loc"])
+        wrong = f"{where}: {first_error['msg']}" if whole else f"cannot be read: {NOT_AS_WRITTEN}"
+    found = schema_version(content)
+    if found != SCHEMA and (whole or found is not None):
+        hint = f"; `run_bench.py migrate {suite_folder}` rewrites older ones" if found == 1 else ""
+        wrong = f"expected schema_version {SCHEMA}, found {found!r}{hint}"
+    raise DamagedRecordError(f"{place}: {wrong}")
+
+
+def complete(record: Record, trajectory: pd.DataFrame, place: object) -> Run:
+    """The run, with the columns that every trajectory has. Raises DamagedRecordError where some are missing.
+
+    place: where the rows were found.
+    """
+    if "count" not in trajectory.columns:
+        # Records from before batches could lack tasks.
+        trajectory = trajectory.assign(count=math.nan)
+    missing = [column for column in COLUMNS if column not in trajectory.columns]
+    if missing:
+        raise DamagedRecordError(f"{place}: expected columns {', '.join(COLUMNS)}, found none of {missing}")
+    if record.state == "finished" and trajectory.empty:
+        raise DamagedRecordError(f"{place}: expected rows of a finished run, found none")
+    return Run(record, trajectory)
 
 
 def schema_version(content: bytes) -> object:
@@ -90,7 +103,13 @@ def schema_version(content: bytes) -> object:
     return record.get("schema_version") if isinstance(record, dict) else None
 
 
-def _checksum_line(rest: bytes) -> bytes:
+def first_line(error: BaseException) -> str:
+    """Of what an error says."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def checksum_line(rest: bytes) -> bytes:
+    """The first line of a ``run.json`` with the given rest."""
     return b'{"checksum": "' + hashlib.sha256(rest).hexdigest().encode() + b'",'
 
 
@@ -99,25 +118,35 @@ def write_run(runs_folder: Path, record: Record, trajectory: pd.DataFrame) -> Pa
 
     Of several writers at once the last one's record stays. Raises OSError.
     """
+    return write_record(runs_folder, record, parquet(trajectory))
+
+
+def parquet(trajectory: pd.DataFrame) -> bytes:
+    """The content of the trajectory's file."""
     content = io.BytesIO()
     trajectory.to_parquet(content, index=False, compression="zstd")
-    return write_files(runs_folder, record, content.getvalue())
+    return content.getvalue()
 
 
-def write_files(runs_folder: Path, record: Record, trajectory: bytes) -> Path:
+def write_record(runs_folder: Path, record: Record, trajectory: bytes) -> Path:
     """As ``write_run``, with the bytes of the trajectory's file."""
-    runs_folder.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{record.key}-", dir=runs_folder))
+    record = record.model_copy(update={"trajectory_sha256": hashlib.sha256(trajectory).hexdigest()})
+    rest = record.model_dump_json(indent=1).removeprefix("{\n").encode()
+    return write_files(runs_folder / record.key, checksum_line(rest) + b"\n" + rest, trajectory)
+
+
+def write_files(target: Path, content: bytes, trajectory: bytes) -> Path:
+    """As ``write_run``, with the folder of the run and the bytes of its files."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
         (scratch / TRAJECTORY_FILE).write_bytes(trajectory)
-        record = record.model_copy(update={"trajectory_sha256": hashlib.sha256(trajectory).hexdigest()})
-        rest = record.model_dump_json(indent=1).removeprefix("{\n").encode()
-        (scratch / RUN_FILE).write_bytes(_checksum_line(rest) + b"\n" + rest)
+        (scratch / RUN_FILE).write_bytes(content)
         for name in (TRAJECTORY_FILE, RUN_FILE):
             with (scratch / name).open("rb") as file:
                 os.fsync(file.fileno())
         scratch.chmod(0o755)
-        return _replace(runs_folder / record.key, scratch)
+        return _replace(target, scratch)
     except BaseException:
         shutil.rmtree(scratch, ignore_errors=True)
         raise

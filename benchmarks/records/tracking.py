@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.errors import StorageError, UserError, one_line
+from benchmarks.records.reading import read_all
 from benchmarks.records.schema import KEPT_STATES, Run
-from benchmarks.records.storage import DamagedRecordError, read_run
 
 PACKAGES = {
     "tensorboard": {"tensorboard": "tensorboard"},
@@ -48,14 +48,13 @@ def track(name: str, suite_folder: Path, keys: Sequence[str]) -> int:
     done = 0
     try:
         (folder / "done").mkdir(parents=True, exist_ok=True)
-        for key in keys:
-            mark = folder / "done" / key
-            run = None if mark.exists() else _recorded(suite_folder / "runs" / key)
-            if run is None or run.record.state not in KEPT_STATES:
-                continue
-            _write(name, folder, run)
-            mark.touch()
-            done += 1
+        new = [key for key in keys if not (folder / "done" / key).exists()]
+        runs = {run.record.key: run for run in read_all(suite_folder, new) if isinstance(run, Run)}
+        for key in new:
+            if key in runs and runs[key].record.state in KEPT_STATES:
+                _write(name, folder, runs[key])
+                (folder / "done" / key).touch()
+                done += 1
     # Each tracker has errors of its own: a server that is not there, a key that is not known.
     except Exception as error:
         raise StorageError(f"cannot write to {name} after {done} runs: {one_line(error)}") from error
@@ -100,13 +99,6 @@ def summary(run: Run) -> dict[str, float]:
 def _allowed(name: str) -> str:
     """The name with what MLflow refuses in it (the signs of c++ and c#) as code points, so that no two become one."""
     return re.sub(r"[^\w ./:-]", lambda sign: f"_{ord(sign[0]):x}", name)
-
-
-def _recorded(folder: Path) -> Run | None:
-    try:
-        return read_run(folder)
-    except DamagedRecordError:
-        return None
 
 
 def _write(name: str, folder: Path, run: Run) -> None:

@@ -43,10 +43,10 @@ def read(folder: Path, keys: Collection[str] | None = None) -> Side:
     if not loaded.runs:
         reasons = [each.reason for each in loaded.unusable]
         more = f" (and {len(reasons) - 1} more that cannot be used)" if len(reasons) > 1 else ""
-        raise UserError(f"{reasons[0]}{more}" if reasons else f"expected records in {folder / 'runs'}, found none")
+        raise UserError(f"{reasons[0]}{more}" if reasons else f"expected records in {folder}, found none")
     found, warnings = sections(loaded.runs)
     kept = {section.key: section for section in found}
-    lost = {each.folder.name: each.reason for each in loaded.unusable}
+    lost = {each.key: each.reason for each in loaded.unusable}
     lost |= {run.record.key: why for section in found for run, why in section.excluded}
     return Side(
         folder=folder,

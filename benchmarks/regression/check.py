@@ -23,6 +23,7 @@ from benchmarks.errors import UserError
 from benchmarks.harness.loop import Loop
 from benchmarks.planning.plan import Plan
 from benchmarks.records import provenance
+from benchmarks.records.reading import has_records
 from benchmarks.records.schema import RunSpec
 from benchmarks.regression import baseline, quality, step_cost
 from benchmarks.regression.baseline import Side
@@ -59,7 +60,7 @@ def expected(plan: Plan, against: Path) -> Expected:
     """The baseline of a plan, checked to be one. Raises UserError."""
     folder = against / plan.suite
     if not folder.is_dir():
-        there = sorted(path.parent.name for path in against.glob("*/runs"))
+        there = sorted(path.name for path in against.glob("*") if has_records(path))
         raise UserError(f"expected a baseline of suite {plan.suite!r} in {against}, found {', '.join(there) or 'no suite'}")
     side = baseline.read(folder)
     other = next((run for run in side.runs if run.record.suite != plan.suite), None)
