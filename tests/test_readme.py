@@ -112,7 +112,6 @@ def trained(kept: str) -> dict[str, Any]:
     model = nn.Linear(4, 1)
     names: dict[str, Any] = {
         "K": K,
-        "Observation": Observation,
         "count_tokens": count_tokens,
         "loader": [micro_batches(seed) for seed in range(12)],
         "model": model,

@@ -60,14 +60,14 @@ def better() -> str:
         every = [
             name for name, row in _by_method(f"quick/tables/{problem}_verdict.csv").items() if float(row["improvement"]) == 1
         ]
-        found.append(f"on `{problem}` {_names(every)}")
+        found.append(f"on `{problem}`: {_names(every)}")
     tuned = _by_method("fair/tables/multidigits_verdict_tuned.csv")
     pairs = {row["pairs"] for row in tuned.values()}
     verdicts = dict.fromkeys(row["verdict"] for row in tuned.values())
     words = {said: _names([name for name, row in tuned.items() if row["verdict"] == said]) for said in verdicts}
     told = "; ".join(f"{said}: {methods}" for said, methods in words.items())
     return (
-        f"Better than uniform weights on every seed: {'; '.join(found)}.\n"
+        f"Better than uniform weights on every seed, {'; '.join(found)}.\n"
         f"On `multidigits` with {' or '.join(sorted(pairs))} seeds, tuned by equally many trials, against uniform weights:\n"
         f"{told}."
     )

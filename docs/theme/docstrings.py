@@ -30,5 +30,6 @@ def _paragraph(text: str) -> str:
     if text.startswith("    "):
         return f"```python\n{text}\n```"
     if COLUMNS.search(text):
-        return f"```text\n{text}\n```"
+        plain = text.replace("``", "")
+        return f"```text\n{plain}\n```"
     return re.sub(r"::$", ":", text)
