@@ -193,7 +193,7 @@ def test_numbers_that_are_not_finite_are_logged_and_end_nothing() -> None:
     loop.run()
     rows = loop.trajectory.frame()["method.x"].to_numpy().reshape(-1, 3)
     assert np.isnan(rows[:, 0]).all() and (rows[:, 1] == np.inf).all() and (rows[:, 2] == -np.inf).all()
-    assert loop.watch.seen["steps"] == 20 and "not_finite" not in [flag.name for flag in loop.flags(None)]
+    assert loop.diagnostics.seen["steps"] == 20 and "not_finite" not in [flag.name for flag in loop.flags(None)]
 
 
 def test_names_may_come_and_go() -> None:

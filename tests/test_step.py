@@ -254,7 +254,7 @@ def test_absent_is_no_zero_in_the_record() -> None:
     assert absent["weight"].isna().all() and absent["train_loss"].isna().all()
     there = rows[rows["count"] > 0]
     assert (there["weight"] == 1).all() and there["train_loss"].notna().all()
-    assert loop.watch.mean_weights() == {"small": 1.0, "medium": 1.0, "large": 1.0}
+    assert loop.diagnostics.mean_weights() == {"small": 1.0, "medium": 1.0, "large": 1.0}
 
 
 @pytest.mark.parametrize("name", weighting.names())

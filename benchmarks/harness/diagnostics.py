@@ -20,8 +20,14 @@ DRIFT = 2.0
 """The sum of weights acts as a factor on the learning rate; a change by more than this factor is told."""
 
 
-class Watch:
-    """Running extremes of a run's weights, as the method gave them; looked at once per block of steps."""
+SWING = 0.2
+"""The least standard deviation of an oscillating weight over the steps, by its mean."""
+CROSSINGS = 8
+"""How many times an oscillating weight covers the whole of its range, back and forth."""
+
+
+class WeightDiagnostics:
+    """Running sums and extremes of a run's weights, as the method gave them; fed once per block of steps."""
 
     def __init__(self, tasks: Sequence[str]) -> None:
         self.tasks = tuple(tasks)
@@ -29,8 +35,9 @@ class Watch:
             "steps": 0,
             "first": None,
             "moved": False,
-            "away": 0.0,
-            "from_first": 0.0,
+            "largest_deviation_from_mean": 0.0,
+            "largest_deviation_from_first": 0.0,
+            "swings": None,
             "sum_of_weights": None,
             "steps_present": None,
             "first_sum": None,
@@ -41,7 +48,7 @@ class Watch:
             "clipped_steps": 0,
         }
 
-    def look(self, results: Sequence[StepResult], clip: float | None) -> None:
+    def observe(self, results: Sequence[StepResult], clip: float | None) -> None:
         """Take note of the next steps."""
         given = torch.stack([result.given for result in results]).double()
         given = given.reshape(len(results), -1, given.shape[-1])
@@ -50,6 +57,7 @@ class Watch:
         if norms and clip is not None:
             self.seen["clipped_steps"] += int((torch.stack(norms) > clip).sum())
         self._moves(given, here)
+        self._swings(given, here)
         self._means(torch.stack([result.weights for result in results]).double().reshape(given.shape), here)
         self._sums(given.sum(-1)[here.all(-1).all(-1)])
         negative = ((given < 0) & here).any(-1).any(-1)
@@ -74,9 +82,34 @@ class Watch:
         self.seen["first"] = first.cpu()
         self.seen["moved"] = self.seen["moved"] or bool(((given != first) & here).any())
         mean = (given * here).sum(-1, keepdim=True) / here.sum(-1, keepdim=True).clamp(min=1)
-        for name, reference in (("away", mean), ("from_first", first)):
+        for name, reference in (("largest_deviation_from_mean", mean), ("largest_deviation_from_first", first)):
             distance = (given / reference - 1).abs().nan_to_num(nan=0.0, posinf=math.inf)
             self.seen[name] = max(self.seen[name], float(torch.where(here, distance, 0.0).max()))
+
+    def _swings(self, given: Tensor, here: Tensor) -> None:
+        """For each replica and task, over the steps in which it is there: moments, extremes, and the way made."""
+        known = self.seen["swings"]
+        if known is None:
+            nothing = torch.zeros_like(given[0])
+            known = {"count": nothing, "sum": nothing, "squares": nothing, "way": nothing}
+            known |= {"low": nothing + math.inf, "high": nothing - math.inf, "last": nothing + math.nan}
+        known = {name: value.to(given) for name, value in known.items()}
+        # The last weight of the task before each step: absent steps are passed over.
+        number = torch.arange(1, len(given) + 1, device=given.device).reshape(-1, 1, 1)
+        latest = torch.where(here, number, 0).cummax(0).values
+        held = torch.cat([known["last"].unsqueeze(0), given]).gather(0, torch.cat([torch.zeros_like(latest[:1]), latest]))
+        steps = torch.where(here, held[1:] - held[:-1], 0.0).nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+        present = torch.where(here & given.isfinite(), given, 0.0)
+        found = {
+            "count": known["count"] + (here & given.isfinite()).sum(0),
+            "sum": known["sum"] + present.sum(0),
+            "squares": known["squares"] + present.square().sum(0),
+            "way": known["way"] + steps.abs().sum(0),
+            "low": torch.minimum(known["low"], torch.where(here, given, math.inf).amin(0)),
+            "high": torch.maximum(known["high"], torch.where(here, given, -math.inf).amax(0)),
+            "last": held[-1],
+        }
+        self.seen["swings"] = {name: value.cpu() for name, value in found.items()}
 
     def _means(self, used: Tensor, here: Tensor) -> None:
         here = here & used.isfinite()
@@ -96,7 +129,13 @@ class Watch:
 
     def flags(self, weighter: Weighter, training: Training, not_finite: str | None) -> tuple[Flag, ...]:
         """What a reader of the run's numbers has to know. ``not_finite``: why the run diverged, if it did."""
-        found = [*self._degenerate(weighter), *self._scale(), *self._guards(weighter), *self._harness(training)]
+        found = [
+            *self._degenerate(weighter),
+            *self._oscillation(weighter),
+            *self._scale(),
+            *self._guards(weighter),
+            *self._harness(training),
+        ]
         if not_finite is not None:
             found.append(Flag(name="not_finite", text=not_finite))
         return tuple(found)
@@ -107,10 +146,28 @@ class Watch:
             return []
         if not self.seen["moved"]:
             return [Flag(name="never_moved", text=f"the weights were the same at all {steps} steps", steps=steps)]
-        if self.seen["away"] < LIKE_UNIFORM and self.seen["from_first"] < LIKE_UNIFORM:
-            text = f"every weight was within {self.seen['away']:.2%} of the mean weight at all {steps} steps"
+        deviations = [self.seen[f"largest_deviation_from_{what}"] for what in ("mean", "first")]
+        if max(deviations) < LIKE_UNIFORM:
+            text = f"every weight was within {deviations[0]:.2%} of the mean weight at all {steps} steps"
             return [Flag(name="like_uniform", text=text, steps=steps)]
         return []
+
+    def _oscillation(self, weighter: Weighter) -> list[Flag]:
+        known = self.seen["swings"]
+        if known is None or not weighter.adaptive or weighter.num_tasks == 1:
+            return []
+        mean = known["sum"] / known["count"].clamp(min=1)
+        deviation = (known["squares"] / known["count"].clamp(min=1) - mean.square()).clamp(min=0).sqrt() / mean.abs()
+        crossings = known["way"] / (known["high"] - known["low"])
+        worst = torch.where(crossings >= CROSSINGS, deviation, 0.0).nan_to_num(nan=0.0, posinf=0.0)
+        place = int(worst.argmax())
+        swing = float(worst.flatten()[place])
+        if swing < SWING:
+            return []
+        task = self.tasks[place % len(self.tasks)]
+        times = float(crossings.flatten()[place])
+        text = f"the weight of {task} went {times:.0f} times over its range, standard deviation {swing:.0%} of its mean"
+        return [Flag(name="oscillates", text=text)]
 
     def _scale(self) -> list[Flag]:
         found = []

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from benchmarks.contract import Data, Evaluation, Problem, Training, to_device
 from benchmarks.harness.checkpoint import Checkpoint, trained_state
-from benchmarks.harness.diagnostics import Watch
+from benchmarks.harness.diagnostics import WeightDiagnostics
 from benchmarks.harness.randomness import seed_generators, undisturbed
 from benchmarks.harness.selection import Selector
 from benchmarks.harness.step import Stepper, StepResult
@@ -95,7 +95,7 @@ class Loop:
         self.initial_val_losses: Tensor | None = None
         self.block_start = 0
         self.block: list[StepResult] = []
-        self.watch = Watch(problem.tasks)
+        self.diagnostics = WeightDiagnostics(problem.tasks)
 
     # ---- the run -------------------------------------------------------------------------------------------------
 
@@ -143,7 +143,7 @@ class Loop:
         with self.stopwatch.block(end - first):
             while self.step < end:
                 self.train_step()
-        self.watch.look(self.block, training.grad_clip)
+        self.diagnostics.observe(self.block, training.grad_clip)
         self._log(self.block[0])
         if self.bad_step is not None:
             raise DivergedError(self.bad_step, self._why(self.block[self.bad_step - first]))
@@ -239,7 +239,7 @@ class Loop:
 
     def flags(self, not_finite: str | None) -> tuple[Flag, ...]:
         """What a reader of the run's numbers has to know. ``not_finite``: why the run diverged, if it did."""
-        return (*self.watch.flags(self.weighter, self.training, not_finite), *self.stopwatch.flags())
+        return (*self.diagnostics.flags(self.weighter, self.training, not_finite), *self.stopwatch.flags())
 
     # ---- stop and go on ------------------------------------------------------------------------------------------
 
@@ -258,7 +258,7 @@ class Loop:
                 "selector": self.selector.state_dict(),
                 "initial_val_losses": self.initial_val_losses,
                 "trajectory": self.trajectory.state_dict(),
-                "watch": self.watch.seen,
+                "diagnostics": self.diagnostics.seen,
                 "stopwatch": self.stopwatch.state_dict(),
                 "extra": self.stepper.extra,
             }
@@ -276,7 +276,7 @@ class Loop:
         self.selector.load_state_dict(state["selector"])
         self.initial_val_losses = state["initial_val_losses"].cpu()
         self.trajectory.load_state_dict(state["trajectory"])
-        self.watch.seen = state["watch"]
+        self.diagnostics.seen = state["diagnostics"]
         self.stopwatch.load_state_dict(state["stopwatch"])
         self.stepper.extra = state["extra"]
         return True

@@ -246,7 +246,7 @@ DISTURBED = "timing_disturbed"
 
 
 class Flag(_Model):
-    """Something about the run that a reader of its numbers has to know: see ``watch`` and ``stopwatch`` of the harness."""
+    """Something about the run that a reader of its numbers has to know: see ``diagnostics`` and ``stopwatch``."""
 
     name: str
     """``never_moved``, ``like_uniform``, ``sum_drifted``, ``negative_weights``, ``guard:<name>``, ``clipped``,

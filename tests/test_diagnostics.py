@@ -16,7 +16,7 @@ import weighting
 from benchmarks.analysis.suite_tables import suite_tables
 from benchmarks.contract import Training
 from benchmarks.harness.checkpoint import Checkpoint
-from benchmarks.harness.diagnostics import Watch
+from benchmarks.harness.diagnostics import WeightDiagnostics
 from benchmarks.harness.loop import DivergedError, Loop, StopRequested
 from benchmarks.harness.step import StepResult
 from benchmarks.records.schema import Flag, Run
@@ -64,7 +64,7 @@ def loop_of(weighter: Weighter, checkpoint: Checkpoint | None = None, **changes:
 def flags(weighter: Weighter, **changes: Any) -> dict[str, Flag]:
     loop = loop_of(weighter, **changes)
     loop.run()
-    return {flag.name: flag for flag in loop.watch.flags(weighter, loop.training, None)}
+    return {flag.name: flag for flag in loop.diagnostics.flags(weighter, loop.training, None)}
 
 
 def moving(step: int) -> list[float]:
@@ -78,6 +78,9 @@ RULES: dict[str, tuple[Callable[[int], list[float]], set[str]]] = {
     "moves by 3 % once": (lambda step: [1.03 if step == 13 else 1.0, 1.0, 1.0], set()),
     "sum grows by 2.5": (lambda step: [1.0 + 4.5 * step / (STEPS - 1), 1.0, 1.0], {"sum_drifted"}),
     "sum grows by 1.5": (lambda step: [1.0 + 1.5 * step / (STEPS - 1), 1.0, 1.0], set()),
+    "goes back and forth": (lambda step: [1.0 + 0.5 * (step % 2), 1.0, 1.5 - 0.5 * (step % 2)], {"oscillates"}),
+    "goes back and forth, a little": (lambda step: [1.0 + 0.1 * (step % 2), 1.0, 1.1 - 0.1 * (step % 2)], set()),
+    "goes there and back once": (lambda step: [2.0 - abs(step - 10) / 10, 1.0, 1.0 + abs(step - 10) / 10], set()),
     "negative in two steps": (lambda step: [-0.01 if step in (7, 12) else 1.0, 1.5, 0.5], {"negative_weights"}),
 }
 
@@ -118,12 +121,12 @@ def test_weights_are_watched_as_the_method_gave_them() -> None:
 
 def test_a_loss_that_is_not_finite_is_named() -> None:
     training = Training(steps=STEPS)
-    (flag,) = Watch(["one"]).flags(Scripted(moving), training, "loss of small is not finite")
+    (flag,) = WeightDiagnostics(["one"]).flags(Scripted(moving), training, "loss of small is not finite")
     assert flag == Flag(name="not_finite", text="loss of small is not finite")
     loop = loop_of(Scripted(lambda step: [float("nan"), 1.0, 1.0]))
     with pytest.raises(DivergedError) as told:
         loop.run()
-    assert "not_finite" in {flag.name for flag in loop.watch.flags(loop.weighter, training, told.value.reason)}
+    assert "not_finite" in {flag.name for flag in loop.diagnostics.flags(loop.weighter, training, told.value.reason)}
 
 
 def test_a_resumed_run_has_the_same_flags(tmp_path: Path) -> None:
@@ -136,23 +139,23 @@ def test_a_resumed_run_has_the_same_flags(tmp_path: Path) -> None:
     resumed = loop_of(Guarded(rule), Checkpoint(tmp_path, "run"))
     resumed.run()
     assert resumed.resumed == 1
-    assert {flag.name: flag for flag in resumed.watch.flags(resumed.weighter, resumed.training, None)} == flags(
+    assert {flag.name: flag for flag in resumed.diagnostics.flags(resumed.weighter, resumed.training, None)} == flags(
         Guarded(rule)
     )
 
 
 def test_replicas_and_absent_tasks() -> None:
     """One replica of two drifts; an absent task's zero is neither a move nor a negative weight."""
-    watch = Watch(["one", "two"])
+    diagnostics = WeightDiagnostics(["one", "two"])
     weights = [torch.tensor([[1.0, 1.0], [1.0, 1.0 + 3 * step]]) for step in range(3)]
-    watch.look([step_with(row) for row in weights], None)
-    assert [flag.name for flag in watch.flags(weighting.create("dwa", 2), Training(steps=3), None)] == ["sum_drifted"]
-    watch = Watch(["one", "two"])
+    diagnostics.observe([step_with(row) for row in weights], None)
+    assert [flag.name for flag in diagnostics.flags(weighting.create("dwa", 2), Training(steps=3), None)] == ["sum_drifted"]
+    diagnostics = WeightDiagnostics(["one", "two"])
     absent = [torch.tensor([True, False]), torch.tensor([True, True]), torch.tensor([False, True])]
     weights = [torch.where(here, torch.tensor([0.5, 2.0]), torch.zeros(2)) for here in absent]
-    watch.look([step_with(row, here) for row, here in zip(weights, absent, strict=True)], None)
-    assert [flag.name for flag in watch.flags(weighting.create("dwa", 2), Training(steps=3), None)] == ["never_moved"]
-    assert watch.mean_weights() == {"one": 0.5, "two": 2.0}
+    diagnostics.observe([step_with(row, here) for row, here in zip(weights, absent, strict=True)], None)
+    assert [flag.name for flag in diagnostics.flags(weighting.create("dwa", 2), Training(steps=3), None)] == ["never_moved"]
+    assert diagnostics.mean_weights() == {"one": 0.5, "two": 2.0}
 
 
 def step_with(weights: Tensor, present: Tensor | None = None) -> StepResult:
@@ -162,12 +165,27 @@ def step_with(weights: Tensor, present: Tensor | None = None) -> StepResult:
 def test_one_task_in_a_batch_is_held_against_its_own_past() -> None:
     """Alone, a task's weight is always the mean weight; from 0.1 to 0.9 it is not like uniform for all that."""
     for values, flagged in (([0.1, 0.5, 0.5, 0.9], False), ([0.5, 0.501, 0.5, 0.499], True)):
-        watch = Watch(["one", "two"])
+        diagnostics = WeightDiagnostics(["one", "two"])
         for step, value in enumerate(values):
             here = torch.tensor([step % 2 == 0, step % 2 == 1])
-            watch.look([step_with(torch.where(here, value, 0.0), here)], None)
-        names = [flag.name for flag in watch.flags(weighting.create("dwa", 2), Training(steps=4), None)]
+            diagnostics.observe([step_with(torch.where(here, value, 0.0), here)], None)
+        names = [flag.name for flag in diagnostics.flags(weighting.create("dwa", 2), Training(steps=4), None)]
         assert ("like_uniform" in names) == flagged
+
+
+def test_an_oscillation_is_seen_through_absent_steps_replicas_and_blocks() -> None:
+    """The second replica's second task swings; steps without it neither end the swing nor are one."""
+    diagnostics = WeightDiagnostics(["one", "two"])
+    for block in range(6):
+        results = []
+        for step in range(4):
+            here = torch.tensor([[True, True], [True, step % 2 == 0]])
+            value = 1.0 if (2 * block + step // 2) % 2 else 2.0
+            results.append(step_with(torch.tensor([[1.0, 1.0], [1.0, value]]) * here, here))
+        diagnostics.observe(results, None)
+    flags = {flag.name: flag for flag in diagnostics.flags(weighting.create("dwa", 2), Training(steps=24), None)}
+    text = "the weight of two went 11 times over its range, standard deviation 33% of its mean"
+    assert flags["oscillates"] == Flag(name="oscillates", text=text)
 
 
 def test_tables_show_flags_and_the_terminal_the_doubtful_ones(tmp_path: Path) -> None:
