@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.stats import qmc
 
 from benchmarks.seeds import derive
 
@@ -59,6 +58,9 @@ def trials(
 
 def _evenly(rates: Sequence[float], space: Mapping[str, Sequence[object]], seed: int) -> Iterator[Setting]:
     """Settings without end; of every length they cover the space evenly."""
+    # On use: scipy.stats is a third of what a command imports before its first run, and only suites that tune need it.
+    from scipy.stats import qmc
+
     points = qmc.Halton(1 + len(space), scramble=True, rng=np.random.default_rng(derive(seed, "trials")))
     low, high = math.log(min(rates)), math.log(max(rates))
     while True:
