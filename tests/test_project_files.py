@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -104,3 +105,12 @@ def test_workflows_name_files_and_targets_that_exist() -> None:
     makefile = text("Makefile")
     targets = re.findall(r"make ([a-z-]+)", commands)
     assert [target for target in targets if not re.search(rf"^{target}:", makefile, flags=re.MULTILINE)] == []
+
+
+def test_results_of_tests_can_be_written_as_junit(tmp_path: Path) -> None:
+    """Tests of traces record properties, which not every form of the file takes; warnings are errors."""
+    file = tmp_path / "junit.xml"
+    which = ["tests/test_traces.py", "-k", "same_weights and gls", "-p", "no:cacheprovider", f"--junit-xml={file}"]
+    done = subprocess.run([sys.executable, "-m", "pytest", *which], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    assert 'name="conformance"' in file.read_text(encoding="utf-8")

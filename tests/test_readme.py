@@ -16,6 +16,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import benchmarks
 import weighting
 from benchmarks.cli import main as command_line
 from benchmarks.cli import parsers
@@ -211,6 +212,10 @@ def test_the_site_builds_without_a_warning_and_fetches_nothing(tmp_path: Path) -
     assert "<math" in pages["methods/coba.html"]
     assert [name for name in weighting.names() if f"methods/{name}.html" not in pages] == []
     assert [name for name, page in pages.items() if "arithmatex" in page] == []
+    for package in (weighting, benchmarks):
+        page = pages[f"api/{package.__name__}.html"]
+        shown = set(re.findall(r'<h\d id="[\w.]*?(\w+)"', page))
+        assert [name for name in package.__all__ if name not in {*shown, "__version__"}] == []
     fetched = re.compile(r"""<(?:script|link|img)[^>]*(?:src|href)=["']?(https?://[^"' >]+)""")
     assert {link for page in pages.values() for link in fetched.findall(page)} == set()
 

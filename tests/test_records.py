@@ -149,7 +149,7 @@ def test_types_are_the_same_where_every_record_is_damaged(read: Read, tmp_path: 
 def test_a_run_that_ended_before_its_first_row_has_a_row_among_the_runs_alone(tmp_path: Path) -> None:
     nothing = pd.DataFrame(columns=list(COLUMNS))
     planned = {"window": "auto", "scale": 2.0}
-    crashed = make(seed=1, state="crashed", reason="no room", trajectory=nothing, hyperparameters=planned)
+    crashed = make(seed=1, state="crashed", reason="no memory left", trajectory=nothing, hyperparameters=planned)
     folder = write_suite(tmp_path / "two", [make(seed=0), crashed])
     frame = benchmarks.load(folder).set_index("seed")
     assert frame.loc[1, "state"] == "crashed"

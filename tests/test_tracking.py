@@ -94,7 +94,7 @@ def test_no_run_is_written_twice_and_a_missing_one_waits(tmp_path: Path) -> None
 
 def test_a_crashed_run_is_written_once_it_is_trained_again(tmp_path: Path) -> None:
     nothing = pd.DataFrame(columns=list(COLUMNS))
-    crashed, finished = make(state="crashed", reason="no room", trajectory=nothing), make()
+    crashed, finished = make(state="crashed", reason="no memory left", trajectory=nothing), make()
     assert crashed.record.key == finished.record.key
     assert track("tensorboard", write_suite(tmp_path, [crashed]), keys([crashed])) == 0
     assert track("tensorboard", write_suite(tmp_path, [finished]), keys([finished])) == 1

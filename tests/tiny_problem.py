@@ -127,7 +127,7 @@ class Tiny(Problem):
         if self.spoil == "infinite":
             return losses + torch.tensor([float("inf")] + [0.0] * (self.num_tasks - 1))
         if self.spoil == "memory":
-            raise torch.OutOfMemoryError("no room for this step")
+            raise torch.OutOfMemoryError("no memory for this step")
         if self.spoil == "host memory":
             raise MemoryError
         if self.spoil == "killed":

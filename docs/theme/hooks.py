@@ -41,6 +41,7 @@ def on_files(files: Files, config: Any) -> Files:
     seen = set(waiting)
     for name in entries:
         files.append(_file(name, config))
+    files.append(File.generated(config, "api/methods.md", content=_classes(), inclusion=InclusionLevel.INCLUDED))
     while waiting:
         name = waiting.pop()
         for target in sorted(_targets(name) - seen):
@@ -93,6 +94,14 @@ def _methods() -> list[str]:
     named = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     pages = [f"methods/{path.name}" for path in sorted((ROOT / "docs" / "methods").glob("*.md"))]
     return [page for page in pages if page not in named]
+
+
+def _classes() -> str:
+    """A page with the class of every method that has a page."""
+    names = sorted(path.stem for path in (ROOT / "docs" / "methods").glob("*.md"))
+    modules = [name for name in names if (ROOT / "weighting" / f"{name}.py").is_file()]
+    parts = [f"::: weighting.{name}\n    options:\n      show_root_toc_entry: true\n" for name in modules]
+    return "\n".join(["# Classes of the methods\n", *parts])
 
 
 def _reports() -> list[str]:
