@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 import torch
+from planted_faults import RatioUpsideDown, SlopeFlipped, TenTimesTooFast
 from tabulate import tabulate
-from test_planted_faults import RatioUpsideDown, SlopeFlipped, TenTimesTooFast
 from torch import nn
 
 import weighting

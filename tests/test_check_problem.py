@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 from broken_problems import BROKEN, Broken
-from test_step import FrozenTiny, NoisyTiny
 from tiny_problem import SCALES, Needy, Network, RowsTiny, Tiny
+from tiny_variants import FrozenTiny, NoisyTiny
 from torch import Tensor
 
 from benchmarks.cli import main as command_line

@@ -6,44 +6,18 @@ import os
 import re
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import yaml
+from command_line import Bench, Said, assert_refused
 
-from benchmarks.cli import main as command_line
 from benchmarks.cli.parsers import COMMANDS, options_of
 from benchmarks.records.storage import RUN_FILE, read_run, run_folders
 
 ROOT = Path(__file__).resolve().parent.parent
 OWN = ROOT / "tests" / "tiny_problem.py"
 TINY = f"{OWN}:Tiny"
-
-
-@dataclass
-class Said:
-    """What a command answered."""
-
-    code: int
-    stdout: str
-    stderr: str
-
-
-class Bench:
-    """Calls commands in this process."""
-
-    def __init__(self, capfd: pytest.CaptureFixture[str]) -> None:
-        self.capfd = capfd
-
-    def __call__(self, *arguments: str) -> Said:
-        code = command_line.main(arguments)
-        return Said(code, *self.capfd.readouterr())
-
-
-@pytest.fixture
-def bench(capfd: pytest.CaptureFixture[str]) -> Bench:
-    return Bench(capfd)
 
 
 @pytest.fixture
@@ -70,16 +44,6 @@ def process(*arguments: str) -> Said:
     command = [sys.executable, "run_bench.py", *arguments]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     return Said(done.returncode, done.stdout, done.stderr)
-
-
-def assert_refused(said: Said, *fragments: str) -> None:
-    """Bad input: exit code 2, one line on stderr that has the fragments, and nothing else."""
-    assert (said.code, said.stdout) == (2, "")
-    assert said.stderr.startswith("error: ")
-    assert said.stderr.endswith("\n")
-    assert said.stderr.count("\n") == 1
-    for fragment in fragments:
-        assert fragment in said.stderr
 
 
 # ---- the plan --------------------------------------------------------------------------------------------------------

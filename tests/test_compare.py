@@ -10,8 +10,8 @@ import fake_runs
 import numpy as np
 import pytest
 import regression_runs
+from command_line import Bench, assert_refused, bench
 from regression_runs import same
-from test_commands import Bench, assert_refused, bench
 from written_records import rewrite
 
 from benchmarks.analysis.loading import load

@@ -18,8 +18,8 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import torch
+from commands_at_work import in_process, jobs_of, write_suite
 from faults import DAMAGES, damage, mistaken, restore
-from test_harness import in_process, jobs_of, write_suite
 
 from benchmarks.analysis import loading
 from benchmarks.cli import main as command_line

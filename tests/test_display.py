@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from test_suite import plan_of, suite
+from suites import plan_of, suite
 
 from benchmarks.harness.display import LINE_SECONDS, Lines
 from benchmarks.harness.memory import MemoryGate, Running, available_memory

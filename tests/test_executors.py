@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 import torch
-from test_harness import LEARNERS, assert_same_numbers, checkpoints, jobs_of, own, runs_of, write_suite
+from commands_at_work import LEARNERS, assert_same_numbers, checkpoints, jobs_of, own, runs_of, write_suite
 
 from benchmarks.cli import main as command_line
 from benchmarks.harness import dispatcher, here

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from loops import METHODS, TRAINING, logged, loop_of, method, parameters, same, settings, stop_after
 from tiny_problem import Fine, Indignant, Raises, RowsTiny, Spy, Tiny, TurnsNaN
 from torch import Tensor, nn
 
@@ -19,59 +20,9 @@ from benchmarks.harness import checkpoint
 from benchmarks.harness.checkpoint import Checkpoint
 from benchmarks.harness.loop import DivergedError, Loop, StopRequested
 from benchmarks.problems.multidigits import MultiDigits
-from weighting import Needs, Weighter
+from weighting import Needs
 
-CPU = torch.device("cpu")
 TASKS = Tiny.all_tasks
-
-METHODS: dict[str, tuple[str, dict[str, Any]]] = {
-    "uniform": ("uniform", {}),
-    "static": ("static", {"weights": [1.0, 0.5, 0.0]}),
-    "random": ("random", {"seed": 3}),
-    "gradnorm": ("gradnorm", {}),
-    "dwa": ("dwa", {"window": 4}),
-    "uncertainty": ("uncertainty", {}),
-    "famo": ("famo", {}),
-    "famo next_batch": ("famo", {"lookahead": "next_batch"}),
-    "coba": ("coba", {"warmup": 4, "window": 8}),
-    "coba update_every": ("coba", {"warmup": 4, "window": 8, "update_every": 3}),
-    "coba mftcoder": ("coba", {"warmup": 4, "window": 8, "variant": "mftcoder"}),
-    "coba mftcoder update_every": ("coba", {"warmup": 6, "window": 8, "update_every": 2, "variant": "mftcoder"}),
-}
-
-
-def method(name: str, num_tasks: int = 3) -> Weighter:
-    listed, hyperparameters = METHODS[name]
-    return weighting.create(listed, num_tasks, **hyperparameters)
-
-
-def settings(**changes: Any) -> Training:
-    return Training.model_validate({**Tiny.training.model_dump(), **changes})
-
-
-def loop_of(
-    weighter: Weighter, training: Training | None = None, problem: Problem | None = None, seed: int = 0, **more: Any
-) -> Loop:
-    problem = problem or Tiny()
-    training = training or problem.training
-    return Loop(problem, problem.data(seed, training), weighter, training, seed, device=CPU, **more)
-
-
-def parameters(model: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-
-
-def logged(loop: Loop, column: str) -> dict[int, list[float]]:
-    """Step -> the column's numbers, one per task, where they were measured."""
-    table = loop.trajectory.frame().dropna(subset=[column])
-    return {int(step): table.loc[table["step"] == step, column].tolist() for step in table["step"].unique()}
-
-
-def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
-    return one.keys() == other.keys() and all(
-        torch.equal(one[name].isnan(), other[name].isnan()) and torch.equal(one[name].nan_to_num(), other[name].nan_to_num())
-        for name in one
-    )
 
 
 def by_hand(
@@ -527,20 +478,6 @@ def test_what_a_weighter_raises_is_not_swallowed() -> None:
 
 
 # ---- stopping and going on -------------------------------------------------------------------------------------------
-
-
-def stop_after(blocks: int) -> Callable[[], bool]:
-    asked = 0
-
-    def should_stop() -> bool:
-        nonlocal asked
-        asked += 1
-        return asked >= blocks
-
-    return should_stop
-
-
-TRAINING = {"steps": 40, "lr": 0.05, "log_every": 3, "evaluate_every": 7, "lr_schedule": "cosine"}
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -19,7 +19,7 @@ from typing import Any
 import filelock
 import psutil
 import pytest
-from test_harness import (
+from commands_at_work import (
     LONG,
     ROOT,
     Ear,

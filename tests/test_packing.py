@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from commands_at_work import call
+from commands_at_work import write_suite as write_suite_file
 from fake_runs import make, suite, toy, trajectories, write_suite
-from test_harness import call
-from test_harness import write_suite as write_suite_file
-from test_relative_cost import bench as train
-from test_relative_cost import made_older
-from test_relative_cost import suite as suite_to_train
+from timed_runs import bench as train
+from timed_runs import made_older
+from timed_runs import suite as suite_to_train
 from written_records import change
 
 import benchmarks

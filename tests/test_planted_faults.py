@@ -4,29 +4,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
-from test_traces import REPLAYS, Trace, files, group_of, largest_difference, numbers
+from planted_faults import RatioUpsideDown, SlopeFlipped, TenTimesTooFast
+from replays import REPLAYS, Trace, files, group_of, largest_difference, numbers
 from torch import Tensor
 
 import weighting
 from weighting import Observation, Weighter
 from weighting._windows import TrendWindow
 from weighting.coba import CoBa
-from weighting.dwa import DynamicWeightAverage
-from weighting.famo import Famo
 from weighting.gls import GeometricLoss
 from weighting.gradnorm import GradNorm
 from weighting.imtl_l import ImpartialLoss
 from weighting.uncertainty import UncertaintyWeighting
-
-
-class SlopeFlipped(CoBa):
-    """The sign of the slopes."""
-
-    def _scores(self, slopes: Tensor, live: Tensor, updates: int) -> Any:
-        return super()._scores(-slopes, live, updates)
 
 
 class WindowOffByOne(CoBa):
@@ -36,13 +27,6 @@ class WindowOffByOne(CoBa):
         assert isinstance(self.ratios, TrendWindow)
         self.ratios = TrendWindow(self.shape, self.ratios.length + 1)
         super().start(first)
-
-
-class RatioUpsideDown(DynamicWeightAverage):
-    """The older window by the newer."""
-
-    def _shares(self, newer: Tensor, older: Tensor) -> Tensor:
-        return super()._shares(older.where(~older.isnan(), newer), newer)
 
 
 class TasksInTheWrongOrder(GeometricLoss):
@@ -57,14 +41,6 @@ class InitialLossOverwritten(GradNorm):
 
     def _remember(self, losses: Tensor, present: Tensor) -> None:
         self.initial_losses.copy_(losses)
-
-
-class TenTimesTooFast(Famo):
-    """The learning rate of the logits."""
-
-    def update(self, after: Observation) -> None:
-        self.optimizer.lr = 0.25
-        super().update(after)
 
 
 class WithoutTheHalf(UncertaintyWeighting):

@@ -6,8 +6,9 @@ import shutil
 
 import pytest
 import regression_runs
+from check_bench import CheckBench, check_bench
 from planted_regressions import PLANTED, REFERENCE, Planted
-from test_check import CheckBench, bench, check_bench
+from test_check import bench
 from torch import nn
 
 from benchmarks.cli import regression

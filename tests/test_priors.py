@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import yaml
 from fake_runs import make
-from test_suite import TINY, labels, plan_of, suite
+from suites import TINY, labels, plan_of, suite
 
 import benchmarks
 from benchmarks.analysis.sections import sections, uniform_label

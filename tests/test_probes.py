@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from test_loop import METHODS, TRAINING, logged, loop_of, method, parameters, same, settings, stop_after
-from test_step import Sparse
-from test_suite import plan_of, suite
+from loops import METHODS, TRAINING, logged, loop_of, method, parameters, same, settings, stop_after
+from suites import plan_of, suite
 from tiny_problem import Fine
+from tiny_variants import Sparse
 from torch import Tensor
 from written_records import change_trajectory
 

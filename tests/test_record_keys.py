@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_suite import OWN, plan_of, suite
+from suites import OWN, plan_of, suite
 from tiny_problem import Tiny
 
 import weighting

@@ -10,20 +10,18 @@ from typing import Any
 import fake_runs
 import pytest
 import regression_runs
-import yaml
+from timed_runs import bench, made_older, suite
 
 from benchmarks.analysis.relative_cost import APART, Pairing, own_timing, pairings, ratios, timed_lately, without_pair
 from benchmarks.analysis.scores import RELATIVE
 from benchmarks.analysis.section_tables import section_tables
 from benchmarks.analysis.sections import sections
-from benchmarks.cli import main as command_line
 from benchmarks.planning.status import plan_status
 from benchmarks.records import provenance
 from benchmarks.records.schema import Run, Timing
 from benchmarks.records.storage import read_run, run_folders, write_run
 from benchmarks.regression import step_cost
 
-OWN = f"{Path(__file__).resolve().parent / 'tiny_problem.py'}:Tiny"
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
 LONG = timedelta(minutes=4)
 
@@ -157,32 +155,9 @@ def test_the_gate_judges_pairs_only() -> None:
 # ---- pairs that are trained again ------------------------------------------------------------------------------------
 
 
-def suite(folder: Path, *weighters: str) -> Path:
-    path = folder / "mine.yaml"
-    content = {"seeds": [0, 1], "problems": [OWN], "weighters": ["uniform", *weighters]}
-    path.write_text(yaml.safe_dump(content), encoding="utf-8")
-    return path
-
-
-def bench(path: Path, *more: str) -> int:
-    places = ["--out", str(path.parent / "out"), "--plots", str(path.parent / "plots"), "--jobs", "1"]
-    return command_line.main([str(path), *places, *more])
-
-
 def recorded(path: Path) -> dict[tuple[str, int], Run]:
     runs = [read_run(place) for place in run_folders(path.parent / "out" / "mine")]
     return {(each.label, each.seed): each for each in runs if each.record.run.role == "method"}
-
-
-def made_older(path: Path, age: timedelta) -> None:
-    """As if all had been trained that much earlier."""
-    folder = path.parent / "out" / "mine"
-    for place in run_folders(folder):
-        found = read_run(place)
-        times = {
-            name: (datetime.fromisoformat(getattr(found.record, name)) - age).isoformat() for name in ("started", "ended")
-        }
-        write_run(folder / "runs", found.record.model_copy(update=times), found.trajectory)
 
 
 def test_uniform_is_trained_again_beside_a_method_that_is_trained_later(

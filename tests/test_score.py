@@ -10,7 +10,7 @@ import fake_runs
 import numpy as np
 import pytest
 import torch
-from test_selection import loop_of
+from selections import loop_of
 
 from benchmarks.analysis.equal_time import lowest_score
 from benchmarks.analysis.selection_score import score

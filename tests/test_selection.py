@@ -3,28 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 from pydantic import ValidationError
-from tiny_problem import Tiny
+from selections import STEPS, loop_of
 
-import weighting
 from benchmarks.contract import Evaluation, Split, Training
 from benchmarks.harness.checkpoint import Checkpoint
-from benchmarks.harness.loop import Loop, RunResult, StopRequested
+from benchmarks.harness.loop import RunResult, StopRequested
 
-STEPS, EVERY = 22, 5
 EVALUATED = (0, 5, 10, 15, 20, 22)
-
-
-def loop_of(selection: str, **more: Any) -> Loop:
-    changes = {"steps": STEPS, "evaluate_every": EVERY, "log_every": 5, "lr": 0.3, "selection": selection}
-    training = Training.model_validate({**Tiny.training.model_dump(), **changes})
-    problem = Tiny()
-    weighter = weighting.create("uniform", problem.num_tasks)
-    return Loop(problem, problem.data(0, training), weighter, training, 0, device=torch.device("cpu"), **more)
 
 
 def evaluations() -> dict[int, dict[Split, Evaluation]]:

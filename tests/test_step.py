@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from loops import loop_of, settings
 from scripts import SETTING_IDS, SETTINGS, make
-from test_loop import loop_of, settings
-from tiny_problem import Network, RowsTiny, Spy, Tiny
+from tiny_problem import RowsTiny, Spy, Tiny
+from tiny_variants import FrozenTiny, NoisyTiny, Sparse
 from torch import Tensor, nn
 
 import weighting
@@ -33,36 +33,6 @@ class AsksForAll(Spy):
 
     name = "asks_for_all"
     needs = EVERYTHING
-
-
-class Noisy(Network):
-    """With a layer in which a step leaves traces or draws numbers."""
-
-    def __init__(self, kind: str) -> None:
-        super().__init__()
-        self.kind = kind
-        self.between = nn.BatchNorm1d(3) if kind == "batch norm" else nn.Dropout(0.3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        hidden: Tensor = self.between(self.shared(x))
-        if self.kind == "numpy":
-            hidden = hidden * (1 + 0.1 * float(np.random.rand()) + 0.1 * random.random()) if self.training else hidden  # noqa: NPY002
-        return torch.tanh(hidden)
-
-
-class NoisyTiny(Tiny):
-    """``kind``: batch norm, dropout, or numpy: draws of NumPy and Python."""
-
-    name = "noisy_tiny"
-
-    def __init__(self, *, tasks: Sequence[str] | None = None, kind: str = "dropout") -> None:
-        super().__init__(tasks=tasks)
-        self.kind = kind
-
-    def model(self, seed: int) -> nn.Module:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return Noisy(self.kind)
 
 
 KINDS = ("batch norm", "dropout", "numpy")
@@ -125,26 +95,6 @@ def test_extra_passes_leave_generators_and_modes_as_they_were() -> None:
 
 
 # ---- micro-batches ---------------------------------------------------------------------------------------------------
-
-
-class Sparse(Tiny):
-    """Every example has its label for some of the tasks only, and now and then a batch lacks a task."""
-
-    name = "sparse"
-
-    def counts(self, batch: Batch) -> Tensor:
-        return self._labelled(batch).sum(0)
-
-    def losses(self, model: nn.Module, batch: Batch) -> Tensor:
-        assert isinstance(model, Network)
-        hidden, here = model(batch["x"]), self._labelled(batch)
-        answers = torch.cat([model.heads[task](hidden) for task in self.tasks], dim=-1)
-        # 0 / 0 for a task without labels: nobody may look at it.
-        return ((answers - batch["y"]).square() * here).sum(0) / here.sum(0).clamp(min=1) + 0 / here.sum(0)
-
-    def _labelled(self, batch: Batch) -> Tensor:
-        here: Tensor = batch["x"][:, :3] > 0.5
-        return here
 
 
 class SparseInDouble(_InDouble, Sparse):
@@ -287,23 +237,6 @@ def test_a_bad_validation_batch_is_a_flag() -> None:
 
 
 # ---- checkpoints and layers ------------------------------------------------------------------------------------------
-
-
-class Frozen(Network):
-    """With a large part that is not trained, in half precision."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.large = nn.Linear(1000, 1000).bfloat16().requires_grad_(False)
-
-
-class FrozenTiny(Tiny):
-    """A frozen part of four megabytes."""
-
-    def model(self, seed: int) -> nn.Module:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return Frozen()
 
 
 def test_checkpoints_and_best_copies_hold_what_is_trained(tmp_path: Path) -> None:

@@ -9,35 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+from suites import OWN, TINY, labels, plan_of, suite
 
 from benchmarks.catalog import AUTO, hyperparameters_in_run, make_problem
 from benchmarks.contract import Training
 from benchmarks.errors import UserError
-from benchmarks.planning.plan import Filters, Plan, make_plan
+from benchmarks.planning.plan import Filters, make_plan
 from benchmarks.planning.suite import read_suite
 from benchmarks.problems import LISTED
 from benchmarks.records.schema import RunSpec
 from benchmarks.suites import suite_names
 from weighting import METHODS, RunFacts
-
-OWN = Path(__file__).resolve().parent / "tiny_problem.py"
-TINY = f"{OWN}:Tiny"
-
-
-def plan_of(folder: Path, content: dict[str, Any] | str, filters: Filters | None = None) -> Plan:
-    path = folder / "mine.yaml"
-    path.write_text(content if isinstance(content, str) else yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
-    return make_plan(read_suite(str(path)), filters or Filters(), "cpu")
-
-
-def suite(**changes: Any) -> dict[str, Any]:
-    return {"seeds": [0], "problems": [TINY], "weighters": ["uniform"], **changes}
-
-
-def labels(plan: Plan) -> list[str]:
-    return list(dict.fromkeys(run.weighter.label for run in plan.runs))
-
 
 # ---- what a suite says -----------------------------------------------------------------------------------------------
 

@@ -9,183 +9,28 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from replays import (
+    REPLAYS,
+    Replay,
+    Trace,
+    ask_and_tell,
+    coba_official,
+    coba_paper,
+    dwa,
+    files,
+    found,
+    group_of,
+    largest_difference,
+    numbers,
+)
 
 import weighting
-from weighting import Observation, Weighter
-
-Trace = dict[str, Any]
-
-
-def numbers(values: Any) -> Tensor:
-    """NaN where a file has null."""
-    return torch.tensor(np.array(values, dtype=np.float64))
-
-
-def ask_and_tell(weighter: Weighter, seen: Observation) -> Tensor:
-    weights = weighter.weights(seen)
-    weighter.update(seen)
-    return weights
-
-
-def coba_paper(trace: Trace, history: str = "from_warmup") -> list[Tensor]:
-    """Row t of the validation losses belongs to the model after t updates; ``weights[t]`` has seen the rows up to t."""
-    given = trace["hyperparameters"]
-    weighter = weighting.create(
-        "coba",
-        trace["num_tasks"],
-        warmup=given["warmup"],
-        window=given["history_window"],
-        tau=given["tau"],
-        update_every=given.get("update_interval", 1),
-        history=history,
-    )
-    rows = [numbers(row) for row in trace["inputs"]["val_losses"]]
-    weighter.start(Observation(losses=rows[0], val_losses=rows[0]))
-    weights = []
-    for t in range(len(trace["weights"])):
-        weights.append(weighter.weights(Observation(losses=rows[t])))
-        if t + 1 < len(rows):
-            weighter.update(Observation(losses=rows[t], val_losses=rows[t + 1]))
-    return weights
-
-
-def coba_official(trace: Trace, inputs: str = "val_ratios") -> list[Tensor]:
-    """Records come after some steps: the ratios to the initial losses as stored, or the losses of a record's samples.
-
-    A ratio of zero says that the validation batch had nothing of the task. With ``train_task_present`` the weights in the
-    total are ``effective_coefficients``.
-    """
-    given, seen = trace["hyperparameters"], trace["inputs"]
-    weighter = weighting.create(
-        "coba",
-        trace["num_tasks"],
-        variant="mftcoder",
-        warmup=given["warmup_steps"],
-        window=given["history_length"],
-        tau=given["tau"],
-        update_every=given["update_interval"],
-    )
-    initial = numbers(seen["initial_val_loss"])
-    present = found(trace, "train_task_present")
-    rows = [numbers(row) for row in seen[inputs]]
-    records = [row * initial if inputs == "val_ratios" else row.reshape(-1, len(initial)).mean(0) for row in rows]
-    by_step = dict(zip(seen["val_steps"], records, strict=True))
-    weighter.start(Observation(losses=initial, val_losses=initial))
-    weights = []
-    for step in range(len(trace["weights"])):
-        here = None if present is None else torch.tensor(present[step], dtype=torch.bool)
-        now = Observation(losses=initial, counts=here)
-        weights.append(weighter.weights(now))
-        if step in by_step:
-            missing = (by_step[step] == 0) | by_step[step].isnan()
-            now = now.replace(val_losses=by_step[step], val_counts=~missing if bool(missing.any()) else None)
-        weighter.update(now)
-    return weights
-
-
-def found(trace: Trace, key: str) -> Any:
-    """An array that may stand among the inputs, the outputs or beside them; None: nowhere."""
-    return next((place[key] for place in (trace["inputs"], trace.get("outputs", {}), trace) if key in place), None)
-
-
-def famo(trace: Trace) -> list[Tensor]:
-    given, inputs = trace["hyperparameters"], trace["inputs"]
-    least = found(trace, "min_losses") or given["min_losses"]
-    weighter = weighting.create(
-        "famo",
-        trace["num_tasks"],
-        lr=given["w_lr"],
-        gamma=given["gamma"],
-        min_losses=0.0 if isinstance(least, str) else least,
-    )
-    pairs = zip(inputs["losses_before"], inputs["losses_after"], strict=True)
-    return [
-        ask_and_tell(weighter, Observation(losses=numbers(before), losses_after=numbers(after))) for before, after in pairs
-    ]
-
-
-def dwa(trace: Trace) -> list[Tensor]:
-    """One row per epoch, its mean losses: windows of one step."""
-    weighter = weighting.create("dwa", trace["num_tasks"], window=1, temperature=trace["hyperparameters"]["temperature"])
-    return [ask_and_tell(weighter, Observation(losses=numbers(row))) for row in trace["inputs"]["epoch_losses"]]
-
-
-def dwa_nashmtl(trace: Trace) -> list[Tensor]:
-    """The file's weights sum to K, and the total is the mean of weight times loss."""
-    given = trace["hyperparameters"]
-    weighter = weighting.create(
-        "dwa",
-        trace["num_tasks"],
-        variant="nash_mtl",
-        window=given["iteration_window"],
-        temperature=given["temperature"],
-    )
-    rows = [ask_and_tell(weighter, Observation(losses=numbers(row))) for row in trace["inputs"]["losses"]]
-    return [trace["num_tasks"] * row for row in rows]
-
-
-def by_losses(name: str) -> Callable[[Trace], list[Tensor]]:
-    """A method that reads nothing but one row of losses per step."""
-
-    def replay(trace: Trace) -> list[Tensor]:
-        weighter = weighting.create(name, trace["num_tasks"])
-        return [ask_and_tell(weighter, Observation(losses=numbers(row))) for row in trace["inputs"]["losses"]]
-
-    return replay
-
-
-def imtl_l(trace: Trace) -> list[Tensor]:
-    given = dict(trace["hyperparameters"])
-    weighter = weighting.create("imtl_l", trace["num_tasks"], initial_log_scale=given.pop("initial_s"), **given)
-    return [ask_and_tell(weighter, Observation(losses=numbers(row))) for row in trace["inputs"]["losses"]]
-
-
-def gradnorm_libmtl(trace: Trace) -> list[Tensor]:
-    """The rows start after the first epoch, whose mean losses are given."""
-    given = trace["hyperparameters"]
-    weighter = weighting.create(
-        "gradnorm",
-        trace["num_tasks"],
-        variant="libmtl",
-        alpha=given["alpha"],
-        lr=given["lr"],
-        optimizer=given["optimizer"].split()[0],
-        weight_decay=given["weight_decay"],
-    )
-    return replay_gradnorm(weighter, trace["inputs"])
-
-
-def replay_gradnorm(weighter: Weighter, inputs: dict[str, Any]) -> list[Tensor]:
-    weighter.start(Observation(losses=numbers(inputs["initial_losses"])))
-    pairs = zip(inputs["losses"], inputs["gradient_norms"], strict=True)
-    return [
-        ask_and_tell(weighter, Observation(losses=numbers(losses), grad_norms=numbers(norms))) for losses, norms in pairs
-    ]
-
-
-def uncertainty(trace: Trace) -> list[Tensor]:
-    weighter = weighting.create("uncertainty", trace["num_tasks"], **trace["hyperparameters"])
-    return [ask_and_tell(weighter, Observation(losses=numbers(row))) for row in trace["inputs"]["losses"]]
-
-
-def gradnorm(trace: Trace) -> list[Tensor]:
-    given = trace["hyperparameters"]
-    weighter = weighting.create(
-        "gradnorm",
-        trace["num_tasks"],
-        alpha=given["alpha"],
-        lr=given["weight_lr"],
-        optimizer=given["weight_optimizer"].split()[0],
-    )
-    return replay_gradnorm(weighter, trace["inputs"])
+from weighting import Observation
 
 
 def rlw(trace: Trace) -> None:
@@ -217,33 +62,6 @@ def rlw(trace: Trace) -> None:
 DRAWS = 10_000
 
 
-@dataclass(frozen=True)
-class Replay:
-    """How the traces of one group are replayed, and the largest difference allowed in any weight."""
-
-    setting: str
-    """The method, and the variant where it has several."""
-    weights: Callable[[Trace], list[Tensor]]
-    limit: float = 1e-10
-    relative: bool = False
-    """The limit is one on the difference relative to the weight."""
-
-
-REPLAYS = {
-    "coba_paper": Replay('coba, variant="paper"', coba_paper),
-    "coba_official": Replay('coba, variant="mftcoder"', coba_official, 1e-9),
-    "famo_official": Replay("famo", famo),
-    "dwa_libmtl": Replay('dwa, variant="paper"', dwa),
-    "dwa_nashmtl": Replay('dwa, variant="nash_mtl"', dwa_nashmtl, 1e-5, relative=True),
-    "uw_libmtl": Replay("uncertainty", uncertainty),
-    "uw_nashmtl": Replay("uncertainty", uncertainty),
-    "gradnorm_paper": Replay('gradnorm, variant="paper"', gradnorm),
-    "gradnorm_libmtl": Replay('gradnorm, variant="libmtl"', gradnorm_libmtl),
-    "gls_libmtl": Replay("gls", by_losses("gls")),
-    "imtl_l_libmtl": Replay("imtl_l", imtl_l),
-}
-"""Group, the part of a file's name before the hyphen -> its replay."""
-
 SINGLE_PRECISION_LIMIT = 1e-5
 
 
@@ -261,32 +79,10 @@ def further_replays(trace: Trace) -> list[tuple[Replay, Any]]:
     return result
 
 
-def group_of(path: Path) -> str:
-    return path.name.partition("-")[0]
-
-
-def files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("*.json") if path.name != "INDEX.json")
-
-
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "path" in metafunc.fixturenames:
         found_files = files(metafunc.config.getoption("traces"))
         metafunc.parametrize("path", found_files, ids=[path.stem for path in found_files])
-
-
-def largest_difference(replay: Replay, trace: Trace, expected: Tensor) -> float:
-    """Over all steps and tasks of which the trace knows the weight."""
-    ours = torch.stack(replay.weights(trace))
-    assert ours.shape == expected.shape
-    present = found(trace, "train_task_present")
-    counts = ~expected.isnan()
-    if present is not None:
-        here = torch.tensor(present, dtype=torch.bool)
-        assert bool((ours[~here] == 0).all()), "an absent task has a weight"
-        counts &= here
-    difference = (ours - expected).abs()[counts]
-    return float((difference / expected.abs()[counts] if replay.relative else difference).max())
 
 
 def test_same_weights_as_the_other_implementation(path: Path, record_property: Callable[[str, object], None]) -> None:

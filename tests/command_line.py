@@ -1,0 +1,44 @@
+"""Commands, called as a user calls them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+
+from benchmarks.cli import main as command_line
+
+
+@dataclass
+class Said:
+    """What a command answered."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+
+class Bench:
+    """Calls commands in this process."""
+
+    def __init__(self, capfd: pytest.CaptureFixture[str]) -> None:
+        self.capfd = capfd
+
+    def __call__(self, *arguments: str) -> Said:
+        code = command_line.main(arguments)
+        return Said(code, *self.capfd.readouterr())
+
+
+@pytest.fixture
+def bench(capfd: pytest.CaptureFixture[str]) -> Bench:
+    return Bench(capfd)
+
+
+def assert_refused(said: Said, *fragments: str) -> None:
+    """Bad input: exit code 2, one line on stderr that has the fragments, and nothing else."""
+    assert (said.code, said.stdout) == (2, "")
+    assert said.stderr.startswith("error: ")
+    assert said.stderr.endswith("\n")
+    assert said.stderr.count("\n") == 1
+    for fragment in fragments:
+        assert fragment in said.stderr

@@ -1,0 +1,22 @@
+"""Loops whose evaluations are known beforehand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from tiny_problem import Tiny
+
+import weighting
+from benchmarks.contract import Training
+from benchmarks.harness.loop import Loop
+
+STEPS, EVERY = 22, 5
+
+
+def loop_of(selection: str, **more: Any) -> Loop:
+    changes = {"steps": STEPS, "evaluate_every": EVERY, "log_every": 5, "lr": 0.3, "selection": selection}
+    training = Training.model_validate({**Tiny.training.model_dump(), **changes})
+    problem = Tiny()
+    weighter = weighting.create("uniform", problem.num_tasks)
+    return Loop(problem, problem.data(0, training), weighter, training, 0, device=torch.device("cpu"), **more)
