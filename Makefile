@@ -25,7 +25,7 @@ readme: $(VENV)/.installed-test  ## numbers and options on the pages, from the r
 	PYTHONPATH=. $(BIN)/python docs/theme/blocks.py
 
 conformance: $(VENV)/.installed-test  ## how far the weights are from those of other implementations, as a page
-	$(BIN)/pytest tests/test_traces.py -k same_weights --conformance docs/methods/conformance.md
+	$(BIN)/pytest tests/weighting/test_traces.py -k same_weights --conformance docs/methods/conformance.md
 
 # Old versions warn about one another, so warnings are none of the findings here.
 LOWER_BOUNDS := $(patsubst %,tests/test_%.py,weighter_formulas traces suite records report multidigits code_lm html_page paired loop tracking)
@@ -37,7 +37,7 @@ lower-bounds:  ## the fast tests with the oldest allowed versions, in an environ
 
 FAULTS ?= 10000
 soak: $(VENV)/.installed-test  ## damage records FAULTS times and show them to all that reads records: ten minutes
-	$(BIN)/pytest tests/test_damage.py --faults $(FAULTS) --timeout 0
+	$(BIN)/pytest tests/records/test_damage.py --faults $(FAULTS) --timeout 0
 
 reference: $(VENV)/.installed-test  ## train all committed numbers and pictures again: two hours
 	rm -rf results/reference plots/reference

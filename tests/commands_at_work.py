@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 import psutil
 import yaml
+from places import ROOT
 
 from benchmarks.harness.local import work
 from benchmarks.harness.worker import Job
@@ -23,9 +24,6 @@ from benchmarks.records.storage import (
     read_run,
     run_folders,
 )
-
-ROOT = Path(__file__).resolve().parent.parent
-
 
 OWN = ROOT / "tests" / "tiny_problem.py"
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from conformance import Conformance
 from hypothesis import HealthCheck, settings
+from places import TESTS
 
 torch.set_num_threads(1)
 
@@ -24,7 +25,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
     ``--faults N``: damage records so often, see test_damage.
     """
-    parser.addoption("--traces", type=Path, default=Path(__file__).parent / "traces", help="folder of reference traces")
+    parser.addoption("--traces", type=Path, default=TESTS / "traces", help="folder of reference traces")
     parser.addoption("--faults", type=int, default=150, help="random faults in records")
     parser.addoption("--conformance", type=Path, help="file for the table of replayed traces")
 

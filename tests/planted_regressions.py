@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from places import ROOT
 from planted_faults import RatioUpsideDown, SlopeFlipped, TenTimesTooFast
 from tabulate import tabulate
 from torch import nn
@@ -29,7 +29,7 @@ from benchmarks.records.schema import Run
 from benchmarks.regression import baseline, quality
 from weighting import Weighter
 
-REFERENCE = Path(__file__).resolve().parent.parent / "results" / "reference"
+REFERENCE = ROOT / "results" / "reference"
 
 
 class AtTheWrongLayer(SharedLayerNorms):

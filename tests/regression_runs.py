@@ -8,6 +8,7 @@ from typing import Any
 
 import fake_runs
 import yaml
+from places import TESTS
 
 from benchmarks.harness.dispatcher import PlanResult
 from benchmarks.planning.plan import Filters, Plan, make_plan
@@ -17,7 +18,7 @@ from benchmarks.records import provenance
 from benchmarks.records.schema import Fingerprints, MetricInfo, Run, RunSpec
 from benchmarks.records.storage import write_run
 
-OWN = f"{Path(__file__).parent / 'tiny_problem.py'}:Tiny"
+OWN = f"{TESTS / 'tiny_problem.py'}:Tiny"
 METHODS = ("uniform", "random", "gradnorm", "dwa", "famo", "coba")
 INFOS = tuple(
     MetricInfo(key=f"{task}/mse", name="mse", task=task, higher_is_better=False, primary=True)

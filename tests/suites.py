@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from places import TESTS
 
 from benchmarks.planning.plan import Filters, Plan, make_plan
 from benchmarks.planning.suite import read_suite
 
-OWN = Path(__file__).resolve().parent / "tiny_problem.py"
+OWN = TESTS / "tiny_problem.py"
 
 
 TINY = f"{OWN}:Tiny"

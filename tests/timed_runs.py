@@ -6,11 +6,12 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import yaml
+from places import TESTS
 
 from benchmarks.cli import main as command_line
 from benchmarks.records.storage import read_run, run_folders, write_run
 
-OWN = f"{Path(__file__).resolve().parent / 'tiny_problem.py'}:Tiny"
+OWN = f"{TESTS / 'tiny_problem.py'}:Tiny"
 
 
 def suite(folder: Path, *weighters: str) -> Path:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from broken_contract import BROKEN, Broken, Right
+from places import ROOT
 from torch import Tensor
 
 from benchmarks.catalog import weighter_class
@@ -16,8 +17,6 @@ from weighting.testing import check_weighter
 from weighting.testing.contract import IN_EVERY_SETTING, ONCE
 from weighting.testing.report import ask
 from weighting.testing.settings import Subject
-
-ROOT = Path(__file__).resolve().parent.parent
 
 FORGETFUL = '''
 import torch

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from places import ROOT
 
 from benchmarks import load, load_trajectories
-
-ROOT = Path(__file__).resolve().parent.parent
 
 SUITE = """
 seeds: [0]

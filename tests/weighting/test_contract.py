@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from places import ROOT
 from scripts import SETTING_IDS, SETTINGS, SUBJECTS, make
 
 import weighting
@@ -17,8 +17,6 @@ from weighting._build import hyperparameters_of
 from weighting.testing.contract import IN_EVERY_SETTING, ONCE, Check
 from weighting.testing.settings import Subject, short
 from weighting.testing.synthetic import FIELD_OF, Script, at_start, go_on, run, script
-
-ROOT = Path(__file__).resolve().parent.parent
 
 every_listed = pytest.mark.parametrize("listed", METHODS)
 every_subject = pytest.mark.parametrize("subject", SUBJECTS, ids=SETTING_IDS)

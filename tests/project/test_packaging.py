@@ -18,11 +18,11 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from places import ROOT
 
 import weighting
 from benchmarks.records import provenance
 
-ROOT = Path(__file__).resolve().parent.parent
 METHOD_CLASSES = [pytest.param(kind, id=name) for name, kind in weighting.METHODS.items()]
 OPTIONS = ("--no-deps", "--no-build-isolation", "--no-index", "--no-cache-dir", "--disable-pip-version-check", "--quiet")
 

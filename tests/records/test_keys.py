@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from places import ROOT
 from suites import OWN, plan_of, suite
 from tiny_problem import Tiny
 
@@ -22,7 +23,7 @@ from benchmarks.records.storage import DamagedRecordError, read_run, run_folders
 from benchmarks.regression import golden_weights
 from weighting.dwa import DynamicWeightAverage
 
-REFERENCE = Path(__file__).resolve().parent.parent / "results" / "reference"
+REFERENCE = ROOT / "results" / "reference"
 
 
 def spec_of(folder: Path, weighter: str = "dwa", **problem: Any) -> RunSpec:

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from places import ROOT
 
 from benchmarks.cli import main as command_line
 
-ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples"
 ROW = re.compile(r"(\w+): loss ([\d.]+) weight ([\d.]+)")
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from places import ROOT
 from torch import nn
 from torch.nn import functional
 
@@ -26,7 +27,6 @@ from benchmarks.problems.text.documents import BLOCK_BYTES, SPLITS, blocks, clea
 from benchmarks.problems.text.sources import LANGUAGES
 from benchmarks.problems.text.tokenizer import END, TrainedBPE, bytes_between
 
-ROOT = Path(__file__).parents[1]
 MBXP = ROOT / "tests" / "data" / "mbxp"
 CAPS = {"python": 60_000, "cpp": 60_000, "cuda": 40_000, "stubs": 30_000, "yaml": 12_000, "english": 12_000}
 SMALL: dict[str, Any] = {

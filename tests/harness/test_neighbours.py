@@ -21,7 +21,6 @@ import psutil
 import pytest
 from commands_at_work import (
     LONG,
-    ROOT,
     Ear,
     command,
     descendants,
@@ -37,6 +36,7 @@ from commands_at_work import (
     wait_until,
     write_suite,
 )
+from places import ROOT
 
 from benchmarks.harness import checkpoint, dispatcher, processes
 from benchmarks.harness.interrupts import SIGNALS

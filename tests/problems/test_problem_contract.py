@@ -5,10 +5,10 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import torch
+from places import ROOT
 from torch import Tensor, nn
 
 from benchmarks.catalog import problem_class
@@ -20,8 +20,6 @@ from benchmarks.testing.model import norms_one_by_one, uneven
 from benchmarks.testing.report import CHECKS
 from weighting.gradients import task_gradients
 from weighting.testing.expectations import CannotTellError
-
-ROOT = Path(__file__).resolve().parent.parent
 
 WITHOUT_DATA = {"famo_toy"}
 """Problems that are the same for every seed."""

@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from fake_runs import make, suite, write_suite
+from places import ROOT
 
 import benchmarks
 from benchmarks.analysis.scores import SCORE_COLUMNS
@@ -18,7 +19,6 @@ from benchmarks.analysis.suite_tables import suite_tables
 from benchmarks.records.frames import RUN_COLUMNS, TRAJECTORY_COLUMNS
 from benchmarks.records.schema import COLUMNS
 
-ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
 
 

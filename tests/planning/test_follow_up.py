@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import yaml
 from fake_runs import make, trajectories
+from places import TESTS
 
 from benchmarks.catalog import weighter_class
 from benchmarks.cli import main as command_line
@@ -26,7 +27,7 @@ from benchmarks.planning.tuned import tuned_runs, validation_score
 from benchmarks.records.schema import Run, RunSpec
 from benchmarks.records.storage import read_run
 
-OWN = Path(__file__).resolve().parent / "tiny_problem.py"
+OWN = TESTS / "tiny_problem.py"
 RATES = [0.001, 0.01, 0.1]
 
 

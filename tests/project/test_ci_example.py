@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import re
 import shlex
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from places import ROOT
 
 from benchmarks.cli.parsers import parse
 from benchmarks.errors import UserError
 
-ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "examples" / "ci" / "check-weighter.yml").read_text(encoding="utf-8")
 # YAML 1.1 reads the key `on` as true; only text is read here.
 WORKFLOW: dict[str, Any] = yaml.load(TEXT, Loader=yaml.BaseLoader)

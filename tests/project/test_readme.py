@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from places import ROOT
 from torch import Tensor, nn
 
 import benchmarks
@@ -26,7 +27,6 @@ from benchmarks.problems import LISTED
 from benchmarks.records.storage import read_run
 from weighting import Observation
 
-ROOT = Path(__file__).resolve().parent.parent
 BLOCKS = runpy.run_path(str(ROOT / "docs" / "theme" / "blocks.py"))
 NUMBERED: tuple[str, ...] = BLOCKS["PAGES"]
 PAGES = (

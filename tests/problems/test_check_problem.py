@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 from broken_problems import BROKEN, Broken
+from places import TESTS
 from tiny_problem import SCALES, Needy, Network, RowsTiny, Tiny
 from tiny_variants import FrozenTiny, NoisyTiny
 from torch import Tensor
@@ -17,8 +16,6 @@ from benchmarks.testing import check_problem
 from benchmarks.testing.case import Case
 from benchmarks.testing.report import CHECKS
 from weighting.testing.report import ask
-
-TESTS = Path(__file__).resolve().parent
 
 
 def test_every_check_has_a_broken_problem() -> None:

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import browsers
 import pytest
-
-ROOT = Path(__file__).resolve().parent.parent
+from places import ROOT
 
 
 @pytest.mark.parametrize("name", browsers.NAMES)
@@ -40,8 +39,8 @@ def without_a_browser(tmp_path: Path, **environment: str) -> subprocess.Complete
         "-q",
         "-p",
         "no:cacheprovider",
-        "tests/test_html_browser.py",
-        "tests/test_scales.py",
+        "tests/report/test_html_browser.py",
+        "tests/analysis/test_scales.py",
     ]
     return subprocess.run(command, cwd=ROOT, env=kept, capture_output=True, text=True, check=False)
 

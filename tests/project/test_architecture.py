@@ -10,11 +10,10 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from places import ROOT
 
 import weighting
 from benchmarks.problems import LISTED
-
-ROOT = Path(__file__).resolve().parent.parent
 
 LAYERS = (
     ("weighting",),

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
+from places import TESTS
 from planted_faults import RatioUpsideDown, SlopeFlipped, TenTimesTooFast
 from replays import REPLAYS, Trace, files, group_of, largest_difference, numbers
 from torch import Tensor
@@ -74,7 +74,7 @@ FAULTS: list[tuple[type[Weighter], str]] = [
 
 
 def trace_of(group: str) -> Trace:
-    path = next(path for path in files(Path(__file__).parent / "traces") if group_of(path) == group)
+    path = next(path for path in files(TESTS / "traces") if group_of(path) == group)
     trace: Trace = json.loads(path.read_text(encoding="utf-8"))
     return trace
 

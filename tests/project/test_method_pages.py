@@ -5,14 +5,13 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import pytest
+from places import ROOT
 
 from weighting import METHODS, Claim, Weighter
 from weighting._build import hyperparameters_of
 
-ROOT = Path(__file__).resolve().parent.parent
 PAGES = ROOT / "docs" / "methods"
 OTHER_PAGES = {"README", "conformance"}
 HEADINGS = [

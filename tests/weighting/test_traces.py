@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from places import ROOT, TESTS
 from replays import (
     REPLAYS,
     Replay,
@@ -105,15 +106,15 @@ def test_same_weights_as_the_other_implementation(path: Path, record_property: C
 
 
 def test_the_folder_holds_every_group() -> None:
-    folder = Path(__file__).parent / "traces"
+    folder = TESTS / "traces"
     assert {group_of(path) for path in files(folder)} == {*REPLAYS, "rlw"}
 
 
 def test_every_trace_is_in_the_conformance_table() -> None:
     """``make conformance`` writes it; here its rows are counted against the folder."""
-    text = (Path(__file__).parent.parent / "docs" / "methods" / "conformance.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "methods" / "conformance.md").read_text(encoding="utf-8")
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| ")][1:]
-    traces = [json.loads(path.read_text(encoding="utf-8")) for path in files(Path(__file__).parent / "traces")]
+    traces = [json.loads(path.read_text(encoding="utf-8")) for path in files(TESTS / "traces")]
     replayed = sum(
         1 + any(replay.setting != REPLAYS["coba_official"].setting for replay, _ in further_replays(one)) for one in traces
     )
@@ -124,7 +125,7 @@ def test_every_trace_is_in_the_conformance_table() -> None:
 
 def test_a_wrong_method_would_not_pass() -> None:
     """Another temperature moves the weights by far more than the limit."""
-    path = files(Path(__file__).parent / "traces")
+    path = files(TESTS / "traces")
     trace = json.loads(next(one for one in path if group_of(one) == "dwa_libmtl").read_text(encoding="utf-8"))
     trace["hyperparameters"]["temperature"] *= 1.01
     assert (torch.stack(dwa(trace)) - numbers(trace["weights"])).abs().max() > 1e-4

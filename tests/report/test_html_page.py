@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from fake_runs import METHODS, make, suite, write_suite
+from places import TESTS
 
 from benchmarks.analysis.suite_tables import suite_tables
 from benchmarks.cli import main as command_line
@@ -108,7 +109,7 @@ def test_a_suite_without_records_is_said_to_have_none(tmp_path: Path) -> None:
 
 def test_the_command_writes_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     suite_file = tmp_path / "mine.yaml"
-    tiny = Path(__file__).resolve().parent / "tiny_problem.py"
+    tiny = TESTS / "tiny_problem.py"
     suite_file.write_text(f"seeds: [0]\nproblems: ['{tiny}:Tiny']\nweighters: [uniform]\ntraining: {{steps: 6}}\n")
     places = ["--out", str(tmp_path / "out"), "--plots", str(tmp_path / "plots")]
     assert command_line.main([str(suite_file), "--jobs", "1", *places]) == 0

@@ -1,6 +1,6 @@
 """Files that are not as they were written: whoever reads them notices and says so in a line, and nobody ends in a traceback.
 
-``pytest tests/test_damage.py --faults 10000`` damages records so often; each fault has a seed of its own.
+``pytest tests/records/test_damage.py --faults 10000`` damages records so often; each fault has a seed of its own.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import pytest
 import torch
 from commands_at_work import in_process, jobs_of, write_suite
 from faults import DAMAGES, damage, mistaken, restore
+from places import ROOT
 
 from benchmarks.analysis import loading
 from benchmarks.cli import main as command_line
@@ -38,7 +39,6 @@ from benchmarks.records.schema import Run
 from benchmarks.records.storage import RUN_FILE, TRAJECTORY_FILE, run_folder, run_folders
 from benchmarks.regression import baseline, golden_weights, history, picture
 
-ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = ROOT / "results" / "reference"
 FILES = (RUN_FILE, TRAJECTORY_FILE)
 

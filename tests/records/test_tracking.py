@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from fake_runs import make, write_suite
+from places import TESTS
 
 from benchmarks.cli import main as command_line
 from benchmarks.errors import StorageError, UserError
@@ -160,7 +161,7 @@ def test_mlflow_without_its_database_is_one_line(monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_option_tracks_what_was_trained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    tiny = Path(__file__).resolve().parent / "tiny_problem.py"
+    tiny = TESTS / "tiny_problem.py"
     file = tmp_path / "mine.yaml"
     file.write_text(f"seeds: [0]\nproblems: ['{tiny}:Tiny']\nweighters: [uniform]\ntraining: {{steps: 6}}\n")
     places = ["--out", str(tmp_path / "out"), "--plots", str(tmp_path / "plots"), "--jobs", "1"]

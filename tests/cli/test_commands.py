@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import yaml
 from command_line import Bench, Said, assert_refused
+from places import ROOT
 
 from benchmarks.cli.parsers import COMMANDS, options_of
 from benchmarks.records.storage import RUN_FILE, read_run, run_folders
 
-ROOT = Path(__file__).resolve().parent.parent
 OWN = ROOT / "tests" / "tiny_problem.py"
 TINY = f"{OWN}:Tiny"
 
