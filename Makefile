@@ -33,7 +33,8 @@ lower-bounds:  ## the fast tests with the oldest allowed versions, in an environ
 	$(PYTHON) -m venv $(VENV)-lower
 	$(VENV)-lower/bin/pip install --quiet uv
 	$(VENV)-lower/bin/uv pip install --quiet --python $(VENV)-lower/bin/python --resolution lowest-direct -e '.[test]'
-	$(VENV)-lower/bin/pytest -W default -o filterwarnings= $(LOWER_BOUNDS)
+	$(VENV)-lower/bin/pytest -q -W default -o filterwarnings= $(LOWER_BOUNDS)
+	$(VENV)-lower/bin/mkdocs build --strict --quiet
 
 FAULTS ?= 10000
 soak: $(VENV)/.installed-test  ## damage records FAULTS times and show them to all that reads records: ten minutes

@@ -97,9 +97,10 @@ def _methods() -> list[str]:
 
 
 def _classes() -> str:
-    """A page with the class of every method that has a page."""
-    names = sorted(path.stem for path in (ROOT / "docs" / "methods").glob("*.md"))
-    modules = [name for name in names if (ROOT / "weighting" / f"{name}.py").is_file()]
+    """A page with the class of every method that has a page, and of its variants: ``<method>_<variant>.py``."""
+    pages = [path.stem for path in (ROOT / "docs" / "methods").glob("*.md")]
+    files = sorted(path.stem for path in (ROOT / "weighting").glob("[!_]*.py"))
+    modules = [name for name in files if any(name == page or name.startswith(f"{page}_") for page in pages)]
     parts = [f"::: weighting.{name}\n    options:\n      show_root_toc_entry: true\n" for name in modules]
     return "\n".join(["# Classes of the methods\n", *parts])
 
