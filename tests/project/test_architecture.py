@@ -47,6 +47,7 @@ LISTS = {
     "benchmarks/regression/false_alarms.py": "the problem that is measured",
     "benchmarks/regression/golden_runs.py": "runs in which the gradient norms are seen",
     "benchmarks/report/palette.py": "fixed colours",
+    "benchmarks/overhead/short_runs.py": "a short comparison beside hand-written loops",
     "benchmarks/overhead/steps.py": "hand-written PyTorch beside a method",
     "benchmarks/overhead/weighter_steps.py": "hand-written PyTorch beside a method",
     "benchmarks/records/migrate.py": "records of a form that had no versions",
