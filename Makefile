@@ -52,6 +52,7 @@ reference: $(VENV)/.installed-test  ## train all committed numbers and pictures 
 	$(BIN)/python run_bench.py check --repetitions 20 --against results/reference
 	PYTHONPATH=. $(BIN)/python tests/planted_regressions.py
 	PYTHONPATH=. $(BIN)/python docs/theme/blocks.py
+	$(BIN)/python run_bench.py pack results/reference
 
 # torch goes in the same command as what depends on it, so that nothing else can choose its version.
 $(VENV)/.installed: requirements.txt

@@ -28,7 +28,7 @@ def draw(entries: Sequence[Entry]) -> bytes:
     if not entries:
         raise ValueError("expected at least one check, found none")
     with style.settings():
-        return style.render(figure(entries[-SHOWN:]))[".png"]
+        return style.render(figure(entries[-SHOWN:]))
 
 
 def figure(entries: Sequence[Entry]) -> Figure:

@@ -104,9 +104,9 @@ class _Drawer:
     def __call__(self, figure: Figure | None, name: str, title: str, caption: str) -> tuple[Picture, ...]:
         if figure is None:
             return ()
-        for suffix, data in style.render(figure).items():
-            self.paths.append(write(self.plots_folder / f"{name}{suffix}", data))
-        relative = os.path.relpath(self.plots_folder / f"{name}.png", self.suite_folder)
+        path = write(self.plots_folder / f"{name}.png", style.render(figure))
+        self.paths.append(path)
+        relative = os.path.relpath(path, self.suite_folder)
         return (Picture(title, caption, Path(relative).as_posix()),)
 
 

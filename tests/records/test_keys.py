@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from benchmarks.contract import Training
 from benchmarks.errors import UserError
 from benchmarks.harness.worker import check_unchanged
 from benchmarks.records.migrate import migrate
+from benchmarks.records.packed import LINES_FILE, ROWS_FILE
+from benchmarks.records.packing import unpack_runs
 from benchmarks.records.schema import RunSpec
 from benchmarks.records.storage import DamagedRecordError, read_run, run_folders
 from benchmarks.regression import golden_weights
@@ -141,10 +144,21 @@ def test_changed_weights_want_a_new_version(tmp_path: Path, monkeypatch: pytest.
 # ---- migration -------------------------------------------------------------------------------------------------------
 
 
-def older(folder: Path, number: int = 6) -> Path:
-    """Some recorded runs in the form of before, under other keys."""
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """The folders of some recorded runs."""
+    folder = tmp_path_factory.mktemp("unpacked") / "quick"
+    folder.mkdir()
+    for name in (LINES_FILE, ROWS_FILE):
+        shutil.copy(REFERENCE / "quick" / name, folder)
+    unpack_runs(folder)
+    return list(run_folders(folder))[:6]
+
+
+def older(folder: Path, places: Sequence[Path]) -> Path:
+    """The runs in the form of before, under other keys."""
     suite_folder = folder / "multidigits"
-    for place in sorted(run_folders(REFERENCE / "quick"))[:number]:
+    for place in places:
         target = suite_folder / "runs" / ("f" * 8 + place.name[:8])
         shutil.copytree(place, target)
         record = json.loads((target / "run.json").read_bytes())
@@ -158,9 +172,8 @@ def older(folder: Path, number: int = 6) -> Path:
     return suite_folder
 
 
-def test_migration_gives_todays_keys_and_loses_nothing(tmp_path: Path) -> None:
-    places = sorted(run_folders(REFERENCE / "quick"))[:6]
-    folder = older(tmp_path)
+def test_migration_gives_todays_keys_and_loses_nothing(tmp_path: Path, places: list[Path]) -> None:
+    folder = older(tmp_path, places)
     found = migrate(tmp_path)
     assert (found.rewritten, found.already, found.left) == (6, 0, [])
     for place in places:
@@ -171,8 +184,8 @@ def test_migration_gives_todays_keys_and_loses_nothing(tmp_path: Path) -> None:
     assert (again.rewritten, again.already) == (0, 6)
 
 
-def test_an_interrupted_migration_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder, removed = older(tmp_path), list[Path]()
+def test_an_interrupted_migration_goes_on(tmp_path: Path, places: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, removed = older(tmp_path, places), list[Path]()
 
     def killed(path: Path, **_: Any) -> None:
         removed.append(path)
@@ -183,13 +196,11 @@ def test_an_interrupted_migration_goes_on(tmp_path: Path, monkeypatch: pytest.Mo
         migrate(tmp_path)
     assert removed
     migrate(tmp_path)
-    assert sorted(place.name for place in run_folders(folder)) == sorted(
-        place.name for place in sorted(run_folders(REFERENCE / "quick"))[:6]
-    )
+    assert sorted(place.name for place in run_folders(folder)) == [place.name for place in places]
 
 
-def test_a_damaged_record_is_left_and_named(tmp_path: Path) -> None:
-    folder = older(tmp_path, 2)
+def test_a_damaged_record_is_left_and_named(tmp_path: Path, places: list[Path]) -> None:
+    folder = older(tmp_path, places[:2])
     first = next(run_folders(folder))
     (first / "trajectory.parquet").write_bytes(b"nothing")
     found = migrate(tmp_path)
@@ -201,8 +212,8 @@ def test_a_damaged_record_is_left_and_named(tmp_path: Path) -> None:
 # ---- damage, of which test_damage has more -----------------------------------------------------------------------------
 
 
-def test_files_of_two_runs_are_not_mixed(tmp_path: Path) -> None:
-    one, other = sorted(run_folders(REFERENCE / "quick"))[:2]
+def test_files_of_two_runs_are_not_mixed(tmp_path: Path, places: list[Path]) -> None:
+    one, other = places[:2]
     copy = tmp_path / "runs" / one.name
     shutil.copytree(one, copy)
     shutil.copy(other / "trajectory.parquet", copy)
@@ -214,8 +225,8 @@ def test_files_of_two_runs_are_not_mixed(tmp_path: Path) -> None:
         read_run(copy)
 
 
-def test_an_older_record_names_the_command(tmp_path: Path) -> None:
-    place = next(run_folders(older(tmp_path, 1)))
+def test_an_older_record_names_the_command(tmp_path: Path, places: list[Path]) -> None:
+    place = next(run_folders(older(tmp_path, places[:1])))
     with pytest.raises(DamagedRecordError, match=r"expected schema_version 2, found 1; `run_bench.py migrate .*` rewrites"):
         read_run(place)
 
