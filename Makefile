@@ -28,7 +28,9 @@ conformance: $(VENV)/.installed-test  ## how far the weights are from those of o
 	$(BIN)/pytest tests/weighting/test_traces.py -k same_weights --conformance docs/methods/conformance.md
 
 # Old versions warn about one another, so warnings are none of the findings here.
-LOWER_BOUNDS := $(patsubst %,tests/test_%.py,weighter_formulas traces suite records report multidigits code_lm html_page paired loop tracking)
+LOWER_BOUNDS := $(patsubst %,tests/%.py,weighting/test_formulas weighting/test_traces planning/test_suite \
+	records/test_frames records/test_tracking analysis/test_paired report/test_report report/test_html_page \
+	problems/test_multidigits problems/test_code_lm harness/test_loop)
 lower-bounds:  ## the fast tests with the oldest allowed versions, in an environment of its own
 	$(PYTHON) -m venv $(VENV)-lower
 	$(VENV)-lower/bin/pip install --quiet uv
