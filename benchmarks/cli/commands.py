@@ -87,7 +87,7 @@ def _say_unfinished(plan: Plan, result: PlanResult) -> None:
 
 def report(options: argparse.Namespace) -> int:
     """Make tables and pictures again from the records of the suite's plan."""
-    plan = _plan(options)
+    plan = _plan(options, to_train=False)
     folder: Path = options.out / plan.suite
     plan = replace(plan, runs=plan.runs + follow_up(plan, folder))
     status = plan_status(folder, plan.runs)
@@ -106,7 +106,7 @@ def calibrate(options: argparse.Namespace) -> int:
     """How often the comparison errs, from the recorded uniform runs of a suite with many seeds."""
     from benchmarks.report.suite_report import write_calibration
 
-    plan = _plan(options)
+    plan = _plan(options, to_train=False)
     folder: Path = options.out / plan.suite
     try:
         text = write_calibration(folder, keys={spec.key for spec in plan.runs})
@@ -237,9 +237,9 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
 }
 
 
-def _plan(options: argparse.Namespace) -> Plan:
+def _plan(options: argparse.Namespace, *, to_train: bool = True) -> Plan:
     filters = Filters(options.problems, options.weighters, options.seeds, options.steps)
-    return make_plan(read_suite(options.suite), filters, _device_kind(options.device))
+    return make_plan(read_suite(options.suite), filters, _device_kind(options.device), to_train=to_train)
 
 
 def _device_kind(name: str) -> str:

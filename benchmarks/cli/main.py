@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import signal
@@ -38,7 +39,11 @@ def run() -> int:
         command = _command(sys.argv[1:])
         return 0
 
+    # What is imported is no garbage: the collector would go through all of it again and again, and once more at the end.
+    gc.disable()
     code = _told(load)
+    gc.freeze()
+    gc.enable()
     if command is None:
         return code
     try:
@@ -50,6 +55,8 @@ def run() -> int:
         # Just before or after the command.
         print(error, file=sys.stderr)
         return interrupts.exit_code(error.number)
+    # Python's end gives everything back to the system without looking for cycles in it.
+    gc.freeze()
     return code
 
 

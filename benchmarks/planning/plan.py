@@ -54,8 +54,11 @@ class Plan:
     """Whether the adaptive methods' averaged weights are to be trained with, once they are known."""
 
 
-def make_plan(file: SuiteFile, filters: Filters, device: str) -> Plan:
-    """Every run of the suite that passes the filters. Raises UserError on the first mistake."""
+def make_plan(file: SuiteFile, filters: Filters, device: str, *, to_train: bool = True) -> Plan:
+    """Every run of the suite that passes the filters. Raises UserError on the first mistake.
+
+    to_train: whether models are built to see that they have what methods ask for. Who reads records only needs none.
+    """
     suite = file.suite
     plan = Plan(file.name, suite.question, freeze=suite.controls.frozen)
     _check_filters(file, filters)
@@ -63,6 +66,8 @@ def make_plan(file: SuiteFile, filters: Filters, device: str) -> Plan:
         if filters.problems is not None and entry.name not in filters.problems:
             continue
         planner = _ProblemPlanner(file, number, entry, filters, device)
+        if to_train:
+            planner.check_shared_layer()
         plan.runs.extend(planner.runs())
     if not plan.runs:
         raise UserError(f"{file.path}: expected runs that pass the filters, found none")
@@ -103,7 +108,6 @@ class _ProblemPlanner:
         self.training = self._training()
 
     def runs(self) -> list[RunSpec]:
-        self._check_shared_layer()
         seeds = self.filters.seeds or self.entry.seeds or self.file.suite.seeds
         runs = [run for seed in dict.fromkeys(seeds) for run in self._runs_of_seed(seed)]
         return runs if self.file.suite.tune is None else runs + self._trials(self.file.suite.tune, seeds)
@@ -128,7 +132,7 @@ class _ProblemPlanner:
         )
         return RunSpec(problem=problem, weighter=weighter, seed=seed, training=self.training, device=self.device, role=role)
 
-    def _check_shared_layer(self) -> None:
+    def check_shared_layer(self) -> None:
         """Before anything trains: gradient norms can be measured where a method asks for them."""
         asking = [spec for spec in self._weighters() if Needs.GRAD_NORMS in weighter_class(spec.name).needs]
         if not asking and self.training.shared_layer is None:

@@ -556,3 +556,16 @@ def test_a_frozen_shared_layer_is_known_with_the_plan(tmp_path: Path) -> None:
         UserError, match=r"mine.yaml:2: problems\[0\]: tiny: expected trained parameters in the shared layer"
     ):
         make_plan(read_suite(str(path)), Filters(), "cpu")
+
+
+def test_a_plan_that_trains_nothing_builds_no_model(tmp_path: Path) -> None:
+    own = tmp_path / "dear.py"
+    own.write_text(
+        "from tiny_problem import Tiny\nclass Dear(Tiny):\n"
+        "    def model(self, seed):\n        raise MemoryError('no room')\n"
+    )
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"seeds: [0]\nproblems: ['{own}:Dear']\nweighters: [gradnorm]\n")
+    with pytest.raises(UserError, match=r"mine.yaml:2: problems\[0\]: MemoryError: no room"):
+        make_plan(read_suite(str(path)), Filters(), "cpu")
+    assert len(make_plan(read_suite(str(path)), Filters(weighters=["gradnorm"]), "cpu", to_train=False).runs) == 1

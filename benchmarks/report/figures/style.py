@@ -28,6 +28,8 @@ SETTINGS: dict[str, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 7,
     "axes.titlesize": 7.5,
+    # No panel has ticks above it, which titles would otherwise look for, again and again.
+    "axes.titley": 1.0,
     "axes.labelsize": 7,
     "xtick.labelsize": 7,
     "ytick.labelsize": 7,
@@ -135,6 +137,11 @@ def render(figure: Figure) -> bytes:
 
     It has 256 colours, each at most a shade from those that were drawn, and a third of the size.
     """
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        # Saving would lay out too, and draw once to no avail.
+        engine.execute(figure)
+        figure.set_layout_engine(None)
     drawn, png = io.BytesIO(), io.BytesIO()
     figure.savefig(drawn, format="rgba")
     picture = Image.frombytes("RGBA", figure.canvas.get_width_height(), drawn.getvalue()).convert("RGB")
