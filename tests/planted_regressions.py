@@ -10,14 +10,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from places import ROOT
 from planted_faults import RatioUpsideDown, SlopeFlipped, TenTimesTooFast
-from tabulate import tabulate
 from torch import nn
 
 import weighting
+from benchmarks.analysis.table import Column, Table
 from benchmarks.catalog import make_problem
 from benchmarks.contract import Problem
 from benchmarks.harness import step
@@ -27,6 +28,7 @@ from benchmarks.harness.worker import weighter_of
 from benchmarks.records.files import write
 from benchmarks.records.schema import Run
 from benchmarks.regression import baseline, quality
+from benchmarks.report.formatting import markdown_rows
 from weighting import Weighter
 
 REFERENCE = ROOT / "results" / "reference"
@@ -101,13 +103,14 @@ def main() -> None:
     """Train and write the table."""
     torch.set_num_threads(1)
     rows = quality_alone(baseline.read(REFERENCE / "quick"), PLANTED)
-    header = ["problem", "method", "regression", "quality gate", "reason"]
+    header = ("problem", "method", "regression", "quality gate", "reason")
+    shown = tuple(Column(name, name) for name in header)
     lines = [
         "# What the quality gate alone says of planted regressions",
         "",
         "Suite quick, against its recorded runs. The trajectories of `check` see all of them, whatever the quality.",
         "",
-        tabulate(rows, header, tablefmt="github"),
+        markdown_rows(Table("planted", "Planted regressions", "", shown, pd.DataFrame(rows, columns=header))),
     ]
     write(REFERENCE / "check" / "planted.md", "\n".join(lines) + "\n")
 

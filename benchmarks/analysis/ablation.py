@@ -55,7 +55,7 @@ def settings_table(scored: Scores) -> Table | None:
     if not found or not measures:
         return None
     frame = pd.DataFrame([_row(scored, each, label, measures) for each in found for label in each.labels])
-    shown: list[Column] = [Column("method", "method"), Column("setting", "setting"), Column("finished", "n")]
+    shown: list[Column] = [Column("method", "method"), Column("setting", "setting"), Column("finished", "n", right=True)]
     for column in measures:
         change = f"{column.short}: change"
         shown += [column, Column(CHANGE + column.key, change, "lower", change)]

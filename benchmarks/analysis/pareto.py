@@ -37,7 +37,7 @@ def front_table(scored: Scores) -> Table | None:
         for row in range(len(frame))
     ]
     metrics = (Column(info.key, info.key, "higher" if info.higher_is_better else "lower", info.key) for info in infos)
-    shown = (Column("label", "weights or method"), Column("finished", "n"), *metrics, Column("place", "place"))
+    shown = (Column("label", "weights or method"), Column("finished", "n", right=True), *metrics, Column("place", "place"))
     caption = (
         f"Static weights over the simplex (n: finished runs) and the methods, mean ± standard error over seeds. "
         f"{int(frame['on_front'].sum())} of {count} static weightings are on their Pareto front over {len(infos)} metrics: "

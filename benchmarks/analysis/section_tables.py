@@ -41,7 +41,7 @@ class SectionTables:
 
 
 METHOD = Column("method", "method")
-FINISHED = Column("finished", "n")
+FINISHED = Column("finished", "n", right=True)
 DELTAS = (
     Column(scores.DELTA_METRICS, f"Δm % ({SIGN}), mean over metrics", "lower", "Δm % metrics", opens_block=True),
     Column(scores.DELTA_TASKS, f"Δm % ({SIGN}), mean over tasks", "lower", "Δm % tasks"),

@@ -26,6 +26,8 @@ class Column:
     """The header where there is little room."""
     decimals: int | None = None
     """As many as the standard errors allow, unless given."""
+    right: bool = False
+    """Text that stands to the right, as numbers do."""
     opens_block: bool = False
     """This column and those after it stay together where a table must be broken."""
 

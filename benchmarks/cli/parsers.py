@@ -236,7 +236,7 @@ def _fill_overhead(parser: argparse.ArgumentParser) -> None:
 
 def _fill_compare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("base", help="folder with the records of a suite, or its name in the folder of results")
-    parser.add_argument("head", help="another one; compare.md is written there")
+    parser.add_argument("head", help="another one; compare.md, .csv and .tex are written there")
     _add_folders(parser, plots=False)
 
 

@@ -18,18 +18,20 @@ from benchmarks.regression import baseline, false_alarms, golden_weights, histor
 from benchmarks.regression import check as gates
 from benchmarks.regression import compare as comparing
 from benchmarks.regression.gate_result import Verdict
+from benchmarks.report.table_files import write_data
 from weighting import names
 
 FAILED = 1
 
 
 def compare(options: argparse.Namespace) -> int:
-    """Print the table and write it to ``compare.md`` in the second folder."""
+    """Print the table and write it to ``compare.md``, ``.csv`` and ``.tex`` in the second folder."""
     base, head = (_folder(word, options.out) for word in (options.base, options.head))
     found = comparing.compare(base, head)
     print(comparing.terminal(found))
     try:
         path = write(head / "compare.md", comparing.markdown(found))
+        write_data(head, comparing.table(found))
     except OSError as error:
         raise StorageError.of(error, head) from error
     print(f"\nfor a pull request: {path}")

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pandas as pd
 import torch
 
+from benchmarks.analysis.table import Column, Table
 from benchmarks.overhead.short_runs import METHODS, PROBLEM, SEEDS, STEPS, short_runs
 from benchmarks.overhead.steps import step_costs
 from benchmarks.overhead.weighter_steps import weight_costs
 from benchmarks.records import provenance
 from benchmarks.records.files import write
+from benchmarks.report.formatting import markdown_rows
+from benchmarks.report.table_files import write_data
 
 
 def write_costs(out: Path, device: torch.device) -> str:
-    """Measure, write ``overhead/overhead.md`` and CSV files under ``out``, and return the text. Raises OSError."""
+    """Measure, write ``overhead/overhead.md`` and CSV and LaTeX files under ``out``, and return the text. Raises OSError."""
     machine = provenance.machine(device)
-    steps, weights, short = step_costs(device), weight_costs(device), short_runs()
+    steps = _table("steps", step_costs(device))
+    weights = _table("weights", weight_costs(device))
+    short = _table("short_runs", short_runs())
     text = "\n".join(
         [
             "# What a step costs",
@@ -24,16 +30,16 @@ def write_costs(out: Path, device: torch.device) -> str:
             "Each weighter's training step over a hand-written PyTorch step with equal weights, in blocks that take turns",
             "in one process: median ratio over the blocks, with its quartiles. `allowed` is what the suite aims at.",
             "",
-            steps.to_markdown(index=False),
+            markdown_rows(steps),
             "",
             "The weights alone: one `update` and one `weights` of CoBa, in milliseconds, after so many steps.",
             "",
-            weights.to_markdown(index=False),
+            markdown_rows(weights),
             "",
             f"A short comparison, {len(METHODS)} methods x {SEEDS} seeds of {STEPS} steps on `{PROBLEM}`: the whole command",
             "with its report, on the CPU, beside loops written by hand; both in turns, all their processes counted.",
             "",
-            short.to_markdown(index=False),
+            markdown_rows(short),
             "",
             f"Measured on {machine['processor']} ({machine['device']}), {machine['threads']} thread(s), "
             f"torch {torch.__version__}, commit {provenance.commit()}.",
@@ -42,7 +48,15 @@ def write_costs(out: Path, device: torch.device) -> str:
     )
     folder = out / "overhead"
     write(folder / "overhead.md", text)
-    write(folder / "steps.csv", steps.to_csv(index=False))
-    write(folder / "weights.csv", weights.to_csv(index=False))
-    write(folder / "short_runs.csv", short.to_csv(index=False))
+    for table in (steps, weights, short):
+        write_data(folder, table)
     return text
+
+
+DECIMALS = {"tasks": 0, "CPU s": 1, "wall s": 1, "allowed": 2, "CPU by hand = 1": 2}
+"""Of columns with other than three."""
+
+
+def _table(name: str, frame: pd.DataFrame) -> Table:
+    columns = (Column(str(key), str(key), decimals=DECIMALS.get(str(key), 3)) for key in frame.columns)
+    return Table(name, name, "", tuple(columns), frame)

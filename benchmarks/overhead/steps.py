@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -99,7 +100,7 @@ def _row(problem: str, label: str, seconds: Mapping[str, list[float]]) -> dict[s
         "ms per step": round(1e3 * float(np.median(seconds[label])), 3),
         "ratio": round(float(middle), 3),
         "quartiles": f"{low:.3f} to {high:.3f}",
-        "allowed": ALLOWED.get((problem, label), ""),
+        "allowed": ALLOWED.get((problem, label), math.nan),
     }
 
 

@@ -10,32 +10,34 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tabulate import tabulate
+import pandas as pd
 
 from benchmarks.analysis.relative_cost import pairings, without_pair
 from benchmarks.analysis.scores import DELTA_METRICS, scores
 from benchmarks.analysis.sections import Section
+from benchmarks.analysis.table import Column, Table
 from benchmarks.analysis.verdict import VERDICTS, Judged, judge
 from benchmarks.errors import UserError
 from benchmarks.records.schema import Floats
 from benchmarks.regression import baseline, quality, step_cost
 from benchmarks.regression.baseline import Methods, Side, finished
-from benchmarks.report.formatting import MISSING, escape_markdown, number
+from benchmarks.report.formatting import escape_markdown, markdown_rows, to_terminal
 from weighting import names
 
-HEADER = (
-    "problem",
-    "method",
-    "verdict",
-    "measure",
-    "base",
-    "head",
-    "change",
-    "95 % interval",
-    "pairs",
-    "p",
-    "s/step: base",
-    "head",
+COLUMNS = (
+    Column("problem", "problem"),
+    Column("method", "method"),
+    Column("verdict", "verdict"),
+    Column("measure", "measure"),
+    Column("base", "base", decimals=2),
+    Column("head", "head", decimals=2),
+    Column("change", "change", decimals=2),
+    Column("low", "95 % from", short="from", decimals=2),
+    Column("high", "to", decimals=2),
+    Column("pairs", "pairs", decimals=0),
+    Column("p_value", "p", decimals=3),
+    Column("base_seconds", "s/step: base", decimals=2),
+    Column("head_seconds", "s/step: head", decimals=2),
 )
 CAPTION = (
     "Change: head minus base of the same seed, negative is better: of Δm in points where both folders have the single-task "
@@ -104,22 +106,25 @@ def compare(base_folder: Path, head_folder: Path) -> Comparison:
     return Comparison(base_folder, head_folder, tuple(rows), tuple(notes))
 
 
+def table(found: Comparison) -> Table:
+    """One row for each method on each problem."""
+    frame = pd.DataFrame([_cells(row) for row in found.rows], columns=[column.key for column in COLUMNS])
+    return Table("compare", _title(found), CAPTION, COLUMNS, frame)
+
+
 def terminal(found: Comparison) -> str:
-    """The table and the notes as plain text."""
-    rows = [_cells(row) for row in found.rows]
-    table = tabulate(rows, HEADER, tablefmt="simple", disable_numparse=True, colalign=_align())
+    """The table and the notes as plain text of at most 140 columns, but for long notes."""
     notes = [f"! {note}" for note in found.notes]
-    return "\n".join([_title(found), "", table, "", *textwrap.wrap(CAPTION, 140), *([""] if notes else []), *notes])
+    lines = [_title(found), "", to_terminal(table(found)), "", *textwrap.wrap(CAPTION, 140)]
+    return "\n".join([*lines, *([""] if notes else []), *notes])
 
 
 def markdown(found: Comparison) -> str:
     """The same for a pull request."""
-    rows = [[escape_markdown(cell) for cell in _cells(row)] for row in found.rows]
-    table = tabulate(rows, HEADER, tablefmt="github", disable_numparse=True, colalign=_align())
     notes = [f"- {escape_markdown(note)}" for note in found.notes] or ["None."]
     commits = [f"- {name}: `{side}`" for name, side in (("base", found.base), ("head", found.head))]
-    title = escape_markdown(_title(found))
-    parts = ["## Comparison", "", *commits, "", title, "", table, "", CAPTION, "", "### Not in the table", "", *notes]
+    title, rows = escape_markdown(_title(found)), markdown_rows(table(found))
+    parts = ["## Comparison", "", *commits, "", title, "", rows, "", CAPTION, "", "### Not in the table", "", *notes]
     return "\n".join(parts) + "\n"
 
 
@@ -227,13 +232,20 @@ def _title(found: Comparison) -> str:
     return f"{len(found.rows)} methods on problems of both: {', '.join(parts) or 'none'}"
 
 
-def _cells(row: Row) -> list[str]:
+def _cells(row: Row) -> dict[str, object]:
     change = row.judged.found
-    interval = f"{number(change.low, 2)} to {number(change.high, 2)}" if math.isfinite(change.low) else MISSING
-    p_value = number(row.judged.p_value, 3)
-    numbers = [number(row.base, 2), number(row.head, 2), number(change.mean, 2), interval, str(change.pairs), p_value]
-    return [row.problem, row.method, row.judged.words, row.measure, *numbers, *(number(each, 2) for each in row.seconds)]
-
-
-def _align() -> list[str]:
-    return ["left"] * 4 + ["right"] * (len(HEADER) - 4)
+    return {
+        "problem": row.problem,
+        "method": row.method,
+        "verdict": row.judged.words,
+        "measure": row.measure,
+        "base": row.base,
+        "head": row.head,
+        "change": change.mean,
+        "low": change.low,
+        "high": change.high,
+        "pairs": change.pairs,
+        "p_value": row.judged.p_value,
+        "base_seconds": row.seconds[0],
+        "head_seconds": row.seconds[1],
+    }

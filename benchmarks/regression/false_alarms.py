@@ -17,13 +17,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
+from benchmarks.analysis.table import Column, Table
 from benchmarks.planning.plan import Filters, Plan, make_plan
 from benchmarks.planning.suite import read_suite
 from benchmarks.records.files import write
 from benchmarks.records.schema import Run
 from benchmarks.regression import quality, step_cost
 from benchmarks.regression.baseline import Methods, Side
+from benchmarks.report.formatting import markdown_rows
 
 STEPS = 150
 SEEDS = 3
@@ -109,23 +112,23 @@ def page(rows: Sequence[Comparison], repetitions: int, run: Run) -> str:
             f"against every other one. Gates: change above {quality.FACTOR:g} % and {quality.NOISES:g} standard errors, "
             f"seeds agree; cost above {step_cost.FACTOR:g} times. Checks with at least one alarm, of so many:",
             "",
-            *_alarms(by_size, alarms),
+            _alarms(by_size, alarms),
             "",
             f"Single verdicts ({len(dict.fromkeys(row.method for row in rows))} methods in each check):",
             "",
-            *_alarms(by_size, alarms, whole=False),
+            _alarms(by_size, alarms, whole=False),
             "",
             "Checks with an alarm of the quality gate, by the number of standard errors:",
             "",
-            *_alarms(by_size, by_noises),
+            _alarms(by_size, by_noises),
             "",
             "Checks with an alarm of the cost gate, by the factor:",
             "",
-            *_alarms(by_size, by_factor),
+            _alarms(by_size, by_factor),
             "",
             f"Spread between two groups of {SEEDS} seeds:",
             "",
-            *_spread(by_size[SEEDS]),
+            _spread(by_size[SEEDS]),
             "",
             f"Trained by commit {run.record.commit}, {machine}.",
             "",
@@ -135,28 +138,36 @@ def page(rows: Sequence[Comparison], repetitions: int, run: Run) -> str:
 
 def _alarms(
     by_size: Mapping[int, list[Comparison]], alarms: Mapping[str, Callable[[Comparison], bool]], *, whole: bool = True
-) -> list[str]:
-    """A row for each number of seeds, a column for each kind of alarm."""
-    lines = [f"| seeds | {' | '.join(alarms)} |", "| ---: |" + " ---: |" * len(alarms)]
+) -> str:
+    """A row for each number of seeds, a column for each kind of alarm. whole: of checks, instead of single verdicts."""
+    rows = []
     for size, own in by_size.items():
-        cells = []
-        for alarm in alarms.values():
+        row: dict[str, object] = {"seeds": size}
+        for name, alarm in alarms.items():
             found = [row for row in own if alarm(row)]
             number, of = (len({row.groups for row in each}) if whole else len(each) for each in (found, own))
-            cells.append(f"{number} of {of} ({100 * number / of:.1f} %)")
-        lines.append(f"| {size} | {' | '.join(cells)} |")
-    return lines
+            row[name] = f"{number} of {of} ({100 * number / of:.1f} %)"
+        rows.append(row)
+    shown = (Column("seeds", "seeds", decimals=0), *(Column(name, name, right=True) for name in alarms))
+    return markdown_rows(Table("alarms", "Alarms", "", shown, pd.DataFrame(rows)))
 
 
-def _spread(rows: Sequence[Comparison]) -> list[str]:
-    lines = ["| method | change %, 95th percentile | largest | s/step ratio, 95th percentile | largest |"]
-    lines += ["| --- | ---: | ---: | ---: | ---: |"]
-    for method in dict.fromkeys(row.method for row in rows):
-        own = [row for row in rows if row.method == method]
-        changes, ratios = np.array([row.change for row in own]), np.array([row.cost for row in own])
-        numbers = [np.quantile(changes, 0.95), changes.max(), np.quantile(ratios, 0.95), ratios.max()]
-        lines.append(f"| {method} | {' | '.join(f'{number:.2f}' for number in numbers)} |")
-    return lines
+def _spread(found: Sequence[Comparison]) -> str:
+    rows = []
+    for method in dict.fromkeys(row.method for row in found):
+        own = [row for row in found if row.method == method]
+        row: dict[str, object] = {"method": method}
+        for name, values in (("change", [row.change for row in own]), ("cost", [row.cost for row in own])):
+            row |= {f"{name}_95": np.quantile(values, 0.95), f"{name}_most": max(values)}
+        rows.append(row)
+    shown = (
+        Column("method", "method"),
+        Column("change_95", "change %, 95th percentile", decimals=2),
+        Column("change_most", "largest", decimals=2),
+        Column("cost_95", "s/step ratio, 95th percentile", decimals=2),
+        Column("cost_most", "largest", decimals=2),
+    )
+    return markdown_rows(Table("spread", "Spread", "", shown, pd.DataFrame(rows)))
 
 
 def _renumbered(methods: Methods, seeds: Sequence[int]) -> dict[str, dict[int, Run]]:

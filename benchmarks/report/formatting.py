@@ -46,14 +46,18 @@ def table_csv(table: Table) -> str:
 
 def to_markdown(table: Table) -> str:
     """Title, table, caption; the best values in bold."""
+    tail = [escape_markdown(line) for line in (table.caption, *table.notes)]
+    return "\n".join([f"### {table.title}", "", markdown_rows(table), "", "\n\n".join(tail), ""])
+
+
+def markdown_rows(table: Table) -> str:
+    """The table alone; the best values in bold."""
     bold = table.best()
     text = [[escape_markdown(cell) for cell in row] for row in cells(table)]
     rows = [[f"**{cell}**" if (i, j) in bold else cell for j, cell in enumerate(row)] for i, row in enumerate(text)]
     header = [escape_markdown(column.header + column.arrow) for column in table.columns]
-    ruler = ["---:" if _is_number(table.frame, column) else "---" for column in table.columns]
-    lines = ["| " + " | ".join(row) + " |" for row in (header, ruler, *rows)]
-    tail = [escape_markdown(line) for line in (table.caption, *table.notes)]
-    return "\n".join([f"### {table.title}", "", *lines, "", "\n\n".join(tail), ""])
+    ruler = ["---:" if _is_right(table.frame, column) else "---" for column in table.columns]
+    return "\n".join("| " + " | ".join(row) + " |" for row in (header, ruler, *rows))
 
 
 def to_latex(table: Table) -> str:
@@ -64,7 +68,7 @@ def to_latex(table: Table) -> str:
         for i, row in enumerate(cells(table))
     ]
     header = [_escape_latex((column.short.replace("/ ", "/") or column.header) + column.arrow) for column in table.columns]
-    spec = "".join("r" if _is_number(table.frame, column) else "l" for column in table.columns)
+    spec = "".join("r" if _is_right(table.frame, column) else "l" for column in table.columns)
     body = [" & ".join(row) + r" \\" for row in rows]
     caption = _escape_latex(" ".join((f"{table.title}.", table.caption, *table.notes)))
     return "\n".join(
@@ -96,7 +100,10 @@ def to_terminal(table: Table, width: int = 140, label_width: int = 34) -> str:
         [cell + ("*" if (i, j) in mark else " ") for j, cell in enumerate(row)]
         for i, row in enumerate(cells(table, compact=True))
     ]
-    columns = [_terminal_column(column, [row[j] for row in text]) for j, column in enumerate(table.columns)]
+    columns = [
+        _terminal_column(column, [row[j] for row in text], right=_is_right(table.frame, column))
+        for j, column in enumerate(table.columns)
+    ]
     labels = [_shorten(row[0].strip(), label_width) for row in text]
     wide = max([len(label) for label in labels], default=0)
     blocks: list[list[list[str]]] = [[]]
@@ -136,27 +143,28 @@ def _column(table: Table, column: Column, compact: bool) -> list[str]:
     ]
 
 
-def _is_number(frame: pd.DataFrame, column: Column) -> bool:
-    return bool(pd.api.types.is_numeric_dtype(frame[column.key])) or column.key == "finished"
+def _is_right(frame: pd.DataFrame, column: Column) -> bool:
+    return column.right or bool(pd.api.types.is_numeric_dtype(frame[column.key]))
 
 
-def _terminal_column(column: Column, body: Sequence[str]) -> list[str]:
+def _terminal_column(column: Column, body: Sequence[str], *, right: bool) -> list[str]:
     """Header and body lines, padded to one width; the header wrapped, so that it is hardly wider than the body."""
     wide = max([len(cell) for cell in body], default=0)
     header = textwrap.wrap(column.short or column.header, max(wide - 1, 8), break_long_words=False) or [""]
     if column.arrow:
         header[-1] += column.arrow
     wide = max([wide, *(len(line) + 1 for line in header)])
-    return _padded(header, body, wide)
+    return _padded(header, body, wide, right=right)
 
 
-def _padded(header: Sequence[str], body: Sequence[str], wide: int, top: int = 4) -> list[str]:
-    """``top`` header lines (empty ones above), then the body, all right-aligned."""
+def _padded(header: Sequence[str], body: Sequence[str], wide: int, top: int = 4, *, right: bool) -> list[str]:
+    """``top`` header lines (empty ones above), then the body, all aligned to one side."""
     lines = list(header)
     if len(lines) > top:
         lines = [*lines[: top - 1], " ".join(lines[top - 1 :])]
         wide = max(wide, len(lines[-1]) + 1)
-    return [line.rjust(wide) for line in [*[""] * (top - len(lines)), *(line + " " for line in lines), *body]]
+    whole = [*[""] * (top - len(lines)), *(line + " " for line in lines), *body]
+    return [line.rjust(wide) if right else line.ljust(wide) for line in whole]
 
 
 def _block(labels: Sequence[str], wide: int, columns: Sequence[Sequence[str]], top: int = 4) -> str:

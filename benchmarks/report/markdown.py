@@ -8,11 +8,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pandas as pd
+
 from benchmarks.analysis.section_tables import SIGN, SectionTables, flagged
 from benchmarks.analysis.sections import STL, Section
 from benchmarks.analysis.suite_tables import SuiteTables
+from benchmarks.analysis.table import Column, Table
 from benchmarks.records.schema import DISTURBED, Run
-from benchmarks.report.formatting import escape_markdown, to_markdown, to_terminal
+from benchmarks.report.formatting import escape_markdown, markdown_rows, to_markdown, to_terminal
 
 DOUBTFUL = ("never_moved", "like_uniform", "negative_weights", "not_finite", DISTURBED)
 """Flags that the terminal shows too, as it does every guard that was taken."""
@@ -125,7 +128,7 @@ def _compared(suite: SuiteTables) -> list[str]:
                 f"training {_compact(section.training.model_dump(mode='json'))}"
             ).replace("\\*", "*")
         )
-    lines += ["", *_methods(_sections(suite)), ""]
+    lines += ["", _methods(_sections(suite)), ""]
     rules = [run.record.selection.rule for run in runs if run.record.selection is not None]
     lines += [f"- Selection rule: {_listed(rule.replace('_', ' ') for rule in rules)}."]
     lines += [f"- Machine: {_listed(_compact(run.record.machine) for run in runs)}."]
@@ -134,7 +137,7 @@ def _compared(suite: SuiteTables) -> list[str]:
     return lines
 
 
-def _methods(found: Sequence[Section]) -> list[str]:
+def _methods(found: Sequence[Section]) -> str:
     """A table of the methods with their hyperparameters as they were used."""
     names: dict[str, str] = {}
     used: dict[str, dict[str, list[str]]] = {}
@@ -144,13 +147,14 @@ def _methods(found: Sequence[Section]) -> list[str]:
             if runs:
                 names[method] = runs[0].record.run.weighter.name
                 used.setdefault(method, {}).setdefault(_hyperparameters(runs), []).append(section.name)
-    lines = ["| method | weighter | hyperparameters |", "| --- | --- | --- |"]
+    rows = []
     for method, settings in used.items():
         text = "; ".join(
             f"{', '.join(problems)}: {setting}" if len(settings) > 1 else setting for setting, problems in settings.items()
         )
-        lines.append(f"| {escape_markdown(method)} | {escape_markdown(names[method])} | {escape_markdown(text) or 'none'} |")
-    return lines
+        rows.append({"method": method, "weighter": names[method], "hyperparameters": text or "none"})
+    shown = tuple(Column(key, key) for key in ("method", "weighter", "hyperparameters"))
+    return markdown_rows(Table("methods", "Methods", "", shown, pd.DataFrame(rows, columns=[each.key for each in shown])))
 
 
 def _hyperparameters(runs: Sequence[Run]) -> str:

@@ -15,7 +15,6 @@ from benchmarks.analysis.scores import scores
 from benchmarks.analysis.section_tables import SectionTables
 from benchmarks.analysis.sections import sections
 from benchmarks.analysis.suite_tables import SuiteTables
-from benchmarks.analysis.table import Table
 from benchmarks.records.files import write
 from benchmarks.report import formatting
 from benchmarks.report.figures import (
@@ -31,6 +30,7 @@ from benchmarks.report.figures import (
 )
 from benchmarks.report.markdown import Chapter, Picture, failures, page, terminal
 from benchmarks.report.palette import Style, method_styles
+from benchmarks.report.table_files import write_table
 
 
 @dataclass(frozen=True)
@@ -63,11 +63,11 @@ def write_report(suite: SuiteTables, plots_folder: Path) -> Report:
     folder = suite.folder / "tables"
     for tables in suite.sections:
         for table in (tables.overview, *tables.others):
-            paths += _write_table(folder, table)
+            paths += write_table(folder, table)
         slug = tables.scores.section.slug
         paths.append(write(folder / f"{slug}_runs.csv", formatting.to_csv(tables.scores.methods)))
     for table in suite.summaries:
-        paths += _write_table(folder, table)
+        paths += write_table(folder, table)
     summary = terminal(suite)
     paths.append(write(suite.folder / "report.md", page(suite, chapters, pictures)))
     paths.append(write(suite.folder / "summary.txt", summary + "\n"))
@@ -89,7 +89,7 @@ def write_calibration(suite_folder: Path, keys: Collection[str]) -> str:
         raise ValueError("expected recorded runs, found none")
     tables = [calibration_table(scores(section)) for section in found]
     for table in tables:
-        _write_table(suite_folder / "tables", table)
+        write_table(suite_folder / "tables", table)
     return "\n\n".join(formatting.to_markdown(table) for table in tables)
 
 
@@ -121,11 +121,3 @@ def _section_pictures(draw: _Drawer, tables: SectionTables, styles: Mapping[str,
         *draw(pareto.figure(tables, styles), f"{name}_front", f"{section.name}: front", pareto.CAPTION),
         *draw(landscape.figure(section, styles), f"{name}_landscape", f"{section.name}: paths", landscape.CAPTION),
     )
-
-
-def _write_table(folder: Path, table: Table) -> list[Path]:
-    return [
-        write(folder / f"{table.name}.md", formatting.to_markdown(table)),
-        write(folder / f"{table.name}.csv", formatting.table_csv(table)),
-        write(folder / f"{table.name}.tex", formatting.to_latex(table)),
-    ]

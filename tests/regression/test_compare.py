@@ -8,6 +8,7 @@ from pathlib import Path
 
 import fake_runs
 import numpy as np
+import pandas as pd
 import pytest
 import regression_runs
 from command_line import Bench, assert_refused, bench
@@ -69,12 +70,17 @@ def test_the_command_prints_and_writes(tmp_path: Path, bench: Bench) -> None:
     said = bench("compare", str(base), str(head))
     assert (said.code, said.stderr) == (0, "")
     assert "1 worse, 1 better, 4 no difference seen" in said.stdout
-    assert max(map(len, said.stdout.splitlines()[:-1])) <= 200
+    assert max(map(len, said.stdout.splitlines()[:-1])) <= 140
     page = (head / "compare.md").read_text(encoding="utf-8")
     assert f"for a pull request: {head / 'compare.md'}" in said.stdout
     (line,) = [line for line in page.splitlines() if "| famo " in line]
     assert [cell.strip() for cell in line.split("|")[2:5]] == ["famo", "worse", "Δm"]
-    assert page.count("\n| ") == 7
+    assert page.count("\n| ") == 8
+    data = pd.read_csv(head / "compare.csv").set_index("method")
+    rows = {row.method: row for row in compare(base, head).rows}
+    assert data["change"].to_dict() == pytest.approx({method: row.judged.found.mean for method, row in rows.items()})
+    assert data["low"].to_dict() == pytest.approx({method: row.judged.found.low for method, row in rows.items()})
+    assert (head / "compare.tex").read_text(encoding="utf-8").count(r" \\") == 7
     assert page.rstrip().endswith("None.")
 
 
