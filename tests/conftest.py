@@ -8,9 +8,13 @@ from pathlib import Path
 import browsers
 import pytest
 import torch
+from check_bench import check_bench
+from command_line import bench
 from conformance import Conformance
 from hypothesis import HealthCheck, settings
 from places import TESTS
+
+__all__ = ["bench", "check_bench"]
 
 torch.set_num_threads(1)
 

@@ -43,6 +43,9 @@ def read_all(suite_folder: Path, keys: Collection[str] | None = None) -> Iterato
     lines = packed.lines
     places = {place.name: place for place in run_folders(suite_folder)}
     places |= {key: place for key, place in before.items() if key not in lines}
+    # A file in the place of a folder is damage too, where a run is looked for there.
+    lacking = {key: run_folder(suite_folder, key) for key in keys or () if key not in places}
+    places |= {key: place for key, place in lacking.items() if place.is_file()}
     found = {*places, *lines}
     if keys is None or not {*keys} <= found:
         lost = packed.known - found

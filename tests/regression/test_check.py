@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import regression_runs
 from check_bench import COMMIT, METHODS, CheckBench
-from command_line import Bench, Said, assert_refused, bench
+from command_line import Bench, Said, assert_refused
 from written_records import rewrite
 
 from benchmarks.cli import regression
@@ -19,8 +19,6 @@ from benchmarks.records import provenance
 from benchmarks.records.schema import RunSpec
 from benchmarks.records.storage import RUN_FILE, read_run, run_folders
 from benchmarks.regression import golden_runs, golden_weights, step_cost
-
-__all__ = ["bench"]
 
 
 def lines(said: Said, gate: str) -> list[str]:

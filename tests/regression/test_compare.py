@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import regression_runs
-from command_line import Bench, assert_refused, bench
+from command_line import Bench, assert_refused
 from regression_runs import same
 from written_records import rewrite
 
@@ -23,8 +23,6 @@ from benchmarks.papers.claims import below
 from benchmarks.records.schema import Run, RunSpec
 from benchmarks.records.storage import RUN_FILE
 from benchmarks.regression.compare import compare, markdown
-
-__all__ = ["bench"]
 
 
 def folders(tmp_path: Path, seeds: int, metric: regression_runs.Change = same, single: bool = True) -> tuple[Path, Path]:

@@ -6,17 +6,14 @@ import shutil
 
 import pytest
 import regression_runs
-from check_bench import CheckBench, check_bench
+from check_bench import CheckBench
 from planted_regressions import PLANTED, REFERENCE, Planted
-from test_check import bench
 from torch import nn
 
 from benchmarks.cli import regression
 from benchmarks.problems.multidigits import MultiDigits
 from benchmarks.regression import golden_runs, golden_weights
 from weighting import names
-
-__all__ = ["bench", "check_bench"]
 
 SMALL = dict(golden_runs.SMALL)
 
