@@ -180,7 +180,7 @@ def _write(suite: Path, columns: list[str], runs: Mapping[str, _Run]) -> None:
         (folder / LINES_FILE).write_bytes(lines)
         _write_rows(folder / ROWS_FILE, columns, runs)
         _read_back(folder, runs)
-        # First the rows: until the lines follow, those that are there find theirs among them.
+        # Runs that only one of the files has meanwhile are folders too, and these win.
         for name in (ROWS_FILE, LINES_FILE):
             with (folder / name).open("rb") as file:
                 os.fsync(file.fileno())
@@ -254,7 +254,7 @@ def _unpack(suite: Path, told: Packing) -> None:
             left.append(str(error))
     told.left += left
     if not left:
-        # First the lines: rows without a line say nothing where there is a folder.
+        # All are folders now: what is left of the files after one of them says nothing.
         for name in (LINES_FILE, ROWS_FILE):
             (suite / name).unlink(missing_ok=True)
 

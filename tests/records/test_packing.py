@@ -451,17 +451,29 @@ def test_readers_go_on_while_runs_change_their_form(
     if carry_out is unpack_runs:
         pack_runs(start)
     expected = all_runs(start)
-    moments = (("benchmarks.records.reading.run_folders", run_folders), ("benchmarks.records.reading.Packed", Packed))
+    moments = [
+        ("benchmarks.records.reading.run_folders", run_folders, False),
+        ("benchmarks.records.reading.run_folders", run_folders, True),
+        ("benchmarks.records.reading.Packed", Packed, False),
+    ]
     for number in range(4):
-        for name, original in moments:
-            folder = tmp_path / f"{number}{name}"
+        for name, original, before in moments:
+            folder = tmp_path / f"{number} {name} {before}"
             shutil.copytree(start, folder)
             looks = iter(range(100))
 
-            def look(place: Path, original: Any = original, looks: Iterator[int] = looks, stop: int = number) -> Any:
+            def look(
+                place: Path,
+                original: Any = original,
+                looks: Iterator[int] = looks,
+                stop: tuple[int, bool] = (number, before),
+            ) -> Any:
+                now = next(looks)
+                if (now, True) == stop:
+                    carry_out(place)
                 found = original(place)
                 found = list(found) if original is run_folders else found
-                if next(looks) == stop:
+                if (now, False) == stop:
                     carry_out(place)
                 return found
 
