@@ -37,16 +37,9 @@ def read_all(suite_folder: Path, keys: Collection[str] | None = None) -> Iterato
 
     A folder that does not exist holds none. Raises OSError where the folder of runs cannot be listed.
     """
-    # Listed before and after the packed ones are read, so that no run is missed that is packed or unpacked meanwhile.
-    before = {place.name: place for place in run_folders(suite_folder)}
     packed = Packed(suite_folder)
-    lines = packed.lines
-    places = {place.name: place for place in run_folders(suite_folder)}
-    places |= {key: place for key, place in before.items() if key not in lines}
-    # A file in the place of a folder is damage too, where a run is looked for there.
-    lacking = {key: run_folder(suite_folder, key) for key in keys or () if key not in places}
-    places |= {key: place for key, place in lacking.items() if place.is_file()}
-    found = {*places, *lines}
+    places = _places(packed, keys or ())
+    found = {*places, *packed.lines}
     if keys is None or not {*keys} <= found:
         lost = packed.known - found
         found |= lost
@@ -58,6 +51,17 @@ def read_all(suite_folder: Path, keys: Collection[str] | None = None) -> Iterato
             yield _from_folder(places[key]) if key in places else _from_packed(packed, key)
         except DamagedRecordError as error:
             yield Unusable(key, str(error))
+
+
+def _places(packed: Packed, keys: Collection[str]) -> dict[str, Path]:
+    """Key -> folder, of all runs that have one; or a file that lies where the folder of one of the given runs should be."""
+    # Listed before and after the packed ones are read, so that no run is missed that is packed or unpacked meanwhile.
+    before = list(run_folders(packed.folder))
+    lines = packed.lines
+    found = {place.name: place for place in run_folders(packed.folder)}
+    found |= {place.name: place for place in before if place.name not in lines}
+    others = (run_folder(packed.folder, key) for key in keys if key not in found)
+    return found | {place.name: place for place in others if place.exists()}
 
 
 def has_records(suite_folder: Path) -> bool:
