@@ -9,6 +9,7 @@ from torch import Tensor
 
 from weighting import Claim, Observation, Weighter
 from weighting.coba import CoBa
+from weighting.coba_ablations import CoBaRelative
 
 
 class Broken(Weighter):
@@ -162,14 +163,14 @@ class StartsTooSoon(BrokenOnRatios):
         return self.as_weights((ratios if self.steps >= self.warmup - 1 else torch.zeros_like(ratios)).softmax(-1), now)
 
 
-class NeverTurnsAway(Broken, CoBa):
+class NeverTurnsAway(Broken, CoBaRelative):
     """Relative scores alone: a task that diverges has the largest slope, and so the largest weight."""
 
     name, breaks = "never_turns_away", Claim.TURNED_TASK_LOSES_WEIGHT
     keeps = CoBa.claims & ~breaks
 
     def __init__(self, num_tasks: int) -> None:
-        super().__init__(num_tasks, warmup=3, window=6, components="relative")
+        super().__init__(num_tasks, warmup=3, window=6)
 
 
 class ForgetsTheCount(Broken, CoBa):
@@ -181,8 +182,8 @@ class ForgetsTheCount(Broken, CoBa):
     def __init__(self, num_tasks: int) -> None:
         super().__init__(num_tasks, warmup=3, window=6)
 
-    def _divergence_factor(self, slopes: Tensor, updates: int) -> Tensor:
-        return super()._divergence_factor(slopes, updates) / max(1, self._slopes_after(updates))
+    def divergence_factor(self, updates: int) -> Tensor:
+        return super().divergence_factor(updates) / max(1, self._slopes_after(updates))
 
 
 BROKEN: tuple[type[Broken], ...] = (

@@ -28,8 +28,8 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "famo next_batch": ("famo", {"lookahead": "next_batch"}),
     "coba": ("coba", {"warmup": 4, "window": 8}),
     "coba update_every": ("coba", {"warmup": 4, "window": 8, "update_every": 3}),
-    "coba mftcoder": ("coba", {"warmup": 4, "window": 8, "variant": "mftcoder"}),
-    "coba mftcoder update_every": ("coba", {"warmup": 6, "window": 8, "update_every": 2, "variant": "mftcoder"}),
+    "coba_mftcoder": ("coba_mftcoder", {"warmup": 4, "window": 8}),
+    "coba_mftcoder update_every": ("coba_mftcoder", {"warmup": 6, "window": 8, "update_every": 2}),
 }
 
 

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor
 
 from weighting import Observation
 from weighting.coba import CoBa
-from weighting.dwa import DynamicWeightAverage
+from weighting.dwa import DynamicWeightAverage, loss_ratio
 from weighting.famo import Famo
 
 
 class SlopeFlipped(CoBa):
     """The sign of the slopes."""
 
-    def _scores(self, slopes: Tensor, live: Tensor, updates: int) -> Any:
-        return super()._scores(-slopes, live, updates)
+    def _scores(self, slopes: Tensor, live: Tensor) -> tuple[Tensor, Tensor]:
+        return super()._scores(-slopes, live)
 
 
 class RatioUpsideDown(DynamicWeightAverage):
     """The older window by the newer."""
 
-    def _shares(self, newer: Tensor, older: Tensor) -> Tensor:
-        return super()._shares(older.where(~older.isnan(), newer), newer)
+    def _ratio(self) -> Tensor:
+        return loss_ratio(self.previous.where(~self.previous.isnan(), self.last), self.last)
 
 
 class TenTimesTooFast(Famo):

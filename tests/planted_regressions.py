@@ -57,6 +57,8 @@ class Planted:
     what: str
     method: str
     plant: Callable[[pytest.MonkeyPatch], Any]
+    variants: tuple[str, ...] = ()
+    """Those of its variants that it breaks too."""
 
 
 PLANTED = (
@@ -67,6 +69,7 @@ PLANTED = (
         "GradNorm measured at the wrong layer",
         "gradnorm",
         lambda patch: patch.setattr(step, "SharedLayerNorms", AtTheWrongLayer),
+        ("gradnorm_libmtl",),
     ),
 )
 

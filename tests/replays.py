@@ -28,17 +28,16 @@ def ask_and_tell(weighter: Weighter, seen: Observation) -> Tensor:
     return weights
 
 
-def coba_paper(trace: Trace, history: str = "from_warmup") -> list[Tensor]:
+def coba_paper(trace: Trace, name: str = "coba") -> list[Tensor]:
     """Row t of the validation losses belongs to the model after t updates; ``weights[t]`` has seen the rows up to t."""
     given = trace["hyperparameters"]
     weighter = weighting.create(
-        "coba",
+        name,
         trace["num_tasks"],
         warmup=given["warmup"],
         window=given["history_window"],
         tau=given["tau"],
         update_every=given.get("update_interval", 1),
-        history=history,
     )
     rows = [numbers(row) for row in trace["inputs"]["val_losses"]]
     weighter.start(Observation(losses=rows[0], val_losses=rows[0]))
@@ -58,9 +57,8 @@ def coba_official(trace: Trace, inputs: str = "val_ratios") -> list[Tensor]:
     """
     given, seen = trace["hyperparameters"], trace["inputs"]
     weighter = weighting.create(
-        "coba",
+        "coba_mftcoder",
         trace["num_tasks"],
-        variant="mftcoder",
         warmup=given["warmup_steps"],
         window=given["history_length"],
         tau=given["tau"],
@@ -115,9 +113,8 @@ def dwa_nashmtl(trace: Trace) -> list[Tensor]:
     """The file's weights sum to K, and the total is the mean of weight times loss."""
     given = trace["hyperparameters"]
     weighter = weighting.create(
-        "dwa",
+        "dwa_nash_mtl",
         trace["num_tasks"],
-        variant="nash_mtl",
         window=given["iteration_window"],
         temperature=given["temperature"],
     )
@@ -145,9 +142,8 @@ def gradnorm_libmtl(trace: Trace) -> list[Tensor]:
     """The rows start after the first epoch, whose mean losses are given."""
     given = trace["hyperparameters"]
     weighter = weighting.create(
-        "gradnorm",
+        "gradnorm_libmtl",
         trace["num_tasks"],
-        variant="libmtl",
         alpha=given["alpha"],
         lr=given["lr"],
         optimizer=given["optimizer"].split()[0],
@@ -186,7 +182,7 @@ class Replay:
     """How the traces of one group are replayed, and the largest difference allowed in any weight."""
 
     setting: str
-    """The method, and the variant where it has several."""
+    """The method or variant."""
     weights: Callable[[Trace], list[Tensor]]
     limit: float = 1e-10
     relative: bool = False
@@ -194,15 +190,15 @@ class Replay:
 
 
 REPLAYS = {
-    "coba_paper": Replay('coba, variant="paper"', coba_paper),
-    "coba_official": Replay('coba, variant="mftcoder"', coba_official, 1e-9),
+    "coba_paper": Replay("coba", coba_paper),
+    "coba_official": Replay("coba_mftcoder", coba_official, 1e-9),
     "famo_official": Replay("famo", famo),
-    "dwa_libmtl": Replay('dwa, variant="paper"', dwa),
-    "dwa_nashmtl": Replay('dwa, variant="nash_mtl"', dwa_nashmtl, 1e-5, relative=True),
+    "dwa_libmtl": Replay("dwa", dwa),
+    "dwa_nashmtl": Replay("dwa_nash_mtl", dwa_nashmtl, 1e-5, relative=True),
     "uw_libmtl": Replay("uncertainty", uncertainty),
     "uw_nashmtl": Replay("uncertainty", uncertainty),
-    "gradnorm_paper": Replay('gradnorm, variant="paper"', gradnorm),
-    "gradnorm_libmtl": Replay('gradnorm, variant="libmtl"', gradnorm_libmtl),
+    "gradnorm_paper": Replay("gradnorm", gradnorm),
+    "gradnorm_libmtl": Replay("gradnorm_libmtl", gradnorm_libmtl),
     "gls_libmtl": Replay("gls", by_losses("gls")),
     "imtl_l_libmtl": Replay("imtl_l", imtl_l),
 }

@@ -12,14 +12,19 @@ from typing import Any
 from weighting._build import build
 from weighting.claim import Claim
 from weighting.coba import CoBa
+from weighting.coba_ablations import CoBaAbsolute, CoBaFixedMix, CoBaFromStart, CoBaRelative
+from weighting.coba_mftcoder import CoBaMFTCoder
 from weighting.contract import Weighter
 from weighting.dwa import DynamicWeightAverage
+from weighting.dwa_nash_mtl import SlidingWeightAverage
 from weighting.famo import Famo
 from weighting.gls import GeometricLoss
 from weighting.gradients import gradient_norms
 from weighting.gradnorm import GradNorm
+from weighting.gradnorm_libmtl import SoftmaxGradNorm
 from weighting.imtl_l import ImpartialLoss
 from weighting.lbtw import LossBalanced
+from weighting.lbtw_official import RescaledLossBalanced
 from weighting.losses import TaskLosses, total
 from weighting.observation import Needs, Observation, RunFacts
 from weighting.random import RandomLossWeighting
@@ -38,6 +43,7 @@ __all__ = [
     "Weighter",
     "__version__",
     "create",
+    "family",
     "gradient_norms",
     "method",
     "names",
@@ -47,25 +53,41 @@ __all__ = [
 __version__ = "0.3.0"
 
 METHODS: dict[str, type[Weighter]] = {
-    "uniform": Uniform,
-    "static": Static,
-    "random": RandomLossWeighting,
-    "gradnorm": GradNorm,
-    "dwa": DynamicWeightAverage,
-    "uncertainty": UncertaintyWeighting,
-    "gls": GeometricLoss,
-    "scale_invariant": ScaleInvariant,
-    "imtl_l": ImpartialLoss,
-    "lbtw": LossBalanced,
-    "famo": Famo,
-    "coba": CoBa,
+    kind.name: kind
+    for kind in (
+        Uniform,
+        Static,
+        RandomLossWeighting,
+        GradNorm,
+        SoftmaxGradNorm,
+        DynamicWeightAverage,
+        SlidingWeightAverage,
+        UncertaintyWeighting,
+        GeometricLoss,
+        ScaleInvariant,
+        ImpartialLoss,
+        LossBalanced,
+        RescaledLossBalanced,
+        Famo,
+        CoBa,
+        CoBaMFTCoder,
+        CoBaRelative,
+        CoBaAbsolute,
+        CoBaFixedMix,
+        CoBaFromStart,
+    )
 }
-"""Name -> class of every method, in the order of tables."""
+"""Name -> class of every method and variant, in the order of tables."""
 
 
 def names() -> list[str]:
     """The names of all methods, in the order of tables."""
     return list(METHODS)
+
+
+def family(name: str) -> str:
+    """The method that a listed variant is a reading of; any other name itself."""
+    return (METHODS[name].variant_of or name) if name in METHODS else name
 
 
 def method(name: str) -> type[Weighter]:
@@ -80,8 +102,8 @@ def method(name: str) -> type[Weighter]:
 def create(name: str, num_tasks: int, **hyperparameters: Any) -> Weighter:
     """A new method by name, with the paper's defaults where no hyperparameter is given.
 
-    Every method accepts ``batch_shape``; ``feedback="training" | "validation"``, whose losses it learns from; and ``prior``,
-    K constants (or one) that multiply its weights. Raises ValueError on an unknown name or hyperparameter, or a value out of
-    range.
+    Every method accepts ``batch_shape``; ``losses_from="training" | "validation"``, the split whose losses it learns from;
+    and ``prior``, K constants (or one) that multiply its weights. Raises ValueError on an unknown name or hyperparameter, or
+    a value out of range.
     """
     return build(method(name), num_tasks, **hyperparameters)

@@ -8,7 +8,7 @@ from typing import Any
 
 from weighting._checks import check_choice
 from weighting.contract import Weighter
-from weighting.feedback import fed_on
+from weighting.on_split import on_split
 
 NOT_HYPERPARAMETERS = ("num_tasks", "batch_shape")
 """Arguments of every method besides its hyperparameters."""
@@ -22,7 +22,7 @@ def hyperparameters_of(kind: type[Weighter]) -> dict[str, object]:
         for name, parameter in parameters.items()
         if name not in ("self", *NOT_HYPERPARAMETERS) and parameter.kind is not parameter.VAR_KEYWORD
     }
-    return {**own, "feedback": kind.feedback, "prior": None}
+    return {**own, "losses_from": kind.losses_from, "prior": None}
 
 
 def build(kind: type[Weighter], num_tasks: int, **hyperparameters: Any) -> Weighter:
@@ -33,9 +33,9 @@ def build(kind: type[Weighter], num_tasks: int, **hyperparameters: Any) -> Weigh
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {near[0]!r}? " if near else ""
             raise ValueError(f"{kind.name}: unknown hyperparameter {name!r}; {hint}known: {', '.join(known)}")
-    feedback, prior = hyperparameters.pop("feedback", kind.feedback), hyperparameters.pop("prior", None)
-    check_choice(kind.name, "feedback", feedback, ("training", "validation"))
-    weighter = fed_on(kind(num_tasks, **hyperparameters), feedback)
+    losses_from, prior = hyperparameters.pop("losses_from", kind.losses_from), hyperparameters.pop("prior", None)
+    check_choice(kind.name, "losses_from", losses_from, ("training", "validation"))
+    weighter = on_split(kind(num_tasks, **hyperparameters), losses_from)
     if prior is not None:
         weighter.set_prior(prior)
     return weighter

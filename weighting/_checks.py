@@ -19,14 +19,19 @@ def check(
     integer: bool = False,
     ge: float | None = None,
     gt: float | None = None,
+    le: float | None = None,
     lt: float | None = None,
 ) -> Any:
-    """The value as an int or a float, if it is a finite number (or an integer) within its bounds: >= ge, > gt, < lt.
+    """The value as an int or a float, if it is a finite number (or an integer) within its bounds: >= ge, > gt, <= le, < lt.
 
     Numbers of Python and NumPy are taken, and tensors and arrays of no dimension. Raises ValueError of one line.
     """
     number = _number(value)
-    bounds = [f"{words} {bound:g}" for words, bound in (("at least", ge), ("above", gt), ("below", lt)) if bound is not None]
+    bounds = [
+        f"{words} {bound:g}"
+        for words, bound in (("at least", ge), ("above", gt), ("at most", le), ("below", lt))
+        if bound is not None
+    ]
     expected = " ".join(["an integer" if integer else "a finite number", " and ".join(bounds)]).strip()
     if (
         number is None
@@ -34,6 +39,7 @@ def check(
         or not math.isfinite(number)
         or (ge is not None and number < ge)
         or (gt is not None and number <= gt)
+        or (le is not None and number > le)
         or (lt is not None and number >= lt)
     ):
         raise ValueError(f"{owner}: expected {name} to be {expected}, found {value!r}")

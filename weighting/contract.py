@@ -41,7 +41,7 @@ from weighting._state import State
 from weighting.claim import Claim
 from weighting.observation import TRAINING_FIELDS, Field, Needs, Observation, RunFacts, visible
 
-Feedback = Literal["training", "validation"]
+LossesFrom = Literal["training", "validation"]
 
 CLOCK_MARK = 0x5745 << 48
 """The highest bits of a clock that somebody has set: memory that nobody filled does not have them."""
@@ -157,13 +157,15 @@ class Weighter(State, ABC):
     """
 
     name: ClassVar[str]
+    variant_of: ClassVar[str | None] = None
+    """The method of which this is another reading: tables and pictures put them side by side."""
     version: ClassVar[int] = 1
     """Part of the key of every recorded run: it changes when the numbers change."""
     needs: ClassVar[Needs] = Needs.NOTHING
     answers_from: ClassVar[Literal["state", "losses"]] = "losses"
     """Whether ``weights`` reads this step's losses, or knows its answer before them: "state"."""
-    feedback: ClassVar[Feedback] = "training"
-    """Whose losses the method learns from; ``create(..., feedback=...)`` feeds it the other split's."""
+    losses_from: ClassVar[LossesFrom] = "training"
+    """Whose losses the method learns from; ``create(..., losses_from=...)`` feeds it the other split's."""
     claims: Claim = Claim.NOTHING
     """Properties that tests check. An instance whose hyperparameters give one up has ``claims`` of its own."""
     adaptive: ClassVar[bool] = True

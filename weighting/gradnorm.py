@@ -10,22 +10,17 @@ Departs   from the paper in one thing: ``floor``. Nothing in the paper's rule ke
           The paper's own figure of its ten regressions, in which GradNorm ends below equal weights, is met with the floor
           and not without it (docs/methods/gradnorm.md). ``floor=0`` is the rule as it is written.
           L_i(0) is the first loss seen (the paper's log(C) for classification is an alternative it mentions).
-          Variant "libmtl" (median-research-group/LibMTL@4336804, weighting/GradNorm.py): w = K softmax(s), s starts at 1 and
-          takes the gradient of the same objective through the softmax, so weights stay positive and are not renormalised.
-          There L_i(0) is the mean loss of the first epoch, in which the weights are 1 (``initial_steps``), s is trained by
-          the model's optimizer, norms are taken over all shared parameters, and task heads get unweighted gradients; the
-          last two are matters of the training loop, which is the same here for both variants.
+          A softmax instead of the rescaling: ``weighting.gradnorm_libmtl``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from weighting._checks import check, check_choice
+from weighting._checks import check
 from weighting._optimizers import ElementOptimizer, OptimizerName
 from weighting.claim import Claim
 from weighting.contract import REFUSED_LOSS, Weighter
@@ -37,8 +32,7 @@ class GradNorm(Weighter):
 
     alpha                        strength of the pull towards equal training rates; 0: equal gradient norms
     lr, optimizer, weight_decay  of the weights' own optimizer, lr > 0: "adam" or "sgd"
-    variant                      "paper": w itself is learned, then rescaled | "libmtl": w = K softmax(s)
-    floor                        >= 0, below 1: the least weight, variant "paper"; 0: none, the rule as it is written
+    floor                        >= 0, below 1: the least weight; 0: none, the rule as it is written
     initial_steps                steps whose mean loss is L_i(0), with equal weights until then; 0: the first loss seen
     """
 
@@ -75,21 +69,16 @@ class GradNorm(Weighter):
         lr: float = 0.025,
         optimizer: OptimizerName = "adam",
         weight_decay: float = 0.0,
-        variant: Literal["paper", "libmtl"] = "paper",
         floor: float = 1e-3,
         initial_steps: int = 0,
     ) -> None:
         super().__init__(num_tasks, batch_shape=batch_shape)
-        check_choice(self.name, "variant", variant, ("paper", "libmtl"))
-        self.variant = variant
         self.alpha: float = check(self.name, "alpha", alpha, ge=0)
         self.floor: float = check(self.name, "floor", floor, ge=0, lt=1)
-        if variant == "paper" and not self.floor:
-            # A weight may cross 0; a softmax cannot.
+        if not self.floor:
             self.claims = self.claims & ~Claim.NONNEGATIVE
         self.initial_steps: int = check(self.name, "initial_steps", initial_steps, integer=True, ge=0)
         self.add_state("current", 1.0)
-        """w in variant "paper", s in variant "libmtl"."""
         self.add_state("initial_losses", float("nan"))
         self.add_state("initial_counts", 0.0)
         self.add_state("relative_rate", 1.0)
@@ -114,27 +103,25 @@ class GradNorm(Weighter):
         return self.as_weights(self._weights(), now)
 
     def update(self, after: Observation) -> None:
-        """One gradient step on the weights, then (variant "paper") the renormalisation."""
+        """One gradient step on the weights, then the renormalisation."""
         losses, present = self.read(after, "losses"), self.present(after)
         if self._averages():
             self._average(losses, present)
             return
         self._remember(losses, present)
-        gradient = self._gradient(losses, self.read(after, "grad_norms"), present)
-        if self.variant == "paper":
-            self.optimizer.step(self.current, gradient, present)
-            self._renormalise(present)
-            return
-        weights = self._weights()
-        common = (weights * gradient).sum(-1, keepdim=True) / self.num_tasks
-        self.optimizer.step(self.current, weights * (gradient - common), present)
+        self._learn(self._gradient(losses, self.read(after, "grad_norms"), present), present)
 
     def _averages(self) -> bool:
         """Whether this step's losses still go into L_i(0)."""
         return self.initial_steps > 0 and self.num_updates < self.initial_steps
 
     def _weights(self) -> Tensor:
-        return self.current if self.variant == "paper" else self.num_tasks * self.current.softmax(-1)
+        return self.current
+
+    def _learn(self, gradient: Tensor, present: Tensor) -> None:
+        """One step against the gradient of the objective with respect to w."""
+        self.optimizer.step(self.current, gradient, present)
+        self._renormalise(present)
 
     def _gradient(self, losses: Tensor, norms: Tensor, present: Tensor) -> Tensor:
         """Of the objective with respect to w, 0 for absent tasks; notes the relative rates."""

@@ -5,20 +5,17 @@ Source    Liu, Liang, Gitter, Loss-Balanced Task Weighting to Reduce Negative Tr
 Symbols   w_i = (L_i(t) / L_i(0))^alpha. alpha = 0 is the plain sum; alpha = 1 makes a task's weight fall as its loss does.
           The sum of the weights is free and falls with the losses.
 Departs   L_i(0) is the first loss above zero that is seen, so that no ratio is 0 / 0. The paper's text was not consulted;
-          the rule is the one that later papers quote. Variant "official" does as the authors' code does
-          (chao1224/Loss-Balanced-Task-Weighting@63ee7d8, src/pcba_run.py): L_i(0) is taken anew in the first batch of each
-          epoch (``restart_every`` steps), and the weights of the present tasks are rescaled to the sum K.
+          the rule is the one that later papers quote. The authors' code rescales the weights: ``weighting.lbtw_official``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from weighting._checks import check, check_choice
+from weighting._checks import check
 from weighting.claim import Claim
 from weighting.contract import REFUSED_LOSS, Weighter
 from weighting.observation import Observation
@@ -29,7 +26,6 @@ class LossBalanced(Weighter):
 
     alpha          >= 0, no unit
     restart_every  steps after which L_i(0) is taken anew; 0: never
-    variant        "paper": the ratios' powers as they are | "official": rescaled to the sum K
 
     Raises ValueError on a negative loss.
     """
@@ -46,28 +42,17 @@ class LossBalanced(Weighter):
     search = {"alpha": (0.1, 0.5, 1.0)}
     guards = {
         "zero_initial_loss": "a loss of exactly 0 could not be L(0)",
-        "zero_losses": "all losses were 0: equal weights were taken (variant official)",
         **REFUSED_LOSS,
     }
 
     initial_losses: Tensor
 
     def __init__(
-        self,
-        num_tasks: int,
-        *,
-        batch_shape: Sequence[int] = (),
-        alpha: float = 0.5,
-        restart_every: int = 0,
-        variant: Literal["paper", "official"] = "paper",
+        self, num_tasks: int, *, batch_shape: Sequence[int] = (), alpha: float = 0.5, restart_every: int = 0
     ) -> None:
         super().__init__(num_tasks, batch_shape=batch_shape)
-        check_choice(self.name, "variant", variant, ("paper", "official"))
         self.alpha: float = check(self.name, "alpha", alpha, ge=0)
         self.restart_every: int = check(self.name, "restart_every", restart_every, integer=True, ge=0)
-        self.variant = variant
-        if variant == "official":
-            self.claims = self.claims | Claim.SUMS_TO_NUM_TASKS
         self.add_state("initial_losses", float("nan"))
 
     def start(self, first: Observation) -> None:
@@ -76,26 +61,18 @@ class LossBalanced(Weighter):
 
     def weights(self, now: Observation) -> Tensor:
         """Nonnegative, 1 for a task without initial loss, ``(*batch_shape, K)``."""
-        losses, present = self.read(now, "losses"), self.present(now)
+        losses = self.read(now, "losses")
         unknown = self.initial_losses.isnan()
         if self._restarts():
             unknown = torch.ones_like(unknown)
         ratio = torch.where(unknown, torch.ones_like(losses), losses / self.initial_losses)
-        weights = ratio**self.alpha
-        if self.variant == "official":
-            weights = torch.where(present, weights, torch.zeros_like(weights))
-            total = weights.sum(-1, keepdim=True)
-            weights = torch.where(total > 0, self.num_tasks * weights / total, torch.ones_like(weights))
-        return self.as_weights(weights, now)
+        return self.as_weights(ratio**self.alpha, now)
 
     def update(self, after: Observation) -> None:
         """Remember the losses of tasks that had none."""
         if self._restarts():
             self.initial_losses.fill_(float("nan"))
         self._remember(after)
-        if self.variant == "official":
-            losses, present = self.read(after, "losses"), self.present(after)
-            self.count_guard("zero_losses", (present.logical_not() | (losses == 0)).all(-1) & present.any(-1))
 
     def allowed(self, losses: Tensor) -> Tensor:
         """Those of which a share can be left."""

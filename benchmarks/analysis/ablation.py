@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+import weighting
 from benchmarks.analysis import scores, statistics
 from benchmarks.analysis.scores import CHANGE, Scores
 from benchmarks.analysis.sections import Section
@@ -32,15 +33,17 @@ class MethodSettings:
 
     def setting(self, label: str) -> str:
         """What is changed, e.g. ``tau=2``."""
+        if label == self.method:
+            return "default"
         name, _, changed = label.partition("[")
-        return changed.rstrip("]") or ("default" if name == label else label)
+        return changed.rstrip("]") if name == self.method else label
 
 
 def method_settings(section: Section) -> list[MethodSettings]:
     """The methods of the section that have several settings, in its order."""
     groups: dict[str, list[str]] = {}
     for label in section.methods:
-        groups.setdefault(label.partition("[")[0], []).append(label)
+        groups.setdefault(weighting.family(label.partition("[")[0]), []).append(label)
     return [
         MethodSettings(name, name if name in labels else labels[0], tuple(sorted(labels, key=lambda label: label != name)))
         for name, labels in groups.items()

@@ -38,7 +38,7 @@ CANDIDATES: dict[str, tuple[str, Mapping[str, Any]]] = {
     "famo": ("famo", {}),
     "famo[next_batch]": ("famo", {"lookahead": "next_batch"}),
     "coba": ("coba", {}),
-    "coba[mftcoder]": ("coba", {"variant": "mftcoder"}),
+    "coba_mftcoder": ("coba_mftcoder", {}),
 }
 
 ALLOWED = {
@@ -55,8 +55,8 @@ ALLOWED = {
     ("code_lm", "famo[next_batch]"): 1.05,
     ("multidigits", "coba"): 1.40,
     ("code_lm", "coba"): 1.40,
-    ("multidigits", "coba[mftcoder]"): 1.40,
-    ("code_lm", "coba[mftcoder]"): 1.40,
+    ("multidigits", "coba_mftcoder"): 1.40,
+    ("code_lm", "coba_mftcoder"): 1.40,
 }
 """What the suite aims at, as a multiple of the hand-written step."""
 

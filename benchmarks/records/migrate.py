@@ -14,23 +14,30 @@ from typing import Any
 import pandas as pd
 from pydantic import ValidationError
 
+import weighting
 from benchmarks.catalog import own_source
 from benchmarks.errors import UNREADABLE, StorageError, UserError, one_line
-from benchmarks.records.packed import Packed
+from benchmarks.records.packed import LINES_FILE, ROWS_FILE, Packed, content_in
 from benchmarks.records.reading import Unusable, read_all, suites_below
-from benchmarks.records.schema import Record, RunSpec
+from benchmarks.records.renames import rename
+from benchmarks.records.schema import SCHEMA, Record, RunSpec
 from benchmarks.records.storage import (
+    NOT_AS_WRITTEN,
+    OLDER,
     RUN_FILE,
     TRAJECTORY_FILE,
     DamagedRecordError,
+    is_as_written,
+    parquet,
     read_run,
+    run_folder,
     run_folders,
     schema_version,
     write_record,
 )
 
-OLD = 1
-"""The form that is rewritten."""
+WITHOUT_CHECKSUMS = 1
+"""The form of records that have none, and no versions of methods and problems."""
 
 
 @dataclass
@@ -63,12 +70,39 @@ def migrate(folder: Path) -> Migrated:
         except UNREADABLE as error:
             found.left.append(f"{place}: cannot be read: {one_line(error)}")
     for suite in suites:
-        _look_at_packed(suite, found)
+        _migrate_packed(suite, found)
     return found
 
 
+def _migrate_packed(suite: Path, found: Migrated) -> None:
+    """Packed runs of an older form become folders; ``pack`` packs them again. Those of today's form are looked at."""
+    packed = Packed(suite)
+    if not any(schema_version(content_in(line)) in OLDER for line in packed.lines.values()):
+        _look_at_packed(suite, found)
+        return
+    left = [*packed.unreadable]
+    for key in sorted(packed.known):
+        try:
+            content, rows = packed.content(key), packed.trajectory(key)
+            before = _as_written(suite / LINES_FILE, content)
+            rename(before)
+            record = _renewed(before, rows)
+            if not run_folder(suite, record.key).exists():
+                write_record(suite / "runs", record, parquet(rows))
+            found.rewritten += 1
+        except OSError as error:
+            raise StorageError.of(error, suite) from error
+        except (DamagedRecordError, ValueError) as error:
+            left.append(f"{suite / LINES_FILE}: {key}: {one_line(error)}")
+    found.left += left
+    if not left:
+        # First the lines: rows without a line say nothing where there is a folder.
+        for name in (LINES_FILE, ROWS_FILE):
+            (suite / name).unlink(missing_ok=True)
+
+
 def _look_at_packed(suite: Path, found: Migrated) -> None:
-    """Packed runs are of today's form."""
+    """Whether packed runs of today's form can be read."""
     keys = Packed(suite).known - {place.name for place in run_folders(suite)}
     for run in read_all(suite, keys) if keys else ():
         if isinstance(run, Unusable):
@@ -79,16 +113,24 @@ def _look_at_packed(suite: Path, found: Migrated) -> None:
 
 def _migrate_one(place: Path, found: Migrated) -> None:
     content = (place / RUN_FILE).read_bytes()
-    if schema_version(content) != OLD:
+    if schema_version(content) not in OLDER:
         read_run(place)
         found.already += 1
         return
     trajectory = (place / TRAJECTORY_FILE).read_bytes()
+    before = _as_written(place, content)
+    if "trajectory_sha256" in before and hashlib.sha256(trajectory).hexdigest() != before["trajectory_sha256"]:
+        raise DamagedRecordError(f"{place}: cannot be read: {NOT_AS_WRITTEN}")
     # Refused if a page is not as it was written.
     rows = pd.read_parquet(io.BytesIO(trajectory), page_checksum_verification=True)
-    record = _renewed(json.loads(content), rows)
+    try:
+        rename(before)
+    except ValueError as error:
+        found.left.append(f"{place}: {error}")
+        return
+    record = _renewed(before, rows)
     target = place.parent / record.key
-    if target != place and target.exists() and schema_version((target / RUN_FILE).read_bytes()) == OLD:
+    if target != place and target.exists() and schema_version((target / RUN_FILE).read_bytes()) in OLDER:
         found.left.append(f"{place}: expected a key of its own, found {record.key} in use")
         return
     try:
@@ -98,6 +140,16 @@ def _migrate_one(place: Path, found: Migrated) -> None:
     except OSError as error:
         raise StorageError.of(error, target) from error
     found.rewritten += 1
+
+
+def _as_written(place: Path, content: bytes) -> dict[str, Any]:
+    """The record as JSON. Raises DamagedRecordError where its checksum, if it has one, says that it has changed."""
+    record: dict[str, Any] = json.loads(content)
+    if record["schema_version"] != WITHOUT_CHECKSUMS:
+        if not is_as_written(content):
+            raise DamagedRecordError(f"{place}: cannot be read: {NOT_AS_WRITTEN}")
+        del record["checksum"]
+    return record
 
 
 def _never_near_the_floor(content: dict[str, Any], trajectory: pd.DataFrame) -> bool:
@@ -111,7 +163,7 @@ def _never_near_the_floor(content: dict[str, Any], trajectory: pd.DataFrame) -> 
 
 
 def _every_task_in_every_batch(content: dict[str, Any], trajectory: pd.DataFrame) -> bool:
-    """CoBa's version 2 differs where validation batches lack tasks (variant mftcoder) or a task has no slope at all."""
+    """CoBa's version 2 differs where validation batches lack tasks (coba_mftcoder) or a task has no slope at all."""
     return bool((trajectory["weight"].dropna() > 0).all()) and not any("zero" in flag["name"] for flag in content["flags"])
 
 
@@ -123,20 +175,23 @@ SAME_NUMBERS: dict[str, tuple[int, Callable[[dict[str, Any], pd.DataFrame], bool
 
 
 def _version(content: dict[str, Any], trajectory: pd.DataFrame) -> int:
-    name = content["run"]["weighter"]["name"]
+    name = weighting.family(content["run"]["weighter"]["name"])
     version, same = SAME_NUMBERS.get(name, (1, lambda *_: True))
     return version if same(content, trajectory) else 1
 
 
 def _renewed(content: dict[str, Any], trajectory: pd.DataFrame) -> Record:
-    """The record in today's form. What was not part of a run then is what it was in fact."""
+    """The record in today's form. What was not part of a run in the first form is what it was in fact."""
+    if content["schema_version"] != WITHOUT_CHECKSUMS:
+        key = RunSpec.model_validate_json(json.dumps(content["run"])).key
+        return Record.model_validate_json(json.dumps({**content, "schema_version": SCHEMA, "key": key}))
     run = content["run"]
     run["training"]["threads"] = content["machine"].get("threads", 1)
     run["problem"]["version"], run["weighter"]["version"] = 1, _version(content, trajectory)
     for spec in (run["problem"], run["weighter"]):
         spec["source"] = _source(spec["name"], spec.get("source"))
     key = RunSpec.model_validate_json(json.dumps(run)).key
-    return Record.model_validate_json(json.dumps({**content, "schema_version": 2, "key": key}))
+    return Record.model_validate_json(json.dumps({**content, "schema_version": SCHEMA, "key": key}))
 
 
 def _source(name: str, recorded: str | None) -> str | None:

@@ -36,7 +36,7 @@ from pydantic import BaseModel, ConfigDict
 from benchmarks.catalog import defaults_of
 from benchmarks.contract import Training
 
-SCHEMA = 2
+SCHEMA = 3
 COLUMNS = ("step", "replica", "task", "train_loss", "val_loss", "weight", "count")
 OF_PROBLEM, OF_METHOD = "probe.", "method."
 """What the names of further columns begin with."""

@@ -24,6 +24,8 @@ from benchmarks.records.schema import COLUMNS, SCHEMA, Record, Run
 
 RUN_FILE = "run.json"
 TRAJECTORY_FILE = "trajectory.parquet"
+OLDER = range(1, SCHEMA)
+"""Forms that ``migrate`` rewrites."""
 IN_THE_WAY = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
 """What a system says when a folder is to take the place of something that is not an empty folder."""
 NOT_AS_WRITTEN = "it is not as it was written"
@@ -73,7 +75,7 @@ def parse_record(content: bytes, place: object, suite_folder: Path) -> Record:
         wrong = f"{where}: {first_error['msg']}" if whole else f"cannot be read: {NOT_AS_WRITTEN}"
     found = schema_version(content)
     if found != SCHEMA and (whole or found is not None):
-        hint = f"; `run_bench.py migrate {suite_folder}` rewrites older ones" if found == 1 else ""
+        hint = f"; `run_bench.py migrate {suite_folder}` rewrites older ones" if found in OLDER else ""
         wrong = f"expected schema_version {SCHEMA}, found {found!r}{hint}"
     raise DamagedRecordError(f"{place}: {wrong}")
 
@@ -92,6 +94,12 @@ def complete(record: Record, trajectory: pd.DataFrame, place: object) -> Run:
     if record.state == "finished" and trajectory.empty:
         raise DamagedRecordError(f"{place}: expected rows of a finished run, found none")
     return Run(record, trajectory)
+
+
+def is_as_written(content: bytes) -> bool:
+    """Whether a record since form 2 begins with the checksum of all that follows."""
+    first, _, rest = content.partition(b"\n")
+    return first == checksum_line(rest)
 
 
 def schema_version(content: bytes) -> object:

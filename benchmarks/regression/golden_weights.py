@@ -34,7 +34,7 @@ from benchmarks.regression.gate_result import Verdict
 from benchmarks.regression.golden_logs import FACTS, TASKS, Log, make_logs, observations, replay, rounded
 from weighting import Weighter
 from weighting._build import build, hyperparameters_of
-from weighting.contract import Feedback
+from weighting.contract import LossesFrom
 
 SCHEMA = 1
 FILE = "trajectories.json"
@@ -68,7 +68,7 @@ class Baseline(BaseModel):
 def settings(places: Iterable[str]) -> dict[str, Setting]:
     """Label -> class and hyperparameters: each method with its defaults, then with each other value of each choice it has.
 
-    places: listed names and ``path/to/file.py:Class``. Choices are arguments that are a ``Literal``, ``feedback`` included.
+    places: listed names and ``path/to/file.py:Class``. Choices are arguments that are a ``Literal``, and ``losses_from``.
     """
     found: dict[str, Setting] = {}
     for place in places:
@@ -220,7 +220,7 @@ def _trained(problem: str, kind: type[Weighter]) -> Weights | str:
 
 def _choices(kind: type[Weighter]) -> dict[str, tuple[Any, ...]]:
     """Hyperparameter -> values, where they are a ``Literal``."""
-    hints = {"feedback": Feedback, **typing.get_type_hints(kind.__init__)}
+    hints = {"losses_from": LossesFrom, **typing.get_type_hints(kind.__init__)}
     known = hyperparameters_of(kind)
     return {
         name: typing.get_args(hint) for name, hint in hints.items() if name in known and typing.get_origin(hint) is Literal

@@ -11,6 +11,8 @@ from typing import Any
 
 import matplotlib as mpl
 
+import weighting
+
 DASHES: tuple[Any, ...] = ("-", (0, (4, 1.4)), (0, (1.2, 1.0)), (0, (5, 1.2, 1.2, 1.2)))
 # Okabe and Ito's colours without yellow, which is not seen on white; see https://jfly.uni-koeln.de/color/
 _BLACK, _ORANGE, _SKY, _GREEN, _BLUE, _RED, _PURPLE = (
@@ -85,8 +87,8 @@ def _alike(one: Style, other: Style) -> bool:
 
 
 def _variants(label: str) -> tuple[Style, ...]:
-    """The styles a label that is not listed may have: its method's colour where it is ``method(...)`` of a listed one."""
-    name = re.split(r"[^\w]", label, maxsplit=1)[0]
+    """The styles a label without one of its own may have: in its method's colour where it is a setting or variant of one."""
+    name = weighting.family(re.split(r"[^\w]", label, maxsplit=1)[0])
     if name not in _KNOWN:
         return _FURTHER
     own = _KNOWN[name]

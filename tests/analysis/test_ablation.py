@@ -25,8 +25,8 @@ def setting(name: str, label: str, seed: int) -> Run:
 @pytest.fixture
 def section() -> Section:
     runs = [fake_runs.make("uniform", seed) for seed in (0, 1, 2)]
-    labels = ("coba", "coba[tau=2]", "coba[variant=mftcoder]")
-    runs += [setting("coba", label, seed) for label in labels for seed in (0, 1, 2)]
+    labels = ("coba", "coba[tau=2]", "coba_mftcoder")
+    runs += [setting(label.partition("[")[0], label, seed) for label in labels for seed in (0, 1, 2)]
     (found,), warnings = sections(runs)
     assert warnings == []
     return found
@@ -35,7 +35,7 @@ def section() -> Section:
 def test_the_settings_of_a_method_stand_together(section: Section) -> None:
     (found,) = method_settings(section)
     assert (found.method, found.base) == ("coba", "coba")
-    assert [found.setting(label) for label in found.labels] == ["default", "tau=2", "variant=mftcoder"]
+    assert [found.setting(label) for label in found.labels] == ["default", "tau=2", "coba_mftcoder"]
 
 
 def test_changes_are_paired_by_seed(section: Section) -> None:

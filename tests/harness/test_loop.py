@@ -324,8 +324,8 @@ def test_costs_of_listed_methods() -> None:
         "famo next_batch": (0, 0),
         "coba": (1, 0),
         "coba update_every": (4 / 12, 0),
-        "coba mftcoder": (11 / 12, 0),
-        "coba mftcoder update_every": (5 / 12, 0),
+        "coba_mftcoder": (11 / 12, 0),
+        "coba_mftcoder update_every": (5 / 12, 0),
     }
 
 

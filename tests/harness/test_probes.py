@@ -331,6 +331,6 @@ def test_rows_without_numbers_in_a_probe_are_damage(trained: Path) -> None:
 
 
 def test_the_wrapped_method_is_asked(tmp_path: Path) -> None:
-    fed = weighting.create("famo", 3, feedback="validation")
+    fed = weighting.create("famo", 3, losses_from="validation")
     fed.start(Observation(losses=torch.ones(3), val_losses=torch.ones(3)))
     assert list(fed.probes()) == ["logits"]

@@ -277,11 +277,11 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "run.json is a list": (lambda place: (place / RUN_FILE).write_text("[]"), "cannot be read"),
     "run.json is binary": (lambda place: (place / RUN_FILE).write_bytes(b"\xff\xfe"), "cannot be read"),
     "run.json is missing": (lambda place: (place / RUN_FILE).unlink(), "No such file"),
-    "run.json lacks a key": (lambda place: rewrite(place, {"schema_version": 2}), "Field required"),
+    "run.json lacks a key": (lambda place: rewrite(place, {"schema_version": 3}), "Field required"),
     "run.json has a wrong type": (lambda place: change(place, state="done"), "state: "),
     "run.json is of another version": (
         lambda place: change(place, schema_version=0),
-        "expected schema_version 2",
+        "expected schema_version 3",
     ),
     "run.json is of another run": (lambda place: change(place, key="0" * 16), "expected key"),
     "trajectory is cut": (lambda place: cut(place / TRAJECTORY_FILE), "cannot be read"),

@@ -203,7 +203,7 @@ def test_the_report_says_the_prior_and_compares_with_plain_uniform(trained: Path
 
 def weighted(seconds: float) -> Run:
     """Uniform under a prior, named as if it were the plain one."""
-    run = make("uniform", hyperparameters={"feedback": "training", "prior": [2, 1]}, seconds=seconds)
+    run = make("uniform", hyperparameters={"losses_from": "training", "prior": [2, 1]}, seconds=seconds)
     spec = run.record.run
     weighter = WeighterSpec(name="uniform", label="aaa", hyperparameters=spec.weighter.hyperparameters)
     return Run(run.record.model_copy(update={"run": spec.model_copy(update={"weighter": weighter})}), run.trajectory)

@@ -52,14 +52,14 @@ def test_a_plan_is_problems_by_seeds_by_weighters_with_the_controls(tmp_path: Pa
 
 
 def test_lists_are_a_grid_and_labels_name_what_differs(tmp_path: Path) -> None:
-    entry = {"name": "coba", "tau": [2, 5.0], "variant": ["paper", "mftcoder"], "warmup": 6}
+    entry = {"name": "coba", "tau": [2, 5.0], "update_every": [1, 2], "warmup": 6}
     plan = plan_of(tmp_path, suite(weighters=["uniform", entry]))
     assert labels(plan) == [
         "uniform",
         "coba[tau=2]",
-        "coba[tau=2, variant=mftcoder]",
+        "coba[tau=2, update_every=2]",
         "coba",
-        "coba[variant=mftcoder]",
+        "coba[update_every=2]",
         "random",
         "single_task",
     ]
@@ -69,11 +69,7 @@ def test_lists_are_a_grid_and_labels_name_what_differs(tmp_path: Path) -> None:
         "window": AUTO,
         "tau": 2,
         "update_every": 1,
-        "variant": "paper",
-        "history": "from_warmup",
-        "components": "full",
-        "mix": 0.5,
-        "feedback": "validation",
+        "losses_from": "validation",
         "prior": None,
     }
 
@@ -109,7 +105,7 @@ def test_a_problem_changes_the_suite_for_itself(tmp_path: Path) -> None:
     assert [run.problem.tasks for run in second][-3:] == [("large", "small"), ("large",), ("small",)]
     assert {run.problem.options["noise"] for run in second} == {0.5}
     static = next(run.weighter for run in second if run.weighter.name == "static")
-    assert static.hyperparameters == {"weights": [1.0, 2.0], "feedback": "training", "prior": None}
+    assert static.hyperparameters == {"weights": [1.0, 2.0], "losses_from": "training", "prior": None}
 
 
 def test_filters(tmp_path: Path) -> None:
@@ -133,10 +129,10 @@ def test_defaults_that_depend_on_the_run_are_filled_in_when_it_is_known(tmp_path
     used = {
         run.weighter.name: hyperparameters_in_run(run.weighter.name, run.weighter.hyperparameters, facts) for run in runs
     }
-    assert used["dwa"] == {"temperature": 2.0, "window": 5, "variant": "paper", "feedback": "training", "prior": None}
+    assert used["dwa"] == {"temperature": 2.0, "window": 5, "losses_from": "training", "prior": None}
     assert used["coba"]["window"] == 9
     assert used["coba"]["warmup"] == METHODS["coba"].defaults_for(facts)["warmup"]
-    assert used["random"] == {"seed": 77, "feedback": "training", "prior": None}
+    assert used["random"] == {"seed": 77, "losses_from": "training", "prior": None}
 
 
 @pytest.mark.parametrize("form", ["absolute path", "relative path", "module"])
@@ -266,7 +262,7 @@ MISTAKES: dict[str, tuple[str, list[str]]] = {
     ),
     "unknown hyperparameter of a method without": (
         HEAD + PROBLEM + "weighters:\n  - {name: uniform, tau: 5}\n",
-        [":4: weighters[0].tau", "unknown hyperparameter 'tau'", "known: feedback"],
+        [":4: weighters[0].tau", "unknown hyperparameter 'tau'", "known: losses_from"],
     ),
     "unknown option": (
         HEAD + f"problems: [{{name: '{TINY}', options: {{nose: 1.0}}}}]\n" + WEIGHTERS,
@@ -348,8 +344,8 @@ MISTAKES: dict[str, tuple[str, list[str]]] = {
         [":4: weighters[0].tau", "expected a valid number, found 'high'"],
     ),
     "hyperparameter out of a choice": (
-        HEAD + PROBLEM + "weighters:\n  - {name: coba, variant: papre}\n",
-        [":4: weighters[0].variant", "expected 'paper' or 'mftcoder', found 'papre'"],
+        HEAD + PROBLEM + "weighters:\n  - {name: famo, lookahead: nex_batch}\n",
+        [":4: weighters[0].lookahead", "expected 'same_batch' or 'next_batch', found 'nex_batch'"],
     ),
     "static weights of the wrong length": (
         HEAD + PROBLEM + "weighters:\n  - {name: static, weights: [1.0, 2.0]}\n",

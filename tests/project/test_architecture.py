@@ -51,6 +51,7 @@ LISTS = {
     "benchmarks/overhead/steps.py": "hand-written PyTorch beside a method",
     "benchmarks/overhead/weighter_steps.py": "hand-written PyTorch beside a method",
     "benchmarks/records/migrate.py": "records of a form that had no versions",
+    "benchmarks/records/renames.py": "records that call methods otherwise",
     "benchmarks/analysis/comparable.py": "what others are held against",
 }
 """Files beside the lists that say a name of a method or problem, and why."""

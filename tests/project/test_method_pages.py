@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import pytest
 from places import ROOT
 
-from weighting import METHODS, Claim, Weighter
+from weighting import METHODS, Claim, Weighter, family
 from weighting._build import hyperparameters_of
 
 PAGES = ROOT / "docs" / "methods"
@@ -20,11 +20,14 @@ HEADINGS = [
     "Needs and cost",
     "Claims",
     "Hyperparameters",
+    "Variants",
     "Departures",
     "Known to fail",
     "Citation",
 ]
-LISTED = pytest.mark.parametrize(("name", "kind"), METHODS.items(), ids=METHODS)
+OWN_PAGE = {name: kind for name, kind in METHODS.items() if kind.variant_of is None}
+VARIANTS = {name: kind for name, kind in METHODS.items() if kind.variant_of is not None}
+LISTED = pytest.mark.parametrize(("name", "kind"), OWN_PAGE.items(), ids=OWN_PAGE)
 
 Row = Mapping[str, str]
 
@@ -69,7 +72,7 @@ def check_hyperparameters(page: str, defaults: Mapping[str, object], search: Map
 
 
 def own_hyperparameters(kind: type[Weighter]) -> dict[str, object]:
-    return {name: default for name, default in hyperparameters_of(kind).items() if name not in ("feedback", "prior")}
+    return {name: default for name, default in hyperparameters_of(kind).items() if name not in ("losses_from", "prior")}
 
 
 def read(name: str) -> str:
@@ -77,13 +80,14 @@ def read(name: str) -> str:
 
 
 def test_every_listed_method_has_a_page_and_no_other() -> None:
-    assert {path.stem for path in PAGES.glob("*.md")} - OTHER_PAGES == set(METHODS)
+    assert {path.stem for path in PAGES.glob("*.md")} - OTHER_PAGES == set(OWN_PAGE)
 
 
 @LISTED
 def test_headings(name: str, kind: type[Weighter]) -> None:
     parts = sections(read(name))
-    assert list(parts) == HEADINGS
+    varied = name in {variant.variant_of for variant in VARIANTS.values()}
+    assert list(parts) == [heading for heading in HEADINGS if heading != "Variants" or varied]
     assert [heading for heading, text in parts.items() if not text.strip()] == []
 
 
@@ -109,6 +113,31 @@ def test_hyperparameters(name: str, kind: type[Weighter]) -> None:
     check_hyperparameters(read(name), own_hyperparameters(kind), kind.search)
 
 
+def check_variant(page: str, kind: type[Weighter], base: type[Weighter]) -> None:
+    (row,) = [row for row in table(sections(page)["Variants"]) if unquoted(row["name"]) == kind.name]
+    for column, claims in (("further claims", kind.claims & ~base.claims), ("claims not made", base.claims & ~kind.claims)):
+        written = [] if row[column] == "none" else [unquoted(cell.strip()) for cell in row[column].split(",")]
+        assert sorted(written) == sorted(claim.label for claim in claims)
+    own, others = own_hyperparameters(kind), own_hyperparameters(base)
+    more = [f"also `{name}` = `{value!r}`" for name, value in own.items() if name not in others]
+    fewer = [f"without `{name}`" for name in others if name not in own]
+    assert row["hyperparameters"] == (", ".join([*more, *fewer]) or "the same")
+    assert {name: value for name, value in own.items() if name in others}.items() <= others.items()
+
+
+@pytest.mark.parametrize(("name", "kind"), VARIANTS.items(), ids=VARIANTS)
+def test_variants(name: str, kind: type[Weighter]) -> None:
+    check_variant(read(str(kind.variant_of)), kind, METHODS[str(kind.variant_of)])
+
+
+def test_a_wrong_variant_would_be_found() -> None:
+    kind, base, page = METHODS["coba_fixed_mix"], METHODS["coba"], read("coba")
+    for right, wrong in (("also `mix` = `0.5`", "the same"), ("`turned_task_loses_weight`, `div", "`div")):
+        assert page.count(right) == 1
+        with pytest.raises(AssertionError):
+            check_variant(page.replace(right, wrong), kind, base)
+
+
 @LISTED
 def test_probes_are_named(name: str, kind: type[Weighter]) -> None:
     written = re.findall(r"^Probes, (?:.*?): (.*)$", sections(read(name))["Update rule"].replace("{probes: true}", ""), re.M)
@@ -119,7 +148,8 @@ def test_probes_are_named(name: str, kind: type[Weighter]) -> None:
 @LISTED
 def test_guards_are_named(name: str, kind: type[Weighter]) -> None:
     departures = sections(read(name))["Departures"]
-    assert [guard for guard in kind.guards.keys() - Weighter.guards if f"`{guard}`" not in departures] == []
+    guards = {guard for other in METHODS.values() if name in (other.name, other.variant_of) for guard in other.guards}
+    assert [guard for guard in guards - Weighter.guards.keys() if f"`{guard}`" not in departures] == []
 
 
 @LISTED
@@ -137,7 +167,7 @@ def test_measured_ratios_are_those_of_the_reference(name: str, kind: type[Weight
     text = sections(read(name))["Needs and cost"]
     page = (ROOT / "results" / "reference" / "overhead" / "overhead.md").read_text(encoding="utf-8")
     rows = table(page.replace(":", "").replace("\\", ""))
-    measured = [row["ratio"] for row in rows if row["weighter"].partition("[")[0] == name]
+    measured = [row["ratio"] for row in rows if family(row["weighter"].partition("[")[0]) == name]
     assert sorted(map(float, re.findall(r"\b\d\.\d{3}\b", text))) == sorted(map(float, measured))
 
 
@@ -150,7 +180,9 @@ def test_linked_files_exist() -> None:
 
 def test_index_lists_every_method_in_order() -> None:
     index = table(read("README"))
-    assert [row["name"] for row in index] == [f"[{name}]({name}.md)" for name in METHODS]
+    assert [row["name"] for row in index] == [
+        f"[{name}]({family(name)}.md{'#variants' * (name in VARIANTS)})" for name in METHODS
+    ]
 
 
 @pytest.mark.parametrize(

@@ -184,6 +184,7 @@ def test_a_changed_block_would_be_found_and_an_unknown_one_is_an_error() -> None
 
 
 def test_every_method_problem_command_and_option_is_on_its_page() -> None:
+    assert [name for name in weighting.names() if f"`{name}`" not in text("README.md")] == []
     for names in (METHOD_PAGES, LISTED):
         assert [name for name in names if not re.search(rf"^\| \[?`{name}`", text("README.md"), flags=re.MULTILINE)] == []
     page = text("docs/cli.md")
@@ -214,7 +215,9 @@ def test_the_site_builds_without_a_warning_and_fetches_nothing(tmp_path: Path) -
     }
     assert {"index.html", "cli.html", "results.html", "data.html", "architecture.html"} <= set(pages)
     assert "<math" in pages["methods/coba.html"]
-    assert [name for name in METHOD_PAGES if f'id="weighting.{name}"' not in pages["api/methods.html"]] == []
+    assert [
+        name for name in weighting.names() if f'id="{weighting.METHODS[name].__module__}' not in pages["api/methods.html"]
+    ] == []
     assert [name for name, page in pages.items() if "arithmatex" in page] == []
     for package in (weighting, benchmarks):
         page = pages[f"api/{package.__name__}.html"]

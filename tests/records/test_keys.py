@@ -12,6 +12,8 @@ import pytest
 from places import ROOT
 from suites import OWN, plan_of, suite
 from tiny_problem import Tiny
+from torch import Tensor
+from written_records import rewrite
 
 import weighting
 from benchmarks.catalog import own_source
@@ -19,10 +21,10 @@ from benchmarks.contract import Training
 from benchmarks.errors import UserError
 from benchmarks.harness.worker import check_unchanged
 from benchmarks.records.migrate import migrate
-from benchmarks.records.packed import LINES_FILE, ROWS_FILE
-from benchmarks.records.packing import unpack_runs
+from benchmarks.records.packed import LINES_FILE, ROWS_FILE, Packed, line_of
+from benchmarks.records.packing import pack_runs, unpack_runs
 from benchmarks.records.schema import RunSpec
-from benchmarks.records.storage import DamagedRecordError, read_run, run_folders
+from benchmarks.records.storage import DamagedRecordError, checksum_line, read_run, run_folders
 from benchmarks.regression import golden_weights
 from weighting.dwa import DynamicWeightAverage
 
@@ -123,8 +125,8 @@ def test_data_on_disk_enter_by_content(tmp_path: Path) -> None:
 class Changed(DynamicWeightAverage):
     """Another formula under the old version."""
 
-    def _shares(self, newer: Any, older: Any) -> Any:
-        return super()._shares(1.5 * newer, older)
+    def _ratio(self) -> Tensor:
+        return 1.5 * super()._ratio()
 
 
 def test_changed_weights_want_a_new_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,6 +186,160 @@ def test_migration_gives_todays_keys_and_loses_nothing(tmp_path: Path, places: l
     assert (again.rewritten, again.already) == (0, 6)
 
 
+def in_words_of_form_2(folder: Path, place: Path, name: str, hyperparameters: dict[str, Any], label: str) -> Path:
+    """A recorded run as form 2 would have it, whole, under the method and hyperparameters given."""
+    target = folder / "runs" / f"{len(list(folder.rglob('run.json'))):016x}"
+    shutil.copytree(place, target)
+    content = json.loads((target / "run.json").read_bytes())
+    content["run"]["weighter"] |= {"name": name, "version": 2, "hyperparameters": hyperparameters, "label": label}
+    rewrite(target, content | {"schema_version": 2, "key": target.name, "resolved": hyperparameters})
+    return target
+
+
+COBA = {"warmup": 20, "window": 100, "tau": 5.0, "update_every": 1}
+OLD_COBA = {**COBA, "variant": "paper", "history": "from_warmup", "components": "full", "mix": 0.5}
+TODAY = [
+    ("coba", {**OLD_COBA}, "coba", "coba", COBA, "coba"),
+    ("coba", {**OLD_COBA, "variant": "mftcoder"}, "coba[variant=mftcoder]", "coba_mftcoder", COBA, "coba_mftcoder"),
+    ("coba", {**OLD_COBA, "variant": "mftcoder"}, "coba[tau=2]", "coba_mftcoder", COBA, "coba_mftcoder[tau=2]"),
+    (
+        "coba",
+        {**OLD_COBA, "components": "relative"},
+        "coba[components=relative, tau=2]",
+        "coba_relative",
+        COBA,
+        "coba_relative[tau=2]",
+    ),
+    ("coba", {**OLD_COBA, "components": "absolute"}, "coba", "coba_absolute", COBA, "coba_absolute"),
+    (
+        "coba",
+        {**OLD_COBA, "components": "fixed_mix", "mix": 0.3},
+        "coba[mix=0.3]",
+        "coba_fixed_mix",
+        {**COBA, "mix": 0.3},
+        "coba_fixed_mix[mix=0.3]",
+    ),
+    ("coba", {**OLD_COBA, "history": "from_start"}, "coba[history=from_start]", "coba_from_start", COBA, "coba_from_start"),
+    ("dwa", {"window": 5, "variant": "nash_mtl"}, "dwa[variant=nash_mtl]", "dwa_nash_mtl", {"window": 5}, "dwa_nash_mtl"),
+    ("gradnorm", {"floor": 0.001, "variant": "libmtl"}, "gradnorm", "gradnorm_libmtl", {}, "gradnorm_libmtl"),
+    ("gradnorm", {"floor": 0.0, "variant": "paper"}, "gradnorm[floor=0]", "gradnorm", {"floor": 0.0}, "gradnorm[floor=0]"),
+    (
+        "lbtw",
+        {"alpha": 0.5, "variant": "official"},
+        "lbtw[variant=official]",
+        "lbtw_official",
+        {"alpha": 0.5},
+        "lbtw_official",
+    ),
+    (
+        "famo",
+        {"feedback": "validation"},
+        "famo[feedback=validation]",
+        "famo",
+        {"losses_from": "validation"},
+        "famo[losses_from=validation]",
+    ),
+    (
+        "static",
+        {"weights": [1, 2], "feedback": "training"},
+        "coba[variant=mftcoder]",
+        "static",
+        {"weights": [1, 2], "losses_from": "training"},
+        "coba_mftcoder",
+    ),
+    (
+        "own.py:Mine",
+        {"variant": "b", "floor": 1},
+        "Mine[variant=b]",
+        "own.py:Mine",
+        {"variant": "b", "floor": 1},
+        "Mine[variant=b]",
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "values", "label", "today", "kept", "new_label"), TODAY, ids=str)
+def test_variants_and_ablations_get_their_names(
+    tmp_path: Path,
+    places: list[Path],
+    name: str,
+    values: dict[str, Any],
+    label: str,
+    today: str,
+    kept: dict[str, Any],
+    new_label: str,
+) -> None:
+    before = read_run(places[0])
+    in_words_of_form_2(tmp_path, places[0], name, values, label)
+    assert vars(migrate(tmp_path)) == {"rewritten": 1, "already": 0, "left": []}
+    after = read_run(next(run_folders(tmp_path)))
+    weighter = after.record.run.weighter
+    assert (weighter.name, weighter.version, weighter.hyperparameters, weighter.label) == (today, 2, kept, new_label)
+    assert after.record.resolved == kept
+    assert after.record.key == after.record.run.key
+    assert after.trajectory.equals(before.trajectory) and after.record.metrics == before.record.metrics
+
+
+def test_what_has_no_name_today_is_left_and_named(tmp_path: Path, places: list[Path]) -> None:
+    both = {**OLD_COBA, "components": "relative", "history": "from_start"}
+    place = in_words_of_form_2(tmp_path, places[0], "coba", both, "coba")
+    before = (place / "run.json").read_bytes()
+    found = migrate(tmp_path)
+    assert found.rewritten == 0
+    assert found.left == [
+        f"{place}: expected one variant of coba, which has a name today, found coba_relative and coba_from_start"
+    ]
+    assert (place / "run.json").read_bytes() == before
+
+
+def packed_in_form_2(folder: Path, places: Sequence[Path]) -> list[bytes]:
+    """Some recorded runs as they were packed in form 2; the lines."""
+    for place in places:
+        shutil.copytree(place, folder / "runs" / place.name)
+    pack_runs(folder)
+    packed, lines = Packed(folder), []
+    for place in places:
+        content = json.loads(packed.content(place.name)) | {"schema_version": 2}
+        del content["checksum"]
+        rest = json.dumps(content, indent=1).removeprefix("{\n").encode()
+        lines.append(line_of(checksum_line(rest) + b"\n" + rest, packed.trajectory(place.name)))
+    (folder / LINES_FILE).write_bytes(b"\n".join([*lines, b""]))
+    return lines
+
+
+def test_packed_runs_of_form_2_become_folders_of_today(tmp_path: Path, places: list[Path]) -> None:
+    packed_in_form_2(tmp_path, places)
+    assert vars(migrate(tmp_path)) == {"rewritten": 6, "already": 0, "left": []}
+    assert not (tmp_path / LINES_FILE).exists() and not (tmp_path / ROWS_FILE).exists()
+    for place in places:
+        one, other = read_run(place), read_run(tmp_path / "runs" / place.name)
+        assert one.record == other.record.model_copy(update={"trajectory_sha256": one.record.trajectory_sha256})
+        assert one.trajectory.equals(other.trajectory)
+
+
+def test_packed_files_stay_where_a_run_in_them_is_damaged(tmp_path: Path, places: list[Path]) -> None:
+    lines = packed_in_form_2(tmp_path, places)
+    lines[2] = lines[2].replace(b'"suite": "quick"', b'"suite": "quack"')
+    content = b"\n".join([*lines, b""])
+    (tmp_path / LINES_FILE).write_bytes(content)
+    found = migrate(tmp_path)
+    assert (found.rewritten, len(found.left)) == (5, 1)
+    assert places[2].name in found.left[0] and "it is not as it was written" in found.left[0]
+    assert (tmp_path / LINES_FILE).read_bytes() == content
+    assert len(list(run_folders(tmp_path))) == 5
+
+
+@pytest.mark.parametrize("file", ["run.json", "trajectory.parquet"])
+def test_a_changed_byte_is_not_taken_over(tmp_path: Path, places: list[Path], file: str) -> None:
+    place = in_words_of_form_2(tmp_path, places[0], "coba", OLD_COBA, "coba")
+    content = bytearray((place / file).read_bytes())
+    content[len(content) // 2] ^= 1
+    (place / file).write_bytes(content)
+    found = migrate(tmp_path)
+    assert (found.rewritten, found.already, len(found.left)) == (0, 0, 1)
+    assert str(place) in found.left[0]
+
+
 def test_an_interrupted_migration_goes_on(tmp_path: Path, places: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     folder, removed = older(tmp_path, places), list[Path]()
 
@@ -225,9 +381,14 @@ def test_files_of_two_runs_are_not_mixed(tmp_path: Path, places: list[Path]) -> 
         read_run(copy)
 
 
-def test_an_older_record_names_the_command(tmp_path: Path, places: list[Path]) -> None:
-    place = next(run_folders(older(tmp_path, places[:1])))
-    with pytest.raises(DamagedRecordError, match=r"expected schema_version 2, found 1; `run_bench.py migrate .*` rewrites"):
+@pytest.mark.parametrize("form", [1, 2])
+def test_an_older_record_names_the_command(tmp_path: Path, places: list[Path], form: int) -> None:
+    if form == 1:
+        place = next(run_folders(older(tmp_path, places[:1])))
+    else:
+        place = in_words_of_form_2(tmp_path, places[0], "uniform", {}, "uniform")
+    hint = rf"expected schema_version 3, found {form}; `run_bench.py migrate .*` rewrites"
+    with pytest.raises(DamagedRecordError, match=hint):
         read_run(place)
 
 

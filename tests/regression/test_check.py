@@ -89,16 +89,16 @@ def test_a_slower_machine_passes(check_bench: CheckBench) -> None:
 def test_changed_weights_fail_the_trajectory_gate_alone(check_bench: CheckBench) -> None:
     path = check_bench.baseline / golden_weights.FILE
     content = json.loads(path.read_text(encoding="utf-8"))
-    weights = content["weights"]["log all_tasks"]["coba[variant=mftcoder]"]
+    weights = content["weights"]["log all_tasks"]["famo[lookahead=next_batch]"]
     weights[30][1] *= 1 + 1e-5
     path.write_text(json.dumps(content), encoding="utf-8")
     said = check_bench.check()
     assert said.code == 1
     (line,) = [line for line in said.stdout.splitlines() if "  FAILED  " in line]
     assert "log all_tasks" in line
-    assert "coba[variant=mftcoder]" in line
+    assert "famo[lookahead=next_batch]" in line
     assert "weights differ from step 30 on" in line
-    assert said.stdout.rstrip().endswith("FAILED: coba (trajectories)")
+    assert said.stdout.rstrip().endswith("FAILED: famo (trajectories)")
 
 
 def test_a_method_that_the_baseline_lacks_is_not_judged(check_bench: CheckBench) -> None:
@@ -265,7 +265,7 @@ def test_a_baseline_of_another_problem(check_bench: CheckBench) -> None:
 def test_a_baseline_of_another_schema_version(check_bench: CheckBench) -> None:
     for place in run_folders(check_bench.baseline / "mine"):
         rewrite(place, json.loads((place / RUN_FILE).read_bytes()) | {"schema_version": 0})
-    assert_no_verdict(check_bench, check_bench.check(), "expected schema_version 2, found 0", "more that cannot be used")
+    assert_no_verdict(check_bench, check_bench.check(), "expected schema_version 3, found 0", "more that cannot be used")
 
 
 def test_missing_seeds(check_bench: CheckBench) -> None:

@@ -160,10 +160,10 @@ def test_another_schema_version(tmp_path: Path, bench: Bench) -> None:
     changed(base, "schema_version", 99)
     said = bench("compare", str(base), str(head))
     assert (said.code, said.stderr) == (0, "")
-    assert "expected schema_version 2, found 99" in said.stdout
+    assert "expected schema_version 3, found 99" in said.stdout
     for place in (base / "runs").iterdir():
         rewrite(place, json.loads((place / RUN_FILE).read_bytes()) | {"schema_version": 99})
-    assert_refused(bench("compare", str(base), str(head)), "expected schema_version 2, found 99", "more that cannot be used")
+    assert_refused(bench("compare", str(base), str(head)), "expected schema_version 3, found 99", "more that cannot be used")
 
 
 @pytest.mark.parametrize("file", [RUN_FILE, "trajectory.parquet"])

@@ -87,10 +87,10 @@ def test_the_tolerance_is_relative_to_the_largest_weight(weights: list[float], s
 
 
 def test_every_choice_of_a_method_is_a_setting() -> None:
-    labels = set(golden_weights.settings(["coba", "gradnorm"]))
-    assert {"coba", "coba[variant=mftcoder]", "coba[components=relative]", "coba[history=from_start]"} <= labels
-    assert {"coba[feedback=training]", "gradnorm[variant=libmtl]", "gradnorm[feedback=validation]"} <= labels
-    assert "coba[variant=paper]" not in labels
+    labels = set(golden_weights.settings(["coba", "gradnorm", "famo"]))
+    assert {"coba", "famo[lookahead=next_batch]", "gradnorm[optimizer=sgd]"} <= labels
+    assert {"coba[losses_from=training]", "gradnorm[losses_from=validation]"} <= labels
+    assert "famo[lookahead=same_batch]" not in labels
 
 
 def test_logs_are_the_same_every_time_and_show_all_there_is_to_see() -> None:

@@ -44,7 +44,8 @@ def test_check_names_the_method_and_the_gate(planted: Planted, whole: CheckBench
     planted.plant(whole.monkeypatch)
     said = whole.check()
     assert said.code == 1
-    assert said.stdout.rstrip().endswith(f"\nFAILED: {planted.method} (trajectories)")
+    named = ", ".join(f"{name} (trajectories)" for name in (planted.method, *planted.variants))
+    assert said.stdout.rstrip().endswith(f"\nFAILED: {named}")
     failed = [line for line in said.stdout.splitlines() if line.startswith("trajectories  FAILED")]
     assert failed
     assert all(f" {planted.method}" in line and "weights differ from step " in line for line in failed)
@@ -60,9 +61,9 @@ def test_gradnorm_is_seen_where_the_problem_names_the_wrong_layer(whole: CheckBe
     said = whole.check()
     assert said.code == 1
     failed = [line for line in said.stdout.splitlines() if line.startswith("trajectories  FAILED")]
-    assert len(failed) == 1
-    assert "run multidigits" in failed[0]
-    assert said.stdout.rstrip().endswith("\nFAILED: gradnorm (trajectories)")
+    assert len(failed) == 2
+    assert all("run multidigits" in line for line in failed)
+    assert said.stdout.rstrip().endswith("\nFAILED: gradnorm (trajectories), gradnorm_libmtl (trajectories)")
 
 
 def test_the_same_code_passes(whole: CheckBench) -> None:

@@ -404,7 +404,7 @@ class TestPictures:
         assert figure.axes[0].get_ylim()[1] < 10
 
     def test_variants_of_a_method_keep_its_colour(self) -> None:
-        looks = method_styles(["coba", "coba(tau=2)", "coba(tau=3)", "coba@12ab"])
+        looks = method_styles(["coba", "coba(tau=2)", "coba_mftcoder", "coba@12ab"])
         assert len({look.color for look in looks.values()}) == 1
         assert len({(str(look.dashes), look.marker) for look in looks.values()}) == 4
         assert len({str(look.dashes) for look in looks.values()}) > 1

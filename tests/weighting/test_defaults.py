@@ -12,24 +12,40 @@ from weighting._build import hyperparameters_of
 OURS = "this project's choice, on the method's page; nothing published is known"
 FACT = "the rule itself"
 
+GRADNORM: dict[str, tuple[Any, str]] = {
+    "alpha": (1.5, "arXiv:1711.02257: about 1.5 for images; LibMTL's default (tests/traces/README.md)"),
+    "lr": (0.025, "arXiv:1711.02257: weight learning rate 0.025"),
+    "optimizer": ("adam", "arXiv:1711.02257: Adam"),
+    "weight_decay": (0.0, OURS),
+    "floor": (1e-3, "results/reference/reproduce_gradnorm: the paper's figure is met with it and not without"),
+    "initial_steps": (0, "arXiv:1711.02257: the initial loss"),
+}
+
+DWA: dict[str, tuple[Any, str]] = {
+    "temperature": (2.0, "arXiv:1803.10704, section 4.1.3: T = 2"),
+    "window": (100, OURS),
+}
+
+LBTW: dict[str, tuple[Any, str]] = {
+    "alpha": (0.5, OURS),
+    "restart_every": (0, FACT),
+}
+
+COBA: dict[str, tuple[Any, str]] = {
+    "warmup": (100, "codefuse-ai/MFTCoder@8ba13f4, its configuration"),
+    "window": (200, "codefuse-ai/MFTCoder@8ba13f4, its configuration: history length"),
+    "tau": (5.0, "codefuse-ai/MFTCoder@8ba13f4, its configuration"),
+    "update_every": (1, "codefuse-ai/MFTCoder@8ba13f4, its configuration"),
+}
+
 DEFAULTS: dict[str, dict[str, tuple[Any, str]]] = {
     "uniform": {},
     "static": {"weights": (None, FACT)},
     "random": {"seed": (0, OURS)},
-    "gradnorm": {
-        "alpha": (1.5, "arXiv:1711.02257: about 1.5 for images; LibMTL's default (tests/traces/README.md)"),
-        "lr": (0.025, "arXiv:1711.02257: weight learning rate 0.025"),
-        "optimizer": ("adam", "arXiv:1711.02257: Adam"),
-        "weight_decay": (0.0, OURS),
-        "variant": ("paper", FACT),
-        "floor": (1e-3, "results/reference/reproduce_gradnorm: the paper's figure is met with it and not without"),
-        "initial_steps": (0, "arXiv:1711.02257: the initial loss"),
-    },
-    "dwa": {
-        "temperature": (2.0, "arXiv:1803.10704, section 4.1.3: T = 2"),
-        "window": (100, OURS),
-        "variant": ("paper", FACT),
-    },
+    "gradnorm": GRADNORM,
+    "gradnorm_libmtl": {name: value for name, value in GRADNORM.items() if name != "floor"},
+    "dwa": DWA,
+    "dwa_nash_mtl": DWA,
     "uncertainty": {
         "lr": (0.025, "the experiments of AvivNavon/nash-mtl and of FAMO"),
         "optimizer": ("adam", OURS),
@@ -46,27 +62,20 @@ DEFAULTS: dict[str, dict[str, tuple[Any, str]]] = {
         "weight_decay": (0.0, OURS),
         "initial_log_scale": (0.0, OURS),
     },
-    "lbtw": {
-        "alpha": (0.5, OURS),
-        "restart_every": (0, FACT),
-        "variant": ("paper", FACT),
-    },
+    "lbtw": LBTW,
+    "lbtw_official": LBTW,
     "famo": {
         "lr": (0.025, "arXiv:2306.03792: weight learning rate 0.025"),
         "gamma": (1e-3, "arXiv:2306.03792: one of 1e-4, 1e-3, 1e-2; LibMTL's default"),
         "min_losses": (0.0, FACT),
         "lookahead": ("same_batch", FACT),
     },
-    "coba": {
-        "warmup": (100, "codefuse-ai/MFTCoder@8ba13f4, its configuration"),
-        "window": (200, "codefuse-ai/MFTCoder@8ba13f4, its configuration: history length"),
-        "tau": (5.0, "codefuse-ai/MFTCoder@8ba13f4, its configuration"),
-        "update_every": (1, "codefuse-ai/MFTCoder@8ba13f4, its configuration"),
-        "variant": ("paper", FACT),
-        "history": ("from_warmup", "tests/traces: coba_paper"),
-        "components": ("full", FACT),
-        "mix": (0.5, OURS),
-    },
+    "coba": COBA,
+    "coba_mftcoder": COBA,
+    "coba_relative": COBA,
+    "coba_absolute": COBA,
+    "coba_fixed_mix": {**COBA, "mix": (0.5, OURS)},
+    "coba_from_start": COBA,
 }
 
 
@@ -79,13 +88,13 @@ def test_defaults_are_those_of_their_sources(name: str) -> None:
     }
 
 
-GENERAL = {"feedback": {"coba": "validation"}, "prior": {}}
+GENERAL = {"losses_from": {"coba": "validation"}, "prior": {}}
 
 
 @pytest.mark.parametrize("name", weighting.names())
 def test_general_defaults(name: str) -> None:
     known = hyperparameters_of(weighting.METHODS[name])
-    assert known["feedback"] == GENERAL["feedback"].get(name, "training")
+    assert known["losses_from"] == GENERAL["losses_from"].get(weighting.family(name), "training")
     assert known["prior"] is None
 
 

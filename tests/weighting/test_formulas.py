@@ -138,7 +138,7 @@ def test_lbtw_by_hand() -> None:
 
 def test_lbtw_official_restarts_and_sums_to_k() -> None:
     """Every second step is a first one: weights 1; else the ratios (1/2, 1) rescaled to the sum 2."""
-    weighter = weighting.create("lbtw", 2, alpha=1.0, variant="official", restart_every=2)
+    weighter = weighting.create("lbtw_official", 2, alpha=1.0, restart_every=2)
     weighter.start(Observation(losses=vector(1, 1)))
     rows = [(4, 6), (2, 6), (10, 1), (5, 1)]
     found = []
@@ -150,7 +150,7 @@ def test_lbtw_official_restarts_and_sums_to_k() -> None:
 
 def test_gradnorm_averages_its_initial_losses() -> None:
     """Two steps with equal weights; then L(0) is their mean, and equal rates and norms leave the weights at 1."""
-    weighter = weighting.create("gradnorm", 2, variant="libmtl", initial_steps=2)
+    weighter = weighting.create("gradnorm_libmtl", 2, initial_steps=2)
     weighter.start(Observation(losses=vector(9, 9)))
     for row in ((2, 4), (4, 8)):
         assert weighter.wants() == Needs.NOTHING
@@ -405,8 +405,8 @@ def coba_reference(rows: np.ndarray, warmup: int, window: int, tau: float) -> np
     return np.array(weights)
 
 
-def coba_weights(rows: np.ndarray, **hyperparameters: Any) -> np.ndarray:
-    weighter = weighting.create("coba", rows.shape[1], **hyperparameters)
+def coba_weights(rows: np.ndarray, name: str = "coba", **hyperparameters: Any) -> np.ndarray:
+    weighter = weighting.create(name, rows.shape[1], **hyperparameters)
     shown = torch.from_numpy(rows)
     weighter.start(Observation(losses=shown[0], val_losses=shown[0]))
     found = []
@@ -497,10 +497,10 @@ def test_coba_rescales_to_the_tasks_in_the_batch() -> None:
     close(weighting.create("coba", 3).weights(now), [0.5, 0, 0.5])
 
 
-@pytest.mark.parametrize("variant", ["paper", "mftcoder"])
-def test_coba_with_flat_curves_is_uniform(variant: str) -> None:
+@pytest.mark.parametrize("name", [name for name in weighting.names() if weighting.family(name) == "coba"])
+def test_coba_with_flat_curves_is_uniform(name: str) -> None:
     """All slopes zero: every score is 0 / 0, taken as equal."""
-    found = coba_weights(np.full((30, 3), 2.0), warmup=3, window=6, variant=variant)
+    found = coba_weights(np.full((30, 3), 2.0), warmup=3, window=6, name=name)
     np.testing.assert_allclose(found, 1 / 3, rtol=1e-12)
 
 

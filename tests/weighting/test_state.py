@@ -93,7 +93,7 @@ def weights_elsewhere(weighter: Weighter, steps: list[Observation], answer: Any)
     answer.put(go_on(weighter, steps).tolist())
 
 
-@pytest.mark.parametrize(("name", "more"), [("coba", {}), ("gradnorm", {"feedback": "validation"})], ids=str)
+@pytest.mark.parametrize(("name", "more"), [("coba", {}), ("gradnorm", {"losses_from": "validation"})], ids=str)
 def test_a_spawned_process_goes_on_with_it(name: str, more: dict[str, Any]) -> None:
     weighter, twin, rest = half_way(name, more)
     context = multiprocessing.get_context("spawn")

@@ -71,12 +71,12 @@ def further_replays(trace: Trace) -> list[tuple[Replay, Any]]:
     readings = trace.get("outputs", {}).get("alternative_readings_weights", {})
     result = []
     if "history_from_first_step" in readings:
-        replay = Replay('coba, variant="paper", history="from_start"', lambda one: coba_paper(one, "from_start"))
+        replay = Replay("coba_from_start", lambda one: coba_paper(one, "coba_from_start"))
         result.append((replay, readings["history_from_first_step"]))
     if "val_ratios" in trace["inputs"] and "val_losses" in trace["inputs"]:
         single = trace["hyperparameters"].get("float_dtype") == "float32"
         limit = SINGLE_PRECISION_LIMIT if single else 1e-9
-        result.append((Replay('coba, variant="mftcoder"', lambda one: coba_official(one, "val_losses"), limit), None))
+        result.append((Replay("coba_mftcoder", lambda one: coba_official(one, "val_losses"), limit), None))
     return result
 
 

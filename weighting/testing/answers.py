@@ -109,7 +109,7 @@ def prints_its_hyperparameters(subject: Subject) -> None:
     text = repr(subject.make())
     expect("\n" not in text, "one line", text)
     values = {**hyperparameters_of(subject.kind), **short(subject.kind, **subject.more), "num_tasks": NUM_TASKS}
-    unset = {"prior": None, "feedback": subject.kind.feedback}
+    unset = {"prior": None, "losses_from": subject.kind.losses_from}
     for name, value in values.items():
         if (name, value) not in unset.items():
             expect(f"{name}={value!r}" in text, f"{name}={value!r}", text)

@@ -17,7 +17,7 @@ SHORT_RUN = RunFacts(steps=30, steps_per_epoch=6, val_batches=3, seed=0)
 NUM_TASKS = 3
 """Tasks of a check, unless it says otherwise."""
 
-VALIDATION: dict[str, Any] = {"feedback": "validation"}
+VALIDATION: dict[str, Any] = {"losses_from": "validation"}
 
 FURTHER: dict[str, list[dict[str, Any]]] = {
     "static": [{"weights": [0.5, 0.0, 2.5]}],
@@ -26,10 +26,10 @@ FURTHER: dict[str, list[dict[str, Any]]] = {
         {"optimizer": "sgd", "lr": 0.003, "alpha": 0.5},
         {"initial_steps": 4},
         {"floor": 0},
-        {"variant": "libmtl", "initial_steps": 5, "weight_decay": 0.01},
         VALIDATION,
     ],
-    "dwa": [{"temperature": 0.5, "window": 1}, {"variant": "nash_mtl"}, VALIDATION],
+    "gradnorm_libmtl": [{"initial_steps": 5, "weight_decay": 0.01}],
+    "dwa": [{"temperature": 0.5, "window": 1}, VALIDATION],
     "uncertainty": [
         {"optimizer": "sgd", "lr": 0.01, "momentum": 0.9, "weight_decay": 0.01, "initial_log_variance": -0.5},
         VALIDATION,
@@ -37,20 +37,17 @@ FURTHER: dict[str, list[dict[str, Any]]] = {
     "gls": [VALIDATION],
     "scale_invariant": [VALIDATION],
     "imtl_l": [{"optimizer": "sgd", "lr": 0.01, "momentum": 0.9, "weight_decay": 0.01, "initial_log_scale": -0.5}],
-    "lbtw": [{"alpha": 1.0, "restart_every": 4}, {"variant": "official", "restart_every": 4}, VALIDATION],
+    "lbtw": [{"alpha": 1.0, "restart_every": 4}, VALIDATION],
+    "lbtw_official": [{"restart_every": 4}],
     "famo": [{"lookahead": "next_batch"}, {"gamma": 0.01}, VALIDATION, {"lookahead": "next_batch", **VALIDATION}],
     "coba": [
         {"warmup": 0, "tau": 0.5},
         {"update_every": 3, "window": 9},
-        {"history": "from_start"},
-        {"components": "relative"},
-        {"components": "absolute", "update_every": 2},
-        {"components": "fixed_mix", "mix": 0.3},
-        {"variant": "mftcoder"},
-        {"variant": "mftcoder", "update_every": 2, "warmup": 6},
-        {"variant": "mftcoder", "components": "fixed_mix"},
-        {"feedback": "training"},
+        {"losses_from": "training"},
     ],
+    "coba_mftcoder": [{"update_every": 2, "warmup": 6}],
+    "coba_absolute": [{"update_every": 2}],
+    "coba_fixed_mix": [{"mix": 0.3}],
 }
 """Settings of a listed method, besides the default ones, that take another path through its code. Three tasks."""
 

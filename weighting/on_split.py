@@ -2,10 +2,10 @@
 
 Source    The rows marked with a star in Gong et al., CoBa, EMNLP 2024, arXiv:2410.06741 (GradNorm, LBTW and FAMO driven by
           validation losses), made general: what drives a method is one question, its rule another.
-Meaning   ``feedback="validation"``: wherever the method reads a training loss, it reads the validation loss of the same
+Meaning   ``losses_from="validation"``: wherever the method reads a training loss, it reads the validation loss of the same
           model: at the start the initial ones, in step t those measured after step t - 1. Losses after the step become
           those of one validation mini-batch, measured before and after the step. Gradients stay those of training.
-          ``feedback="training"``, for methods made for validation losses: the losses of the training batches instead.
+          ``losses_from="training"``, for methods made for validation losses: the losses of the training batches instead.
 Absent    The weight of a task without any validation loss so far is 0; a task learns where its validation loss is new.
 """
 
@@ -15,15 +15,15 @@ import torch
 from torch import Tensor
 
 from weighting.claim import Claim
-from weighting.contract import Feedback, Weighter
+from weighting.contract import LossesFrom, Weighter
 from weighting.observation import Needs, Observation
 
 
-def fed_on(inner: Weighter, feedback: Feedback) -> Weighter:
+def on_split(inner: Weighter, losses_from: LossesFrom) -> Weighter:
     """The method made to read the losses of the given split; the method itself where it does."""
-    if feedback == inner.feedback:
+    if losses_from == inner.losses_from:
         return inner
-    return _OnValidation(inner) if feedback == "validation" else _OnTraining(inner)
+    return _OnValidation(inner) if losses_from == "validation" else _OnTraining(inner)
 
 
 class _OnOtherSplit(Weighter):
@@ -47,7 +47,7 @@ class _OnOtherSplit(Weighter):
     def extra_repr(self) -> str:
         """As the method inside, whose prior is here."""
         prior = [] if self.prior is None else [f"prior={self.prior.tolist()!r}"]
-        return ", ".join([self.inner.extra_repr(), f"feedback={self.feedback!r}", *prior])
+        return ", ".join([self.inner.extra_repr(), f"losses_from={self.losses_from!r}", *prior])
 
     def probes(self) -> dict[str, Tensor]:
         """Those of the method inside."""
@@ -73,7 +73,7 @@ class _OnValidation(_OnOtherSplit):
 
     def __init__(self, inner: Weighter) -> None:
         super().__init__(inner)
-        self.__dict__.update(needs=_from_validation(inner.needs), feedback="validation", answers_from="state")
+        self.__dict__.update(needs=_from_validation(inner.needs), losses_from="validation", answers_from="state")
         # What is balanced are the validation losses, not those that the weights multiply.
         self.claims = inner.claims & ~Claim.BALANCES_LOSSES
         self.add_state("newest_losses", float("nan"))
@@ -124,7 +124,7 @@ class _OnTraining(_OnOtherSplit):
 
     def __init__(self, inner: Weighter) -> None:
         super().__init__(inner)
-        self.__dict__.update(needs=inner.needs & ~Needs.VAL_LOSSES, feedback="training")
+        self.__dict__.update(needs=inner.needs & ~Needs.VAL_LOSSES, losses_from="training")
 
     def start(self, first: Observation) -> None:
         """Show the first training losses."""
