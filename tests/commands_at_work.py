@@ -12,8 +12,8 @@ from typing import Any
 
 import pandas as pd
 import psutil
-import yaml
 from places import ROOT
+from suites import as_yaml
 
 from benchmarks.harness.local import work
 from benchmarks.harness.worker import Job
@@ -39,7 +39,7 @@ def write_suite(folder: Path, **changes: Any) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "mine.yaml"
     content = {"seeds": [0], "problems": [TINY], "weighters": ["uniform"], **changes}
-    path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    path.write_text(as_yaml(content), encoding="utf-8")
     return path
 
 

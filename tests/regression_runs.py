@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import fake_runs
-import yaml
 from places import TESTS
+from suites import as_yaml
 
 from benchmarks.harness.dispatcher import PlanResult
 from benchmarks.planning.plan import Filters, Plan, make_plan
@@ -33,7 +33,7 @@ def suite(folder: Path, seeds: Sequence[int] = (0, 1, 2), **more: Any) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "mine.yaml"
     content = {"seeds": list(seeds), "problems": [OWN], "weighters": list(METHODS), **more}
-    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    path.write_text(as_yaml(content), encoding="utf-8")
     return path
 
 

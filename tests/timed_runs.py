@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from pathlib import Path
 
-import yaml
 from places import TESTS
+from suites import as_yaml
 
 from benchmarks.cli import main as command_line
 from benchmarks.records.storage import read_run, run_folders, write_run
@@ -17,7 +17,7 @@ OWN = f"{TESTS / 'tiny_problem.py'}:Tiny"
 def suite(folder: Path, *weighters: str) -> Path:
     path = folder / "mine.yaml"
     content = {"seeds": [0, 1], "problems": [OWN], "weighters": ["uniform", *weighters]}
-    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    path.write_text(as_yaml(content), encoding="utf-8")
     return path
 
 

@@ -34,11 +34,11 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from benchmarks.errors import UNREADABLE, UserError, unknown
-from benchmarks.planning.suite import doubled_key, explain
+from benchmarks.errors import UserError, unknown
+from benchmarks.planning.suite import explain
+from benchmarks.planning.yaml_file import YamlFile, read_yaml
 
 FOLDER = Path(__file__).resolve().parent / "numbers"
 
@@ -282,33 +282,19 @@ def _names(file: _File, methods: dict[str, list[float | None]] | list[str]) -> t
 
 def _read(path: Path) -> _File:
     """One file, checked. Raises UserError with one line."""
+    found = read_yaml(path, "protocol, metrics and tables")
     try:
-        text = path.read_text(encoding="utf-8")
-        doubled = doubled_key(yaml.compose(text, Loader=yaml.SafeLoader))
-        content = yaml.safe_load(text)
-    except OSError as error:
-        raise UserError(f"{path}: expected a readable file: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: expected UTF-8 text: {error.reason} at byte {error.start}") from error
-    except (yaml.YAMLError, *UNREADABLE) as error:
-        raise UserError(f"{path}: expected YAML: {' '.join(str(error).split())}") from error
-    if doubled is not None:
-        raise UserError(f"{path}:{doubled.start_mark.line + 1}: {doubled.value}: expected the key once, found it twice")
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: expected a mapping with protocol, metrics and tables, found {content!r}")
-    try:
-        file = _File.model_validate(content)
+        file = _File.model_validate(found.content)
     except ValidationError as error:
-        raise UserError(f"{path}: {_sentence(error)}") from error
+        raise UserError(_sentence(found, error)) from error
     if file.protocol != path.stem:
         raise UserError(f"{path}: expected protocol {path.stem!r}, as the file is called, found {file.protocol!r}")
     return file
 
 
-def _sentence(error: ValidationError) -> str:
+def _sentence(file: YamlFile, error: ValidationError) -> str:
     """Place and mistake."""
     place, message = explain(error)
     if error.errors()[0]["type"] == "value_error":
         message = message.partition(", found ")[0]
-    words = ".".join(str(part) for part in place)
-    return f"{words}: {message}" if words else message
+    return f"{file.where(place)}: {message}"

@@ -32,15 +32,14 @@ Uniform weights, random weights and one single-task run per task are part of eve
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from benchmarks.errors import UNREADABLE, UserError, unknown
+from benchmarks.errors import UserError, unknown
+from benchmarks.planning.yaml_file import YamlFile, read_yaml
 from benchmarks.suites import FOLDER, suite_names
 
 
@@ -110,22 +109,13 @@ class Suite(_Entry):
 class SuiteFile:
     """A suite together with where it was read, so that later checks can name the place of a mistake."""
 
-    def __init__(self, path: Path, suite: Suite, tree: yaml.Node | None) -> None:
-        self.path, self.suite, self._tree = path, suite, tree
-        self.name = path.stem
+    def __init__(self, file: YamlFile, suite: Suite) -> None:
+        self.path, self.suite, self._file = file.path, suite, file
+        self.name = file.path.stem
 
     def error(self, place: Sequence[str | int], message: str) -> UserError:
         """A UserError that begins with the file, the line and the place."""
-        return UserError(f"{_where(self.path, self._tree, place)}: {message}")
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2's numbers: PyYAML's own rule, of YAML 1.1, takes ``3e-4`` for text."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
+        return UserError(f"{self._file.where(place)}: {message}")
 
 
 def read_suite(name: str) -> SuiteFile:
@@ -134,26 +124,12 @@ def read_suite(name: str) -> SuiteFile:
     path = Path(name) if is_path else FOLDER / f"{name}.yaml"
     if not is_path and not path.is_file():
         raise UserError(unknown("suite", name, suite_names()) + " (or the path of a .yaml file)")
+    file = read_yaml(path, "seeds, problems and weighters")
     try:
-        text = path.read_text(encoding="utf-8")
-        tree = yaml.compose(text, Loader=_Loader)
-        content = yaml.load(text, Loader=_Loader)
-        doubled = doubled_key(tree)
-    except OSError as error:
-        raise UserError(f"{path}: expected a readable suite file: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: expected UTF-8 text: {error.reason} at byte {error.start}") from error
-    except (yaml.YAMLError, *UNREADABLE) as error:
-        raise UserError(f"{path}: expected YAML: {' '.join(str(error).split())}") from error
-    if doubled is not None:
-        raise UserError(f"{path}:{doubled.start_mark.line + 1}: {doubled.value}: expected the key once, found it twice")
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: expected a mapping with seeds, problems and weighters, found {content!r}")
-    try:
-        return SuiteFile(path, Suite.model_validate(content), tree)
+        return SuiteFile(file, Suite.model_validate(file.content))
     except ValidationError as error:
         place, message = explain(error, _fields_at)
-        raise UserError(f"{_where(path, tree, place)}: {message}") from error
+        raise UserError(f"{file.where(place)}: {message}") from error
 
 
 def explain(error: ValidationError, known: Any = None) -> tuple[list[str | int], str]:
@@ -174,37 +150,3 @@ def explain(error: ValidationError, known: Any = None) -> tuple[list[str | int],
 def _fields_at(place: Sequence[str | int]) -> list[str]:
     model = ProblemEntry if len(place) >= 2 and place[0] == "problems" else Suite
     return list(model.model_fields)
-
-
-def _where(path: Path, tree: yaml.Node | None, place: Sequence[str | int]) -> str:
-    """``file:line: a.b[2].c``, with the line of the deepest part of the place that the file has."""
-    node, line = tree, 1
-    for part in place:
-        node = _child(node, part)
-        if node is None:
-            break
-        line = node.start_mark.line + 1
-    words = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).lstrip(".")
-    return f"{path}:{line}: {words}" if words else f"{path}:{line}"
-
-
-def doubled_key(node: yaml.Node | None) -> yaml.Node | None:
-    """A key that a mapping has twice: YAML would silently take the last."""
-    if isinstance(node, yaml.MappingNode):
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                return key
-            seen.add(str(key.value))
-    children = [pair[1] for pair in node.value] if isinstance(node, yaml.MappingNode) else []
-    children += node.value if isinstance(node, yaml.SequenceNode) else []
-    return next((found for child in children if (found := doubled_key(child)) is not None), None)
-
-
-def _child(node: yaml.Node | None, part: str | int) -> yaml.Node | None:
-    if isinstance(node, yaml.MappingNode):
-        return next((value for key, value in node.value if key.value == part), None)
-    if isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
-        child: yaml.Node = node.value[part]
-        return child
-    return None

@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
 from command_line import Bench, Said, assert_refused
 from places import ROOT
+from suites import as_yaml
 
 from benchmarks.cli.parsers import COMMANDS, options_of
 from benchmarks.records.storage import RUN_FILE, read_run, run_folders
@@ -29,7 +29,7 @@ def suite(tmp_path: Path) -> str:
         "weighters": ["uniform", {"name": "coba", "tau": [2, 3]}],
     }
     path = tmp_path / "mine.yaml"
-    path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    path.write_text(as_yaml(content), encoding="utf-8")
     return str(path)
 
 

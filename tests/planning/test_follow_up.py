@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 from fake_runs import make, trajectories
 from places import TESTS
+from suites import as_yaml
 
 from benchmarks.catalog import weighter_class
 from benchmarks.cli import main as command_line
@@ -41,7 +41,7 @@ def suite_file(folder: Path, **changes: Any) -> Path:
         **changes,
     }
     path = folder / "fair.yaml"
-    path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    path.write_text(as_yaml(content), encoding="utf-8")
     return path
 
 

@@ -7,9 +7,8 @@ from typing import Any
 
 import pandas as pd
 import pytest
-import yaml
 from fake_runs import make
-from suites import TINY, labels, plan_of, suite
+from suites import TINY, as_yaml, labels, plan_of, suite
 
 import benchmarks
 from benchmarks.analysis.sections import sections, uniform_label
@@ -148,7 +147,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         controls={"frozen": True},
     )
     path = folder / "mine.yaml"
-    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    path.write_text(as_yaml(content), encoding="utf-8")
     assert command_line.main([str(path), "--jobs", "2", "--out", str(folder / "out"), "--plots", str(folder / "plots")]) == 0
     return folder / "out" / "mine"
 

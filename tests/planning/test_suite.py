@@ -367,6 +367,12 @@ MISTAKES: dict[str, tuple[str, list[str]]] = {
     "a number as an option's name": (HEAD + f"problems: [{{name: '{TINY}', options: {{1: 2}}}}]\n" + WEIGHTERS, [":2: "]),
     "a number as a training setting": (HEAD + "training: {1: 2}\n" + PROBLEM + WEIGHTERS, [":2: training"]),
     "a date": (HEAD + "question: 2020-01-01\n" + PROBLEM + WEIGHTERS, [":2: question", "expected a valid string"]),
+    "a value with a tag": (HEAD + "question: !mine 3\n" + PROBLEM + WEIGHTERS, ["expected YAML", "tag", "!mine"]),
+    "a list that holds itself": (HEAD + "problems: &all [*all]\n" + WEIGHTERS, ["expected"]),
+    "an inner key twice": (
+        HEAD + f"problems:\n  - name: '{TINY}'\n    seeds: [0]\n    seeds: [1]\n" + WEIGHTERS,
+        [":5: seeds", "expected the key once"],
+    ),
     "a key twice": (HEAD + PROBLEM + WEIGHTERS + "seeds: [1]\n", [":4: seeds", "expected the key once"]),
     # Classes of the user's own.
     "file that is not there": (
@@ -472,10 +478,10 @@ def test_a_required_option_must_be_given(tmp_path: Path) -> None:
 
 
 def test_a_suite_that_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"absent.yaml: expected a readable suite file: No such file or directory"):
+    with pytest.raises(UserError, match=r"absent.yaml: expected a readable file: No such file or directory"):
         read_suite(str(tmp_path / "absent.yaml"))
     (tmp_path / "folder.yaml").mkdir()
-    with pytest.raises(UserError, match="expected a readable suite file: Is a directory"):
+    with pytest.raises(UserError, match="expected a readable file: Is a directory"):
         read_suite(str(tmp_path / "folder.yaml"))
     (tmp_path / "latin.yaml").write_bytes("question: Größe\n".encode("latin-1"))
     with pytest.raises(UserError, match="expected UTF-8 text"):

@@ -7,15 +7,15 @@ import shlex
 from typing import Any
 
 import pytest
-import yaml
 from places import ROOT
+from ruamel.yaml import YAML
 
 from benchmarks.cli.parsers import parse
 from benchmarks.errors import UserError
 
 TEXT = (ROOT / "examples" / "ci" / "check-weighter.yml").read_text(encoding="utf-8")
 # YAML 1.1 reads the key `on` as true; only text is read here.
-WORKFLOW: dict[str, Any] = yaml.load(TEXT, Loader=yaml.BaseLoader)
+WORKFLOW: dict[str, Any] = YAML(typ="safe", pure=True).load(TEXT)
 STEPS: list[dict[str, Any]] = [step for job in WORKFLOW["jobs"].values() for step in job["steps"]]
 DOCUMENTED = [line.lstrip("# ").strip() for line in TEXT.splitlines() if line.startswith("#") and "run_bench.py" in line]
 COMMANDS = [step["run"] for step in STEPS if "run_bench.py" in step.get("run", "")]

@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
 from places import ROOT
+from ruamel.yaml import YAML
 
 from benchmarks.cli import main as command_line
 
@@ -47,7 +47,7 @@ def test_own_method_is_planned_beside_the_listed_ones(
 
 
 def test_the_suite_is_small() -> None:
-    suite = yaml.safe_load((EXAMPLES / "own_method.yaml").read_text(encoding="utf-8"))
+    suite = YAML(typ="safe", pure=True).load((EXAMPLES / "own_method.yaml").read_text(encoding="utf-8"))
     assert len(suite["seeds"]) == 1
     assert suite["training"]["steps"] <= 200
 

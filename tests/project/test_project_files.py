@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from places import ROOT
+from ruamel.yaml import YAML
 
 import weighting
 
@@ -20,7 +20,7 @@ def text(name: str) -> str:
 
 
 def read(name: str) -> Any:
-    return yaml.safe_load(text(name))
+    return YAML(typ="safe", pure=True).load(text(name))
 
 
 def pins() -> dict[str, str]:
