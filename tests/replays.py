@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import weighting
-from weighting import Observation, Weighter
+from weighting import Observation, Weighter, replay
 
 Trace = dict[str, Any]
 
@@ -22,13 +22,13 @@ def numbers(values: Any) -> Tensor:
     return torch.tensor(np.array(values, dtype=np.float64))
 
 
-def ask_and_tell(weighter: Weighter, seen: Observation) -> Tensor:
-    weights = weighter.weights(seen)
-    weighter.update(seen)
-    return weights
+def of_losses(weighter: Weighter, rows: Sequence[Any]) -> Tensor:
+    """The weights of a method that reads nothing but one row of losses per step."""
+    seen = [Observation(losses=numbers(row)) for row in rows]
+    return replay(weighter, [seen[0], *seen])
 
 
-def coba_paper(trace: Trace, name: str = "coba") -> list[Tensor]:
+def coba_paper(trace: Trace, name: str = "coba") -> Tensor:
     """Row t of the validation losses belongs to the model after t updates; ``weights[t]`` has seen the rows up to t."""
     given = trace["hyperparameters"]
     weighter = weighting.create(
@@ -40,16 +40,13 @@ def coba_paper(trace: Trace, name: str = "coba") -> list[Tensor]:
         update_every=given.get("update_interval", 1),
     )
     rows = [numbers(row) for row in trace["inputs"]["val_losses"]]
-    weighter.start(Observation(losses=rows[0], val_losses=rows[0]))
-    weights = []
-    for t in range(len(trace["weights"])):
-        weights.append(weighter.weights(Observation(losses=rows[t])))
-        if t + 1 < len(rows):
-            weighter.update(Observation(losses=rows[t], val_losses=rows[t + 1]))
-    return weights
+    # What comes after the last row is not known, and no weights are either.
+    after = [*rows[1:], rows[-1]]
+    steps = [Observation(losses=rows[t], val_losses=after[t]) for t in range(len(trace["weights"]))]
+    return replay(weighter, [Observation(losses=rows[0], val_losses=rows[0]), *steps])
 
 
-def coba_official(trace: Trace, inputs: str = "val_ratios") -> list[Tensor]:
+def coba_official(trace: Trace, inputs: str = "val_ratios") -> Tensor:
     """Records come after some steps: the ratios to the initial losses as stored, or the losses of a record's samples.
 
     A ratio of zero says that the validation batch had nothing of the task. With ``train_task_present`` the weights in the
@@ -69,17 +66,15 @@ def coba_official(trace: Trace, inputs: str = "val_ratios") -> list[Tensor]:
     rows = [numbers(row) for row in seen[inputs]]
     records = [row * initial if inputs == "val_ratios" else row.reshape(-1, len(initial)).mean(0) for row in rows]
     by_step = dict(zip(seen["val_steps"], records, strict=True))
-    weighter.start(Observation(losses=initial, val_losses=initial))
-    weights = []
+    log = [Observation(losses=initial, val_losses=initial)]
     for step in range(len(trace["weights"])):
         here = None if present is None else torch.tensor(present[step], dtype=torch.bool)
         now = Observation(losses=initial, counts=here)
-        weights.append(weighter.weights(now))
         if step in by_step:
             missing = (by_step[step] == 0) | by_step[step].isnan()
             now = now.replace(val_losses=by_step[step], val_counts=~missing if bool(missing.any()) else None)
-        weighter.update(now)
-    return weights
+        log.append(now)
+    return replay(weighter, log)
 
 
 def found(trace: Trace, key: str) -> Any:
@@ -87,7 +82,7 @@ def found(trace: Trace, key: str) -> Any:
     return next((place[key] for place in (trace["inputs"], trace.get("outputs", {}), trace) if key in place), None)
 
 
-def famo(trace: Trace) -> list[Tensor]:
+def famo(trace: Trace) -> Tensor:
     given, inputs = trace["hyperparameters"], trace["inputs"]
     least = found(trace, "min_losses") or given["min_losses"]
     weighter = weighting.create(
@@ -98,18 +93,17 @@ def famo(trace: Trace) -> list[Tensor]:
         min_losses=0.0 if isinstance(least, str) else least,
     )
     pairs = zip(inputs["losses_before"], inputs["losses_after"], strict=True)
-    return [
-        ask_and_tell(weighter, Observation(losses=numbers(before), losses_after=numbers(after))) for before, after in pairs
-    ]
+    steps = [Observation(losses=numbers(before), losses_after=numbers(after)) for before, after in pairs]
+    return replay(weighter, [steps[0], *steps])
 
 
-def dwa(trace: Trace) -> list[Tensor]:
+def dwa(trace: Trace) -> Tensor:
     """One row per epoch, its mean losses: windows of one step."""
     weighter = weighting.create("dwa", trace["num_tasks"], window=1, temperature=trace["hyperparameters"]["temperature"])
-    return [ask_and_tell(weighter, Observation(losses=numbers(row))) for row in trace["inputs"]["epoch_losses"]]
+    return of_losses(weighter, trace["inputs"]["epoch_losses"])
 
 
-def dwa_nashmtl(trace: Trace) -> list[Tensor]:
+def dwa_nashmtl(trace: Trace) -> Tensor:
     """The file's weights sum to K, and the total is the mean of weight times loss."""
     given = trace["hyperparameters"]
     weighter = weighting.create(
@@ -118,27 +112,22 @@ def dwa_nashmtl(trace: Trace) -> list[Tensor]:
         window=given["iteration_window"],
         temperature=given["temperature"],
     )
-    rows = [ask_and_tell(weighter, Observation(losses=numbers(row))) for row in trace["inputs"]["losses"]]
-    return [trace["num_tasks"] * row for row in rows]
+    return of_losses(weighter, trace["inputs"]["losses"]) * int(trace["num_tasks"])
 
 
-def by_losses(name: str) -> Callable[[Trace], list[Tensor]]:
+def by_losses(name: str) -> Callable[[Trace], Tensor]:
     """A method that reads nothing but one row of losses per step."""
 
-    def replay(trace: Trace) -> list[Tensor]:
-        weighter = weighting.create(name, trace["num_tasks"])
-        return [ask_and_tell(weighter, Observation(losses=numbers(row))) for row in trace["inputs"]["losses"]]
-
-    return replay
+    return lambda trace: of_losses(weighting.create(name, trace["num_tasks"]), trace["inputs"]["losses"])
 
 
-def imtl_l(trace: Trace) -> list[Tensor]:
+def imtl_l(trace: Trace) -> Tensor:
     given = dict(trace["hyperparameters"])
     weighter = weighting.create("imtl_l", trace["num_tasks"], initial_log_scale=given.pop("initial_s"), **given)
-    return [ask_and_tell(weighter, Observation(losses=numbers(row))) for row in trace["inputs"]["losses"]]
+    return of_losses(weighter, trace["inputs"]["losses"])
 
 
-def gradnorm_libmtl(trace: Trace) -> list[Tensor]:
+def gradnorm_libmtl(trace: Trace) -> Tensor:
     """The rows start after the first epoch, whose mean losses are given."""
     given = trace["hyperparameters"]
     weighter = weighting.create(
@@ -152,20 +141,18 @@ def gradnorm_libmtl(trace: Trace) -> list[Tensor]:
     return replay_gradnorm(weighter, trace["inputs"])
 
 
-def replay_gradnorm(weighter: Weighter, inputs: dict[str, Any]) -> list[Tensor]:
-    weighter.start(Observation(losses=numbers(inputs["initial_losses"])))
+def replay_gradnorm(weighter: Weighter, inputs: dict[str, Any]) -> Tensor:
     pairs = zip(inputs["losses"], inputs["gradient_norms"], strict=True)
-    return [
-        ask_and_tell(weighter, Observation(losses=numbers(losses), grad_norms=numbers(norms))) for losses, norms in pairs
-    ]
+    steps = [Observation(losses=numbers(losses), grad_norms=numbers(norms)) for losses, norms in pairs]
+    return replay(weighter, [Observation(losses=numbers(inputs["initial_losses"])), *steps])
 
 
-def uncertainty(trace: Trace) -> list[Tensor]:
+def uncertainty(trace: Trace) -> Tensor:
     weighter = weighting.create("uncertainty", trace["num_tasks"], **trace["hyperparameters"])
-    return [ask_and_tell(weighter, Observation(losses=numbers(row))) for row in trace["inputs"]["losses"]]
+    return of_losses(weighter, trace["inputs"]["losses"])
 
 
-def gradnorm(trace: Trace) -> list[Tensor]:
+def gradnorm(trace: Trace) -> Tensor:
     given = trace["hyperparameters"]
     weighter = weighting.create(
         "gradnorm",
@@ -183,7 +170,7 @@ class Replay:
 
     setting: str
     """The method or variant."""
-    weights: Callable[[Trace], list[Tensor]]
+    weights: Callable[[Trace], Tensor]
     limit: float = 1e-10
     relative: bool = False
     """The limit is one on the difference relative to the weight."""
@@ -213,9 +200,9 @@ def files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("*.json") if path.name != "INDEX.json")
 
 
-def largest_difference(replay: Replay, trace: Trace, expected: Tensor) -> float:
+def largest_difference(how: Replay, trace: Trace, expected: Tensor) -> float:
     """Over all steps and tasks of which the trace knows the weight."""
-    ours = torch.stack(replay.weights(trace))
+    ours = how.weights(trace)
     assert ours.shape == expected.shape
     present = found(trace, "train_task_present")
     counts = ~expected.isnan()
@@ -224,4 +211,4 @@ def largest_difference(replay: Replay, trace: Trace, expected: Tensor) -> float:
         assert bool((ours[~here] == 0).all()), "an absent task has a weight"
         counts &= here
     difference = (ours - expected).abs()[counts]
-    return float((difference / expected.abs()[counts] if replay.relative else difference).max())
+    return float((difference / expected.abs()[counts] if how.relative else difference).max())

@@ -28,6 +28,7 @@ from weighting.lbtw_official import RescaledLossBalanced
 from weighting.losses import TaskLosses, total
 from weighting.observation import Needs, Observation, RunFacts
 from weighting.random import RandomLossWeighting
+from weighting.replaying import replay
 from weighting.scale_invariant import ScaleInvariant
 from weighting.static import Static
 from weighting.uncertainty import UncertaintyWeighting
@@ -47,6 +48,7 @@ __all__ = [
     "gradient_norms",
     "method",
     "names",
+    "replay",
     "total",
 ]
 

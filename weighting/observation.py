@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Flag, auto
 from typing import Any, Literal, Protocol
@@ -14,7 +14,13 @@ Field = Literal["losses", "val_losses", "val_losses_before", "losses_after", "gr
 
 TRAINING_FIELDS: tuple[Field, ...] = ("losses", "losses_after", "grad_norms", "gramian")
 VALIDATION_FIELDS: tuple[Field, ...] = ("val_losses", "val_losses_before")
-COUNTS = ("counts", "val_counts")
+Counts = Literal["counts", "val_counts"]
+COUNTS: tuple[Counts, ...] = ("counts", "val_counts")
+COUNTS_OF: Mapping[Field, Counts] = {
+    **dict.fromkeys(TRAINING_FIELDS, "counts"),
+    **dict.fromkeys(VALIDATION_FIELDS, "val_counts"),
+}
+"""Field -> the counts of its batch."""
 
 
 class Needs(Flag):
@@ -31,6 +37,16 @@ class Needs(Flag):
     """Inner products of the unweighted task gradients."""
     VAL_LOSSES_BEFORE_STEP = auto()
     """Losses of the validation mini-batch of this step under the model before the step."""
+
+
+FIELD_OF: Mapping[Needs, Field] = {
+    Needs.VAL_LOSSES: "val_losses",
+    Needs.VAL_LOSSES_BEFORE_STEP: "val_losses_before",
+    Needs.LOSSES_AFTER_STEP: "losses_after",
+    Needs.GRAD_NORMS: "grad_norms",
+    Needs.GRAMIAN: "gramian",
+}
+"""Where an observation holds what is asked for."""
 
 
 class Array(Protocol):

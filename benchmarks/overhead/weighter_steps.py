@@ -10,11 +10,12 @@ import pandas as pd
 import torch
 
 from weighting import Observation, Weighter, create
+from weighting.replaying import go_on
 
 TASKS = (2, 5, 50, 500)
 STEPS = (1_000, 100_000)
 MEASURED = 300
-REAL_UPDATES = 400
+REAL_UPDATES = 384
 
 
 def weight_costs(device: torch.device) -> pd.DataFrame:
@@ -49,9 +50,7 @@ def _measure(name: str, num_tasks: int, steps: int, device: torch.device) -> flo
 
 def _lengthen(weighter: Weighter, steps: int, noise: torch.Tensor) -> None:
     """Fill the windows by real updates, and the one series that grows at once: 100,000 updates would take a minute."""
-    for number in range(REAL_UPDATES):
-        seen = Observation(losses=noise[number % 64], val_losses=noise[number % 64])
-        weighter.update(seen)
+    go_on(weighter, [Observation(losses=row, val_losses=row) for row in noise.repeat(REAL_UPDATES // len(noise), 1)])
     state = weighter.state_dict()
     state["clock"] = state["clock"] + (steps - REAL_UPDATES)
     state["largest_slopes.room"] = noise[:, 0].double().repeat((steps + MEASURED) // len(noise) + 1)

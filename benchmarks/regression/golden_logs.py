@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
-from weighting import Needs, Observation, RunFacts, Weighter
+from weighting import Observation, RunFacts
 
 SEED = 20241128
 TASKS = 3
@@ -63,32 +63,3 @@ def observations(log: Log) -> list[Observation]:
     tensors = {fields.get(name, name): torch.tensor(rows, dtype=torch.float64) for name, rows in log.items()}
     count = len(tensors["losses"])
     return [Observation(**{name: tensor[row] for name, tensor in tensors.items()}) for row in range(count)]
-
-
-def replay(weighter: Weighter, log: Log) -> list[list[float]]:
-    """Show a log to a method as the harness would. Returns the weights of each step, steps by tasks."""
-    first, *steps = observations(log)
-    validation = Needs.VAL_LOSSES in weighter.needs
-    weighter.start(_only(first, ("losses", "counts", *(("val_losses", "val_counts") if validation else ()))))
-    weights = []
-    for step in steps:
-        wanted = weighter.wants()
-        before = ["losses", "counts", *(["gramian"] if Needs.GRAMIAN in wanted else [])]
-        weights.append(weighter.weights(_only(step, before)).tolist())
-        weighter.update(_only(step, [*before, *_after(wanted)]))
-    return weights
-
-
-def _after(wanted: Needs) -> list[str]:
-    """The fields that a method is shown after a step."""
-    fields = {
-        Needs.VAL_LOSSES: ("val_losses", "val_counts"),
-        Needs.VAL_LOSSES_BEFORE_STEP: ("val_losses_before", "val_counts"),
-        Needs.LOSSES_AFTER_STEP: ("losses_after",),
-        Needs.GRAD_NORMS: ("grad_norms",),
-    }
-    return [name for need, names in fields.items() if need in wanted for name in names]
-
-
-def _only(seen: Observation, names: Sequence[str]) -> Observation:
-    return Observation(**{name: getattr(seen, name) for name in names})

@@ -31,8 +31,8 @@ from benchmarks.errors import UNREADABLE, UserError, one_line
 from benchmarks.records.files import write
 from benchmarks.regression import golden_runs
 from benchmarks.regression.gate_result import Verdict
-from benchmarks.regression.golden_logs import FACTS, TASKS, Log, make_logs, observations, replay, rounded
-from weighting import Weighter
+from benchmarks.regression.golden_logs import FACTS, TASKS, Log, make_logs, observations, rounded
+from weighting import Weighter, replay
 from weighting._build import build, hyperparameters_of
 from weighting.contract import LossesFrom
 
@@ -206,7 +206,7 @@ def _all_weights(logs: Mapping[str, Log], chosen: Mapping[str, Setting]) -> dict
 
 def _replayed(log: Log, kind: type[Weighter], more: dict[str, Any]) -> Weights | str:
     try:
-        return replay(build(kind, TASKS, **kind.defaults_for(FACTS), **more), log)
+        return replay(build(kind, TASKS, **kind.defaults_for(FACTS), **more), observations(log)).tolist()
     except Exception as error:  # noqa: BLE001 - whatever a method raises is its verdict, and the others go on
         return one_line(error)
 

@@ -14,9 +14,11 @@ from scripts import SETTING_IDS, SETTINGS, SUBJECTS, make
 import weighting
 from weighting import METHODS, Needs, Observation, Weighter
 from weighting._build import hyperparameters_of
+from weighting.observation import FIELD_OF
+from weighting.replaying import at_start, go_on
 from weighting.testing.contract import IN_EVERY_SETTING, ONCE, Check
 from weighting.testing.settings import Subject, short
-from weighting.testing.synthetic import FIELD_OF, Script, at_start, go_on, run, script
+from weighting.testing.synthetic import Script, run, script
 
 every_listed = pytest.mark.parametrize("listed", METHODS)
 every_subject = pytest.mark.parametrize("subject", SUBJECTS, ids=SETTING_IDS)
@@ -139,7 +141,7 @@ def wanted_in(name: str, more: dict[str, Any], shown: Script) -> Needs:
 
 
 def test_every_need_has_a_field() -> None:
-    assert set(FIELD_OF) == {need for need in Needs if need}
+    assert set(FIELD_OF) == set(Needs)
 
 
 @every_listed

@@ -16,7 +16,8 @@ import weighting
 from weighting import Observation, TaskLosses, total
 from weighting._cleaning import clean
 from weighting.coba import CoBa
-from weighting.testing.synthetic import Script, after_step, at_start, before_step, changed, run, script
+from weighting.replaying import after_step, at_start, before_step
+from weighting.testing.synthetic import Script, changed, run, script
 
 every_setting = pytest.mark.parametrize(("name", "more"), SETTINGS, ids=SETTING_IDS)
 

@@ -19,7 +19,6 @@ from replays import (
     REPLAYS,
     Replay,
     Trace,
-    ask_and_tell,
     coba_official,
     coba_paper,
     dwa,
@@ -41,7 +40,7 @@ def rlw(trace: Trace) -> None:
     for num_tasks, told in statistics.items():
         weighter = weighting.create("random", int(num_tasks), seed=1)
         seen = Observation(losses=torch.ones(int(num_tasks), dtype=torch.float64))
-        drawn = torch.stack([ask_and_tell(weighter, seen) for _ in range(DRAWS)])
+        drawn = weighting.replay(weighter, [seen] * (1 + DRAWS))
         from_mean = drawn - drawn.mean(0)
         cases = [
             *((drawn[:, task], mean) for task, mean in enumerate(told["mean"])),
@@ -128,7 +127,7 @@ def test_a_wrong_method_would_not_pass() -> None:
     path = files(TESTS / "traces")
     trace = json.loads(next(one for one in path if group_of(one) == "dwa_libmtl").read_text(encoding="utf-8"))
     trace["hyperparameters"]["temperature"] *= 1.01
-    assert (torch.stack(dwa(trace)) - numbers(trace["weights"])).abs().max() > 1e-4
+    assert (dwa(trace) - numbers(trace["weights"])).abs().max() > 1e-4
 
 
 def test_samples_of_a_record_are_averaged_and_absent_tasks_named() -> None:
@@ -143,7 +142,7 @@ def test_samples_of_a_record_are_averaged_and_absent_tasks_named() -> None:
         "inputs": {"initial_val_loss": initial, "val_steps": steps, "val_losses": samples, "val_ratios": ratios},
         "weights": [[0.5, 0.5]] * 12,
     }
-    from_ratios = torch.stack(coba_official(trace))
-    torch.testing.assert_close(torch.stack(coba_official(trace, "val_losses")), from_ratios, rtol=1e-9, atol=1e-9)
+    from_ratios = coba_official(trace)
+    torch.testing.assert_close(coba_official(trace, "val_losses"), from_ratios, rtol=1e-9, atol=1e-9)
     trace["inputs"]["train_task_present"] = [[True, False]] * 12
-    assert torch.equal(torch.stack(coba_official(trace)), numbers([[1.0, 0.0]] * 12))
+    assert torch.equal(coba_official(trace), numbers([[1.0, 0.0]] * 12))

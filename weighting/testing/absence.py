@@ -7,9 +7,10 @@ from torch import Tensor
 
 from weighting import Observation
 from weighting.observation import TRAINING_FIELDS, VALIDATION_FIELDS
+from weighting.replaying import after_step, at_start, before_step
 from weighting.testing.expectations import all_finite, expect, same, same_state, state_of
 from weighting.testing.settings import Subject
-from weighting.testing.synthetic import Script, after_step, at_start, before_step, changed, run, script
+from weighting.testing.synthetic import Script, changed, run, script
 
 GUARDS = "guard_counts"
 

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from weighting import Needs, Observation, RunFacts
 from weighting._build import hyperparameters_of
+from weighting.replaying import after_step, at_start, before_step, go_on
 from weighting.testing.elsewhere import elsewhere
 from weighting.testing.expectations import all_finite, expect, refusal, same, same_state, state_of
 from weighting.testing.settings import NUM_TASKS, Subject, short, subjects_of
-from weighting.testing.synthetic import after_step, at_start, before_step, go_on, half_way, run, script
+from weighting.testing.synthetic import half_way, run, script
 
 BATCH_SHAPES: tuple[tuple[int, ...], ...] = ((), (4,), (2, 3))
 

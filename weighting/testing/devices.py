@@ -11,9 +11,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from weighting import Observation, Weighter
+from weighting.replaying import after_step, at_start, before_step
 from weighting.testing.expectations import expect
 from weighting.testing.settings import Subject
-from weighting.testing.synthetic import after_step, at_start, before_step, half_way, script
+from weighting.testing.synthetic import half_way, script
 
 READS = ("aten::_local_scalar_dense", "aten::is_nonzero", "aten::nonzero", "aten::equal")
 """What makes the host wait for a device."""

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from weighting import Weighter
+from weighting.replaying import at_start, go_on
 from weighting.testing.expectations import State, all_finite, expect, refusal, same, same_state, state_of
 from weighting.testing.settings import Subject
-from weighting.testing.synthetic import Script, at_start, changed, go_on, half_way, run, script
+from weighting.testing.synthetic import Script, changed, half_way, run, script
 
 
 class Model(nn.Module):

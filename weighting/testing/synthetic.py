@@ -1,4 +1,4 @@
-"""Made-up training runs to show to a method, and the loop that shows them as a trainer would."""
+"""Made-up training runs to show to a method."""
 
 from __future__ import annotations
 
@@ -8,16 +8,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from weighting import Needs, Observation, Weighter
-
-FIELD_OF = {
-    Needs.VAL_LOSSES: "val_losses",
-    Needs.VAL_LOSSES_BEFORE_STEP: "val_losses_before",
-    Needs.LOSSES_AFTER_STEP: "losses_after",
-    Needs.GRAD_NORMS: "grad_norms",
-    Needs.GRAMIAN: "gramian",
-}
-"""Where an observation holds what is asked for."""
+from weighting import Observation, Weighter, replay
 
 
 @dataclass(frozen=True)
@@ -87,43 +78,9 @@ def script(
     return Script(rows[0], rows[1:])
 
 
-def at_start(weighter: Weighter, first: Observation) -> Observation:
-    """What of the first observation the method is shown: losses, and validation losses if it needs them."""
-    if Needs.VAL_LOSSES in weighter.needs:
-        return Observation(
-            losses=first.losses, val_losses=first.val_losses, counts=first.counts, val_counts=first.val_counts
-        )
-    return Observation(losses=first.losses, counts=first.counts)
-
-
-def before_step(weighter: Weighter, step: Observation) -> Observation:
-    """What of a step the method is shown when it answers with weights."""
-    gramian = step.gramian if Needs.GRAMIAN in weighter.wants() else None
-    return Observation(losses=step.losses, counts=step.counts, gramian=gramian)
-
-
-def after_step(weighter: Weighter, step: Observation) -> Observation:
-    """What of a step the method is shown when it learns: what it wants and no more."""
-    wanted = weighter.wants()
-    shown = {field: getattr(step, field) for need, field in FIELD_OF.items() if need in wanted}
-    if any(field.startswith("val_") for field in shown):
-        shown["val_counts"] = step.val_counts
-    return before_step(weighter, step).replace(**shown)
-
-
-def go_on(weighter: Weighter, steps: Sequence[Observation]) -> Tensor:
-    """Show further steps. Returns the weights of each, ``(T, *batch_shape, K)``."""
-    weights = []
-    for step in steps:
-        weights.append(weighter.weights(before_step(weighter, step)))
-        weighter.update(after_step(weighter, step))
-    return torch.stack(weights)
-
-
 def run(weighter: Weighter, shown: Script) -> Tensor:
     """Show a whole run. Returns the weights of each step, ``(T, *batch_shape, K)``."""
-    weighter.start(at_start(weighter, shown.first))
-    return go_on(weighter, shown.steps)
+    return replay(weighter, [shown.first, *shown.steps])
 
 
 def half_way(make: Callable[[], Weighter], shown: Script) -> tuple[Weighter, Weighter, Script]:
