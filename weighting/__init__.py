@@ -10,6 +10,7 @@ import difflib
 from typing import Any
 
 from weighting._build import build
+from weighting._citations import citations
 from weighting.claim import Claim
 from weighting.coba import CoBa
 from weighting.coba_ablations import CoBaAbsolute, CoBaFixedMix, CoBaFromStart, CoBaRelative
@@ -43,6 +44,7 @@ __all__ = [
     "TaskLosses",
     "Weighter",
     "__version__",
+    "citation",
     "create",
     "family",
     "gradient_norms",
@@ -99,6 +101,15 @@ def method(name: str) -> type[Weighter]:
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise ValueError(f"unknown weighter {name!r}; {hint}known: {', '.join(METHODS)}")
     return METHODS[name]
+
+
+def citation(name: str) -> str:
+    """BibTeX of the paper behind a method; of a variant, that of its method. Raises ValueError as ``method``.
+
+    >>> print(citation("coba").splitlines()[0])
+    @inproceedings{gong2024coba,
+    """
+    return citations()[family(method(name).name)]
 
 
 def create(name: str, num_tasks: int, **hyperparameters: Any) -> Weighter:

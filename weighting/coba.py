@@ -45,6 +45,11 @@ class CoBa(Weighter):
     update_every  U >= 1 steps between validation batches, and between new weights
 
     Defaults are those of the authors' configuration; ``defaults_for`` gives those that suit a run.
+
+    >>> from weighting import Observation, create, replay
+    >>> log = [Observation(losses=[1.0, 1.0], val_losses=[1.0 - 0.03 * t, 1.0 - 0.01 * t]) for t in range(12)]
+    >>> replay(create("coba", 2, warmup=3, window=6), log)[-1].round(decimals=3).tolist()
+    [0.269, 0.731]
     """
 
     name = "coba"

@@ -17,7 +17,13 @@ from weighting.coba import CoBa
 
 
 class CoBaRelative(CoBa):
-    """DF = 1: relative scores alone. They favour the slowest task and cannot turn from one that diverges."""
+    """DF = 1: relative scores alone. They favour the slowest task and cannot turn from one that diverges.
+
+    >>> from weighting import Observation, create, replay
+    >>> log = [Observation(losses=[1.0, 1.0], val_losses=[1.0 - 0.03 * t, 1.0 - 0.01 * t]) for t in range(12)]
+    >>> replay(create("coba_relative", 2, warmup=3, window=6), log)[-1].round(decimals=3).tolist()
+    [0.269, 0.731]
+    """
 
     name = "coba_relative"
     variant_of = "coba"
@@ -30,7 +36,13 @@ class CoBaRelative(CoBa):
 
 
 class CoBaAbsolute(CoBa):
-    """DF = 0: absolute scores alone. They see no difference between tasks that fall at steady paces."""
+    """DF = 0: absolute scores alone. They see no difference between tasks that fall at steady paces.
+
+    >>> from weighting import Observation, create, replay
+    >>> log = [Observation(losses=[1.0, 1.0], val_losses=[1.0 - 0.03 * t, 1.0 - 0.01 * t]) for t in range(12)]
+    >>> replay(create("coba_absolute", 2, warmup=3, window=6), log)[-1].round(decimals=3).tolist()
+    [0.5, 0.5]
+    """
 
     name = "coba_absolute"
     variant_of = "coba"
@@ -46,6 +58,11 @@ class CoBaFixedMix(CoBa):
     """DF = ``mix``: both scores, mixed without looking at the past.
 
     mix  in [0, 1], the share of RCS; the other hyperparameters are those of CoBa
+
+    >>> from weighting import Observation, create, replay
+    >>> log = [Observation(losses=[1.0, 1.0], val_losses=[1.0 - 0.03 * t, 1.0 - 0.01 * t]) for t in range(12)]
+    >>> replay(create("coba_fixed_mix", 2, warmup=3, window=6), log)[-1].round(decimals=3).tolist()
+    [0.384, 0.616]
     """
 
     name = "coba_fixed_mix"
@@ -75,7 +92,13 @@ class CoBaFixedMix(CoBa):
 
 
 class CoBaFromStart(CoBa):
-    """Slopes are recorded from step 1 on instead of from the warm-up's end, and weights are equal up to and including W."""
+    """Slopes are recorded from step 1 on instead of from the warm-up's end, and weights are equal up to and including W.
+
+    >>> from weighting import Observation, create, replay
+    >>> log = [Observation(losses=[1.0, 1.0], val_losses=[1.0 - 0.03 * t, 1.0 - 0.01 * t]) for t in range(12)]
+    >>> replay(create("coba_from_start", 2, warmup=3, window=6), log)[-1].round(decimals=3).tolist()
+    [0.269, 0.731]
+    """
 
     name = "coba_from_start"
     variant_of = "coba"

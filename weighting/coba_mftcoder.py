@@ -28,6 +28,11 @@ class CoBaMFTCoder(CoBa):
     """CoBa in its authors' variant.
 
     Hyperparameters are those of CoBa; the warm-up is at least 3 U, a multiple of U, and W <= N U.
+
+    >>> from weighting import Observation, create, replay
+    >>> log = [Observation(losses=[1.0, 1.0], val_losses=[1.0 - 0.03 * t, 1.0 - 0.01 * t]) for t in range(12)]
+    >>> replay(create("coba_mftcoder", 2, warmup=3, window=6), log)[-1].round(decimals=3).tolist()
+    [0.284, 0.716]
     """
 
     name = "coba_mftcoder"

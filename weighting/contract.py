@@ -243,8 +243,7 @@ class Weighter(State, ABC):
         fresh = type(self)(*arguments, **hyperparameters)
         fresh.prior = self.prior
         fresh.to(device=self.clock.device, dtype=self._state_dtype)
-        kept = {name: self.__dict__[name] for name in ("training", "_arguments")}
-        self.__dict__.update({**fresh.__dict__, **kept})
+        self.__dict__.update({**fresh.__dict__, "training": self.training, "_arguments": self._arguments})
 
     def __repr__(self) -> str:
         """On one line, as the call that makes it again."""

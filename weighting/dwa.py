@@ -27,6 +27,11 @@ class DynamicWeightAverage(Weighter):
 
     temperature  T > 0; larger is closer to uniform
     window       steps in a window, >= 1
+
+    >>> from weighting import Observation, create, replay
+    >>> log = [Observation(losses=losses) for losses in ([1.0, 1.0], [1.0, 1.0], [0.5, 1.0], [0.25, 1.0])]
+    >>> replay(create("dwa", 2, window=1), log)[-1].round(decimals=3).tolist()
+    [0.876, 1.124]
     """
 
     name = "dwa"

@@ -27,6 +27,11 @@ class SlidingWeightAverage(Weighter):
 
     temperature  T > 0; larger is closer to uniform
     window       steps in a window, >= 1
+
+    >>> from weighting import Observation, create, replay
+    >>> log = [Observation(losses=[0.5**t, 1.0]) for t in range(6)]
+    >>> replay(create("dwa_nash_mtl", 2, window=1), log)[-1].round(decimals=3).tolist()
+    [0.438, 0.562]
     """
 
     name = "dwa_nash_mtl"

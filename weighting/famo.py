@@ -37,6 +37,11 @@ class Famo(Weighter):
     lookahead   "same_batch" (the paper: one more forward pass) | "next_batch" (none)
 
     Raises ValueError when a loss falls below its bound.
+
+    >>> from weighting import Observation, create, replay
+    >>> step = Observation(losses=[1.0, 4.0], losses_after=[0.9, 4.0])
+    >>> replay(create("famo", 2), [step] * 11)[-1].round(decimals=3).tolist()
+    [0.718, 0.282]
     """
 
     name = "famo"

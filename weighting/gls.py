@@ -23,6 +23,10 @@ class GeometricLoss(Weighter):
     """G / (K L_i).
 
     Raises ValueError on a negative loss, which has no geometric mean.
+
+    >>> from weighting import Observation, create
+    >>> create("gls", 2).weights(Observation(losses=[1.0, 4.0])).tolist()
+    [1.0, 0.25]
     """
 
     name = "gls"

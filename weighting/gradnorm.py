@@ -34,6 +34,11 @@ class GradNorm(Weighter):
     lr, optimizer, weight_decay  of the weights' own optimizer, lr > 0: "adam" or "sgd"
     floor                        >= 0, below 1: the least weight; 0: none, the rule as it is written
     initial_steps                steps whose mean loss is L_i(0), with equal weights until then; 0: the first loss seen
+
+    >>> from weighting import Observation, create, replay
+    >>> step = Observation(losses=[1.0, 1.0], grad_norms=[4.0, 1.0])
+    >>> replay(create("gradnorm", 2), [step] * 11)[-1].round(decimals=3).tolist()
+    [0.775, 1.225]
     """
 
     name = "gradnorm"

@@ -25,6 +25,11 @@ class SoftmaxGradNorm(GradNorm):
     alpha                        strength of the pull towards equal training rates; 0: equal gradient norms
     lr, optimizer, weight_decay  of the optimizer of s, lr > 0: "adam" or "sgd"
     initial_steps                steps whose mean loss is L_i(0), with equal weights until then; 0: the first loss seen
+
+    >>> from weighting import Observation, create, replay
+    >>> step = Observation(losses=[1.0, 1.0], grad_norms=[4.0, 1.0])
+    >>> replay(create("gradnorm_libmtl", 2), [step] * 11)[-1].round(decimals=3).tolist()
+    [0.779, 1.221]
     """
 
     name = "gradnorm_libmtl"

@@ -27,6 +27,11 @@ class ImpartialLoss(Weighter):
 
     lr, optimizer, momentum, weight_decay  of the optimizer of s, lr > 0: "adam" or "sgd" (momentum is SGD's)
     initial_log_scale                      one number, or one per task
+
+    >>> from weighting import Observation, create, replay
+    >>> step = Observation(losses=[4.0, 0.25])
+    >>> replay(create("imtl_l", 2, lr=0.1), [step] * 101)[-1].round(decimals=3).tolist()
+    [0.248, 4.003]
     """
 
     name = "imtl_l"

@@ -28,6 +28,11 @@ class LossBalanced(Weighter):
     restart_every  steps after which L_i(0) is taken anew; 0: never
 
     Raises ValueError on a negative loss.
+
+    >>> from weighting import Observation, create, replay
+    >>> log = [Observation(losses=[4.0, 4.0]), Observation(losses=[1.0, 4.0])]
+    >>> replay(create("lbtw", 2), log)[-1].tolist()
+    [0.5, 1.0]
     """
 
     name = "lbtw"

@@ -23,6 +23,11 @@ class RescaledLossBalanced(LossBalanced):
     Hyperparameters are those of LossBalanced.
 
     Raises ValueError on a negative loss.
+
+    >>> from weighting import Observation, create, replay
+    >>> log = [Observation(losses=[4.0, 4.0]), Observation(losses=[1.0, 4.0])]
+    >>> replay(create("lbtw_official", 2), log)[-1].round(decimals=3).tolist()
+    [0.667, 1.333]
     """
 
     name = "lbtw_official"

@@ -26,6 +26,11 @@ class RandomLossWeighting(Weighter):
     """Softmax of standard normals at each step.
 
     seed  integer >= 0, of the weighter's own generator
+
+    >>> from weighting import Observation, create
+    >>> weights = create("random", 3, seed=1).weights(Observation(losses=[5.0, 1.0, 0.1]))
+    >>> weights.round(decimals=3).tolist(), round(float(weights.sum()), 6)
+    ([0.535, 0.264, 0.201], 1.0)
     """
 
     name = "random"

@@ -21,6 +21,10 @@ class ScaleInvariant(Weighter):
     """1 / L_i.
 
     Raises ValueError on a negative loss, which has no logarithm.
+
+    >>> from weighting import Observation, create
+    >>> create("scale_invariant", 2).weights(Observation(losses=[0.5, 4.0])).tolist()
+    [2.0, 0.25]
     """
 
     name = "scale_invariant"

@@ -22,6 +22,10 @@ class Static(Weighter):
     """The given weights at every step.
 
     weights  K numbers, none negative, not all zero; None: all ones
+
+    >>> from weighting import Observation, create
+    >>> create("static", 2, weights=[1.0, 0.25]).weights(Observation(losses=[5.0, 1.0])).tolist()
+    [1.0, 0.25]
     """
 
     name = "static"

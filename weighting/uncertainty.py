@@ -28,6 +28,11 @@ class UncertaintyWeighting(Weighter):
 
     lr, optimizer, momentum, weight_decay  of the optimizer of s, lr > 0: "adam" or "sgd" (momentum is SGD's)
     initial_log_variance                   one number, or one per task
+
+    >>> from weighting import Observation, create, replay
+    >>> step = Observation(losses=[4.0, 0.25])
+    >>> replay(create("uncertainty", 2), [step] * 101)[-1].round(decimals=3).tolist()
+    [0.137, 2.04]
     """
 
     name = "uncertainty"

@@ -16,7 +16,12 @@ from weighting.observation import Observation
 
 
 class Uniform(Weighter):
-    """Every task counts once: w_i = 1."""
+    """Every task counts once: w_i = 1.
+
+    >>> from weighting import Observation, create
+    >>> create("uniform", 3).weights(Observation(losses=[5.0, 1.0, 0.1])).tolist()
+    [1.0, 1.0, 1.0]
+    """
 
     name = "uniform"
     adaptive = False

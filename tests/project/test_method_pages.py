@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import pytest
 from places import ROOT
 
-from weighting import METHODS, Claim, Weighter, family
+from weighting import METHODS, Claim, Weighter, citation, family
 from weighting._build import hyperparameters_of
 
 PAGES = ROOT / "docs" / "methods"
@@ -159,6 +159,7 @@ def test_citation(name: str, kind: type[Weighter]) -> None:
         field for field in ("title", "author", "year") if not re.search(rf"^ +{field} += \{{", entry, re.MULTILINE)
     ] == []
     assert entry.count("{") == entry.count("}")
+    assert {citation(other) for other, variant in METHODS.items() if name in (other, variant.variant_of)} == {entry}
 
 
 @LISTED

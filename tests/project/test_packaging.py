@@ -84,7 +84,7 @@ def test_wheel_holds_both_packages_with_their_data_and_nothing_else(wheel: Path)
     ).stdout.split()
     expected = {name for name in tracked if (ROOT / name).is_file()}
     data = {Path(name).suffix for name in expected}
-    assert {".py", ".yaml", ".html", ".css", ".js", ".typed"} == data
+    assert {".py", ".yaml", ".html", ".css", ".js", ".typed", ".bib"} == data
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
     assert {name for name in names if ".dist-info/" not in name} == expected
