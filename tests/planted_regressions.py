@@ -85,11 +85,11 @@ def trained(run: Run) -> Run:
     return Run(run.record.model_copy(update={"metrics": metrics}), run.trajectory)
 
 
-def quality_alone(base: baseline.Side, planted: Sequence[Planted]) -> list[list[str]]:
+def quality_alone(base: baseline.RecordSet, planted: Sequence[Planted]) -> list[list[str]]:
     """A row for each problem and regression: as it is, then as it is planted."""
     rows = []
     for each in planted:
-        for key, methods in base.settings.items():
+        for key, methods in base.by_conditions.items():
             runs, problem = methods[each.method], base.sections[key].name
             unchanged = {seed: trained(run) for seed, run in runs.items()}
             with pytest.MonkeyPatch.context() as patch:
@@ -111,7 +111,7 @@ def main() -> None:
     lines = [
         "# What the quality gate alone says of planted regressions",
         "",
-        "Suite quick, against its recorded runs. The trajectories of `check` see all of them, whatever the quality.",
+        "Suite quick, against its recorded runs. The weights that `check` replays show all of them, whatever the quality.",
         "",
         markdown_rows(Table("planted", "Planted regressions", "", shown, pd.DataFrame(rows, columns=header))),
     ]

@@ -17,7 +17,7 @@ from benchmarks.records.schema import RunSpec
 from benchmarks.regression import baseline, false_alarms, golden_weights, history, junit, picture
 from benchmarks.regression import check as gates
 from benchmarks.regression import compare as comparing
-from benchmarks.regression.gate_result import Verdict
+from benchmarks.regression.gate_result import GateResult
 from benchmarks.report.table_files import write_data
 from weighting import names
 
@@ -39,7 +39,7 @@ def compare(options: argparse.Namespace) -> int:
 
 
 def check(options: argparse.Namespace, plan: Plan) -> int:
-    """Judge the present code by the baseline; or write the baseline's trajectories, or measure false alarms."""
+    """Judge the present code by the baseline; or write the baseline's replayed weights, or measure false alarms."""
     against: Path = options.against
     try:
         if options.record:
@@ -59,7 +59,7 @@ def _check(options: argparse.Namespace, plan: Plan) -> int:
     out = gates.fresh_folder(options.out, plan)
     otherwise = [] if options.dry_run else gates.check_beginnings(base, plan)
     print(f"check {plan.suite} against {against}: {len(plan.runs)} runs, recorded in {out / plan.suite}", flush=True)
-    for note in (*base.side.notes, *otherwise):
+    for note in (*base.records.notes, *otherwise):
         print(f"! baseline: {note}", flush=True)
     if options.dry_run:
         return 0
@@ -69,7 +69,7 @@ def _check(options: argparse.Namespace, plan: Plan) -> int:
         print(f"\nstopped: {len(result.recorded)} of {len(plan.runs)} runs are recorded, nothing was judged")
         return result.exit_code
     head = baseline.read(out / plan.suite, {spec.key for spec in plan.runs})
-    head = baseline.without_those_that_began_otherwise(base.side, head)
+    head = baseline.without_those_that_began_otherwise(base.records, head)
     verdicts += gates.judge(base, head)
     print("\n".join(["", *junit.lines(verdicts)]))
     for note in head.notes:
@@ -90,8 +90,8 @@ def _calibrate(options: argparse.Namespace) -> int:
         return result.exit_code
     if result.failures:
         raise UserError(f"check: expected {len(plan.runs)} finished runs, found {len(result.failures)} that failed")
-    side = baseline.read(folder, {spec.key for spec in plan.runs})
-    print(false_alarms.write_calibration(side, options.repetitions, options.against / "check"))
+    records = baseline.read(folder, {spec.key for spec in plan.runs})
+    print(false_alarms.write_calibration(records, options.repetitions, options.against / "check"))
     return 0
 
 
@@ -111,11 +111,11 @@ def _carry_out(options: argparse.Namespace, folder: Path, suite: str, runs: list
     return result
 
 
-def _keep(options: argparse.Namespace, plan: Plan, base: gates.Expected, verdicts: Sequence[Verdict]) -> None:
+def _keep(options: argparse.Namespace, plan: Plan, base: gates.Expected, verdicts: Sequence[GateResult]) -> None:
     """JUnit, history and its picture."""
     if options.junit is not None:
         print(f"\njunit:   {write(options.junit, junit.junit(plan.suite, verdicts))}")
-    commits = sorted({run.record.commit or "unknown" for run in base.side.runs})
+    commits = sorted({run.record.commit or "unknown" for run in base.records.runs})
     folder = options.against.parent / history.FOLDER
     entry = history.append(folder, history.entry(plan.suite, provenance.commit(), commits, verdicts))
     entries, warnings = history.read(folder, plan.suite)

@@ -12,7 +12,7 @@ import numpy as np
 from benchmarks.analysis import delta_m
 from benchmarks.analysis.sections import STL
 from benchmarks.papers.claims import Ours
-from benchmarks.papers.published import Metric, Number, Published, protocols, published
+from benchmarks.papers.published import Published, PublishedMetric, PublishedNumber, protocols, published
 from benchmarks.report.formatting import MISSING
 
 BASELINE = "single_task"
@@ -20,7 +20,7 @@ DELTA = "delta_m"
 
 
 @dataclass(frozen=True)
-class Row:
+class PublishedRow:
     """A line of the table, as text."""
 
     method: str
@@ -34,14 +34,14 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ProtocolComparison:
     """A protocol with what stands beside it."""
 
     shown: Published
     """The protocol whose numbers are the published ones."""
     reruns: tuple[Published, ...]
     """Protocols that are others' runs of it."""
-    rows: tuple[Row, ...]
+    rows: tuple[PublishedRow, ...]
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class _Value:
         return number + error + ("" if self.n is None else f" (n = {self.n})")
 
 
-def compare(paper: Sequence[str], ours: Sequence[Ours], protocol_of_ours: str | None) -> list[Comparison]:
+def compare(paper: Sequence[str], ours: Sequence[Ours], protocol_of_ours: str | None) -> list[ProtocolComparison]:
     """The protocols of a paper, that of our runs first; others' runs of a protocol stand beside it.
 
     paper: ids of its protocols. Where it has only others' runs of a protocol, the rows are those of their methods.
@@ -79,14 +79,16 @@ def compare(paper: Sequence[str], ours: Sequence[Ours], protocol_of_ours: str | 
     return found
 
 
-def _comparison(shown: Published, reruns: Sequence[Published], ours: Sequence[Ours], methods: set[str] | None) -> Comparison:
+def _comparison(
+    shown: Published, reruns: Sequence[Published], ours: Sequence[Ours], methods: set[str] | None
+) -> ProtocolComparison:
     by_paper = [number for number in shown.numbers if number.measured_by == "paper"]
     by_others = [number for number in shown.numbers if number.measured_by == "others"]
     for other in reruns:
         by_others += [*other.numbers, *_computed(other, shown)]
     names = {name: text for other in (*reruns, shown) for name, text in other.names.items()}
     order = dict.fromkeys([number.method for number in [*by_paper, *by_others]] + [each.method for each in ours])
-    rows: list[Row] = []
+    rows: list[PublishedRow] = []
     for method in order:
         if methods is not None and method not in methods:
             continue
@@ -96,10 +98,16 @@ def _comparison(shown: Published, reruns: Sequence[Published], ours: Sequence[Ou
             right = [each for each in ours if (each.method, each.metric) == (method, metric.key)]
             name = names.get(method, STL if method == BASELINE else method)
             rows += _rows(name, metric, left, middle, right)
-    return Comparison(shown, tuple(reruns), tuple(rows))
+    return ProtocolComparison(shown, tuple(reruns), tuple(rows))
 
 
-def _rows(method: str, metric: Metric, left: Sequence[Number], middle: Sequence[Number], right: Sequence[Ours]) -> list[Row]:
+def _rows(
+    method: str,
+    metric: PublishedMetric,
+    left: Sequence[PublishedNumber],
+    middle: Sequence[PublishedNumber],
+    right: Sequence[Ours],
+) -> list[PublishedRow]:
     """One row for every pairing; sources that print the same number differently stay apart."""
     if not (left or middle or right):
         return []
@@ -110,14 +118,16 @@ def _rows(method: str, metric: Metric, left: Sequence[Number], middle: Sequence[
     return [_row(method, metric, first, second, third) for first, second, third in pairings]
 
 
-def _row(method: str, metric: Metric, first: _Value | None, second: _Value | None, third: _Value | None) -> Row:
+def _row(
+    method: str, metric: PublishedMetric, first: _Value | None, second: _Value | None, third: _Value | None
+) -> PublishedRow:
     latest = third or second
     difference, verdict = MISSING, "nothing published" if first is None else "not run here"
     if first is not None and latest is not None:
         gap = latest.value - first.value
         difference = MISSING if math.isnan(gap) else f"{gap:+.{max(first.places, latest.places)}f}"
         verdict = _verdict(metric, first, latest)
-    return Row(
+    return PublishedRow(
         method=method,
         metric=metric.label,
         published=_text(first),
@@ -133,7 +143,7 @@ def _text(value: _Value | None) -> str:
     return MISSING if value is None else value.text
 
 
-def _verdict(metric: Metric, first: _Value, latest: _Value) -> str:
+def _verdict(metric: PublishedMetric, first: _Value, latest: _Value) -> str:
     """Whether two numbers agree: exactly for counts without noise, else within two standard errors of the difference."""
     if math.isnan(latest.value):
         return "no finished run"
@@ -145,16 +155,16 @@ def _verdict(metric: Metric, first: _Value, latest: _Value) -> str:
     return "agrees within 2 s.e." if gap <= 2 * math.hypot(first.error, latest.error) else "differs by more than 2 s.e."
 
 
-def _printed(number: Number) -> _Value:
+def _printed(number: PublishedNumber) -> _Value:
     digits = len(repr(number.value).partition(".")[2].rstrip("0"))
     return _Value(number.value, number.error, max(number.metric.decimals, digits))
 
 
-def _measured(each: Ours, metric: Metric) -> _Value:
+def _measured(each: Ours, metric: PublishedMetric) -> _Value:
     return _Value(each.mean, None if math.isnan(each.error) else each.error, metric.decimals, each.n)
 
 
-def _computed(rerun: Published, parent: Published) -> list[Number]:
+def _computed(rerun: Published, parent: Published) -> list[PublishedNumber]:
     """Δm of the methods that a re-run prints all metrics of but no Δm, from the parent's single-task row."""
     metrics = [metric for metric in parent.metrics if metric.key in rerun.delta_m_over]
     delta = next((metric for metric in rerun.metrics if metric.key == DELTA), None)

@@ -49,7 +49,7 @@ class _Entry(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
-class Metric(_Entry):
+class PublishedMetric(_Entry):
     """A metric of a protocol."""
 
     key: Text
@@ -109,7 +109,7 @@ class _File(_Entry):
     papers: Annotated[list[Text], Field(min_length=1)]
     data: Text
     setup: Text
-    metrics: Annotated[list[Metric], Field(min_length=1)]
+    metrics: Annotated[list[PublishedMetric], Field(min_length=1)]
     delta_m_over: list[Text] = []
     reruns: Text | None = None
     differs: Text | None = None
@@ -140,12 +140,12 @@ class _File(_Entry):
 
 
 @dataclass(frozen=True)
-class Number:
+class PublishedNumber:
     """One verified number."""
 
     protocol: str
     method: str
-    metric: Metric
+    metric: PublishedMetric
     value: float
     error: float | None
     """Standard error, where one is printed."""
@@ -176,14 +176,14 @@ class Published:
     papers: tuple[str, ...]
     data: str
     setup: str
-    metrics: tuple[Metric, ...]
+    metrics: tuple[PublishedMetric, ...]
     delta_m_over: tuple[str, ...]
     """Keys of the metrics that Δm is the mean over; empty where the protocol has none."""
     reruns: str | None
     """The protocol whose re-run by others this is."""
     differs: str | None
     """In what it departs from that."""
-    numbers: tuple[Number, ...]
+    numbers: tuple[PublishedNumber, ...]
     withheld: tuple[Withheld, ...]
     caveats: tuple[str, ...]
     names: dict[str, str]
@@ -218,7 +218,7 @@ def published(protocol: str, folder: Path = FOLDER) -> Published:
     if protocol not in protocols(folder):
         raise UserError(unknown("protocol", protocol, protocols(folder)))
     file = _read(folder / f"{protocol}.yaml")
-    numbers: list[Number] = []
+    numbers: list[PublishedNumber] = []
     withheld: list[Withheld] = []
     for table in file.tables:
         shown, held = _of_table(file, table)
@@ -241,13 +241,13 @@ def published(protocol: str, folder: Path = FOLDER) -> Published:
     )
 
 
-def _of_table(file: _File, table: _Table) -> tuple[list[Number], list[Withheld]]:
+def _of_table(file: _File, table: _Table) -> tuple[list[PublishedNumber], list[Withheld]]:
     source = f"{table.source}, {table.place}"
     if table.status == "unverified":
         count = sum(value is not None for row in table.rows.values() for value in row)
         return [], [Withheld(count, _names(file, table.rows), source, "unverified", str(table.reason))]
     metrics = {metric.key: metric for metric in file.metrics}
-    numbers: list[Number] = []
+    numbers: list[PublishedNumber] = []
     withheld: list[Withheld] = []
     for method, row in table.rows.items():
         known = [(index, value) for index, value in enumerate(row) if value is not None]
@@ -260,7 +260,7 @@ def _of_table(file: _File, table: _Table) -> tuple[list[Number], list[Withheld]]
         name = file.printed_as.get(method, method)
         texts = tuple(caveat.text if caveat.method is None else f"{name}: {caveat.text}" for caveat in caveats)
         numbers += [
-            Number(
+            PublishedNumber(
                 protocol=file.protocol,
                 method=method,
                 metric=metrics[table.metrics[index]],

@@ -11,7 +11,7 @@ import pandas as pd
 from benchmarks.analysis.sections import Section
 from benchmarks.analysis.table import Column, Table
 from benchmarks.papers.claims import Check, Experiment
-from benchmarks.papers.comparison import Comparison, Row
+from benchmarks.papers.comparison import ProtocolComparison, PublishedRow
 from benchmarks.report.formatting import escape_markdown, to_markdown, to_terminal
 
 WIDTH = 140
@@ -37,7 +37,7 @@ def markdown(
     experiment: Experiment | None,
     section: Section | None,
     checks: Sequence[Check],
-    comparisons: Sequence[Comparison],
+    comparisons: Sequence[ProtocolComparison],
 ) -> str:
     """The whole report."""
     lines = [f"# Reproduction: {escape_markdown(paper)}", ""]
@@ -58,7 +58,7 @@ def terminal(
     experiment: Experiment | None,
     section: Section | None,
     checks: Sequence[Check],
-    comparisons: Sequence[Comparison],
+    comparisons: Sequence[ProtocolComparison],
 ) -> str:
     """At most 140 columns: the claims, then the headline numbers of every protocol."""
     if experiment is None or section is None:
@@ -99,7 +99,7 @@ def _claims(checks: Sequence[Check]) -> str:
     return to_markdown(Table("claims", "Claims as checks", caption, shown, frame)).replace("### ", "## ", 1)
 
 
-def _protocol(comparison: Comparison) -> str:
+def _protocol(comparison: ProtocolComparison) -> str:
     shown = comparison.shown
     text = to_markdown(_table(comparison, comparison.rows)) if comparison.rows else _untabled(comparison)
     sources = dict.fromkeys(number.source for each in (shown, *comparison.reruns) for number in each.numbers)
@@ -107,15 +107,15 @@ def _protocol(comparison: Comparison) -> str:
     return text.rstrip() + "\n\n" + "\n".join([*_listed([*notes, *_notes(comparison)]), ""])
 
 
-def _untabled(comparison: Comparison) -> str:
+def _untabled(comparison: ProtocolComparison) -> str:
     return f"### {_title(comparison)}\n\nPublished: not available.\n"
 
 
-def _title(comparison: Comparison) -> str:
+def _title(comparison: ProtocolComparison) -> str:
     return f"{comparison.shown.protocol}: {comparison.shown.title}"
 
 
-def _notes(comparison: Comparison) -> list[str]:
+def _notes(comparison: ProtocolComparison) -> list[str]:
     """Caveats of the protocol and of its numbers, what others' runs differ in, how many numbers are held back."""
     notes: list[str] = []
     for each in (comparison.shown, *comparison.reruns):
@@ -126,7 +126,7 @@ def _notes(comparison: Comparison) -> list[str]:
     return list(dict.fromkeys(notes))
 
 
-def _table(comparison: Comparison, rows: Sequence[Row]) -> Table:
+def _table(comparison: ProtocolComparison, rows: Sequence[PublishedRow]) -> Table:
     frame = pd.DataFrame([vars(row) for row in rows], columns=[column.key for column in COLUMNS])
     return Table(comparison.shown.protocol, _title(comparison), "", COLUMNS, frame)
 

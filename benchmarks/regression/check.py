@@ -26,8 +26,8 @@ from benchmarks.records import provenance
 from benchmarks.records.reading import has_records
 from benchmarks.records.schema import RunSpec
 from benchmarks.regression import baseline, quality, step_cost
-from benchmarks.regression.baseline import Side
-from benchmarks.regression.gate_result import Verdict
+from benchmarks.regression.baseline import RecordSet
+from benchmarks.regression.gate_result import GateResult
 from weighting.uniform import Uniform
 
 FOLDER = Path("results") / "check"
@@ -39,7 +39,7 @@ CHANGED = "+changes"
 class Expected:
     """What a baseline holds of a plan."""
 
-    side: Side
+    records: RecordSet
     planned: Mapping[str, Mapping[str, Sequence[RunSpec]]]
     """Conditions -> label -> runs of the plan, those of methods that the baseline lacks included."""
 
@@ -62,24 +62,24 @@ def expected(plan: Plan, against: Path) -> Expected:
     if not folder.is_dir():
         there = sorted(path.name for path in against.glob("*") if has_records(path))
         raise UserError(f"expected a baseline of suite {plan.suite!r} in {against}, found {', '.join(there) or 'no suite'}")
-    side = baseline.read(folder)
-    other = next((run for run in side.runs if run.record.suite != plan.suite), None)
+    records = baseline.read(folder)
+    other = next((run for run in records.runs if run.record.suite != plan.suite), None)
     if other is not None:
         raise UserError(f"{folder}: expected records of suite {plan.suite!r}, found {other.record.suite!r}")
     planned: dict[str, dict[str, list[RunSpec]]] = {}
     for spec in plan.runs:
         key = conditions(spec)
-        if key not in side.settings:
-            raise UserError(f"{folder}: expected runs of {spec.problem.name} as planned here, {_found(side, spec)}")
+        if key not in records.by_conditions:
+            raise UserError(f"{folder}: expected runs of {spec.problem.name} as planned here, {_found(records, spec)}")
         planned.setdefault(key, {}).setdefault(spec.weighter.label, []).append(spec)
-        label = baseline.partner(side.settings[key], spec, spec.weighter.label)
-        seeds = None if label is None else side.settings[key][label]
-        if seeds is not None and spec.seed not in seeds and not baseline.why_lost(side, spec):
+        label = baseline.partner(records.by_conditions[key], spec, spec.weighter.label)
+        seeds = None if label is None else records.by_conditions[key][label]
+        if seeds is not None and spec.seed not in seeds and not baseline.why_lost(records, spec):
             raise UserError(
                 f"{folder}: expected a run of {spec.weighter.label} on {spec.problem.name}, seed {spec.seed}, found only "
                 f"seeds {', '.join(map(str, sorted(seeds)))}"
             )
-    return Expected(side, planned)
+    return Expected(records, planned)
 
 
 def fresh_folder(given: Path | None, plan: Plan) -> Path:
@@ -117,31 +117,31 @@ def check_beginnings(base: Expected, plan: Plan) -> list[str]:
             loop = Loop(problem, data, uniform, spec.training, spec.seed, device=torch.device("cpu"))
         except Exception:  # noqa: BLE001 - a problem may raise anything
             continue
-        why = baseline.began_otherwise(base.side, spec, loop.fingerprints())
+        why = baseline.began_otherwise(base.records, spec, loop.fingerprints())
         found.append(f"{spec.problem.name}, seed {spec.seed}: {why}" if why else "")
     if found and all(found):
-        raise UserError(f"{base.side.folder}: expected runs that begin as these, found other beginnings: {found[0]}")
+        raise UserError(f"{base.records.folder}: expected runs that begin as these, found other beginnings: {found[0]}")
     return [text for text in found if text]
 
 
-def judge(base: Expected, head: Side) -> list[Verdict]:
+def judge(base: Expected, head: RecordSet) -> list[GateResult]:
     """Quality and cost of every method of the plan."""
     return [
         verdict
         for key, methods in base.planned.items()
         for label, specs in methods.items()
-        for verdict in _judge(base.side, head, key, label, specs)
+        for verdict in _judge(base.records, head, key, label, specs)
     ]
 
 
-def _judge(base: Side, head: Side, key: str, label: str, specs: Sequence[RunSpec]) -> list[Verdict]:
-    before, after = base.settings[key], head.settings.get(key, {})
+def _judge(base: RecordSet, head: RecordSet, key: str, label: str, specs: Sequence[RunSpec]) -> list[GateResult]:
+    before, after = base.by_conditions[key], head.by_conditions.get(key, {})
     problem = base.sections[key].name
     lost = {spec.seed: why for spec in specs if (why := baseline.why_lost(base, spec) or baseline.why_lost(head, spec))}
     there, now = (baseline.partner(methods, specs[0], label) for methods in (before, after))
     if there is None or now is None:
         reason = f"not in {'the baseline' if there is None else 'this run'}: nothing to compare with"
-        found = [Verdict(gate, problem, label, "not judged", reason) for gate in (quality.GATE, step_cost.GATE)]
+        found = [GateResult(gate, problem, label, "not judged", reason) for gate in (quality.GATE, step_cost.GATE)]
     else:
         changed = baseline.changed_hyperparameters(before[there], after[now])
         found = [
@@ -151,7 +151,7 @@ def _judge(base: Side, head: Side, key: str, label: str, specs: Sequence[RunSpec
     return [_lacking(verdict, lost) for verdict in found]
 
 
-def _lacking(verdict: Verdict, lost: Mapping[int, str]) -> Verdict:
+def _lacking(verdict: GateResult, lost: Mapping[int, str]) -> GateResult:
     """The verdict, which is none where it passes without runs that were left out."""
     if not lost:
         return verdict
@@ -165,21 +165,21 @@ def _lacking(verdict: Verdict, lost: Mapping[int, str]) -> Verdict:
 def only_in_baseline(base: Expected) -> list[str]:
     """Methods of the baseline that the plan has not, as ``method on problem``."""
     found = []
-    for key, methods in base.side.settings.items():
+    for key, methods in base.records.by_conditions.items():
         planned = base.planned.get(key, {})
         partners = {baseline.partner(methods, specs[0], label) for label, specs in planned.items()}
-        found += [f"{label} on {base.side.sections[key].name}" for label in methods if label not in partners]
+        found += [f"{label} on {base.records.sections[key].name}" for label in methods if label not in partners]
     return found
 
 
-def _with(settings: str, verdict: Verdict) -> Verdict:
+def _with(settings: str, verdict: GateResult) -> GateResult:
     return replace(verdict, reason=f"{verdict.reason} (hyperparameters: {settings})") if settings else verdict
 
 
-def _found(side: Side, spec: RunSpec) -> str:
-    specs = [side.sections[key].spec for key in side.settings]
+def _found(records: RecordSet, spec: RunSpec) -> str:
+    specs = [records.sections[key].spec for key in records.by_conditions]
     near = next((each for each in specs if each.problem.name == spec.problem.name), None)
     if near is not None:
         return f"found {difference(near, spec, 'here')}"
-    note = f" ({side.notes[0]})" if side.notes else ""
+    note = f" ({records.notes[0]})" if records.notes else ""
     return f"found only {', '.join(sorted({each.problem.name for each in specs})) or 'single-task runs'}{note}"

@@ -20,7 +20,7 @@ from benchmarks.analysis.verdict import VERDICTS, Judged, judge
 from benchmarks.errors import UserError
 from benchmarks.records.schema import Floats
 from benchmarks.regression import baseline, quality, step_cost
-from benchmarks.regression.baseline import Methods, Side, finished
+from benchmarks.regression.baseline import Methods, RecordSet, finished
 from benchmarks.report.formatting import escape_markdown, markdown_rows, to_terminal
 from weighting import names
 
@@ -48,7 +48,7 @@ CAPTION = (
 
 
 @dataclass(frozen=True)
-class Row:
+class MethodChange:
     """One method on one problem, in both folders."""
 
     problem: str
@@ -64,19 +64,19 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class FolderComparison:
     """The table and what it does not show."""
 
     base: Path
     head: Path
-    rows: tuple[Row, ...]
+    rows: tuple[MethodChange, ...]
     notes: tuple[str, ...]
     """Records that are damaged or left out, runs in one folder only, hyperparameters that changed."""
 
 
 @dataclass(frozen=True)
 class _Pairs:
-    """A method on both sides, before it is judged."""
+    """A method in both folders, before it is judged."""
 
     label: str
     measure: str
@@ -86,11 +86,11 @@ class _Pairs:
     seconds: tuple[float, float]
 
 
-def compare(base_folder: Path, head_folder: Path) -> Comparison:
+def compare(base_folder: Path, head_folder: Path) -> FolderComparison:
     """Compare what can be paired and name the rest. Raises UserError where that is nothing."""
     base, head = baseline.read(base_folder), baseline.read(head_folder)
     head = baseline.without_those_that_began_otherwise(base, head)
-    shared = [key for key in base.settings if key in head.settings]
+    shared = [key for key in base.by_conditions if key in head.by_conditions]
     if not shared:
         raise UserError(
             f"{base_folder} and {head_folder}: expected a problem with equal settings in both, "
@@ -103,39 +103,39 @@ def compare(base_folder: Path, head_folder: Path) -> Comparison:
         raise UserError(f"{base_folder} and {head_folder}: expected runs that can be paired, found none: {first}")
     places = {name: place for place, name in enumerate(names())}
     rows.sort(key=lambda row: (row.problem, places.get(row.method.partition("[")[0], len(places)), row.method))
-    return Comparison(base_folder, head_folder, tuple(rows), tuple(notes))
+    return FolderComparison(base_folder, head_folder, tuple(rows), tuple(notes))
 
 
-def table(found: Comparison) -> Table:
+def table(found: FolderComparison) -> Table:
     """One row for each method on each problem."""
     frame = pd.DataFrame([_cells(row) for row in found.rows], columns=[column.key for column in COLUMNS])
     return Table("compare", _title(found), CAPTION, COLUMNS, frame)
 
 
-def terminal(found: Comparison) -> str:
+def terminal(found: FolderComparison) -> str:
     """The table and the notes as plain text of at most 140 columns, but for long notes."""
     notes = [f"! {note}" for note in found.notes]
     lines = [_title(found), "", to_terminal(table(found)), "", *textwrap.wrap(CAPTION, 140)]
     return "\n".join([*lines, *([""] if notes else []), *notes])
 
 
-def markdown(found: Comparison) -> str:
+def markdown(found: FolderComparison) -> str:
     """The same for a pull request."""
     notes = [f"- {escape_markdown(note)}" for note in found.notes] or ["None."]
-    commits = [f"- {name}: `{side}`" for name, side in (("base", found.base), ("head", found.head))]
+    commits = [f"- {name}: `{folder}`" for name, folder in (("base", found.base), ("head", found.head))]
     title, rows = escape_markdown(_title(found)), markdown_rows(table(found))
     parts = ["## Comparison", "", *commits, "", title, "", rows, "", CAPTION, "", "### Not in the table", "", *notes]
     return "\n".join(parts) + "\n"
 
 
-def _rows(base: Side, head: Side, key: str) -> list[Row]:
-    before, after = base.settings[key], head.settings[key]
+def _rows(base: RecordSet, head: RecordSet, key: str) -> list[MethodChange]:
+    before, after = base.by_conditions[key], head.by_conditions[key]
     deltas = _delta_m(base.sections[key]), _delta_m(head.sections[key])
     found = [_pairs(before, after, label, other, deltas) for label, other in _partners(before, after).items()]
     judged = judge([each.changes for each in found])
     problem = base.sections[key].name
     return [
-        Row(problem, each.label, each.measure, each.base, each.head, verdict, each.seconds)
+        MethodChange(problem, each.label, each.measure, each.base, each.head, verdict, each.seconds)
         for each, verdict in zip(found, judged, strict=True)
     ]
 
@@ -173,23 +173,23 @@ def _delta_m(section: Section) -> dict[str, float]:
     return dict(zip(rows["run"], rows[DELTA_METRICS], strict=True))
 
 
-def _notes(base: Side, head: Side, shared: Sequence[str]) -> list[str]:
+def _notes(base: RecordSet, head: RecordSet, shared: Sequence[str]) -> list[str]:
     notes = []
-    for side, other, name in ((base, head, "base"), (head, base, "head")):
-        notes += [f"{name}: {note}" for note in side.notes]
-        for key, methods in side.settings.items():
-            problem = side.sections[key].name
+    for records, other, name in ((base, head, "base"), (head, base, "head")):
+        notes += [f"{name}: {note}" for note in records.notes]
+        for key, methods in records.by_conditions.items():
+            problem = records.sections[key].name
             if key not in shared:
-                what = baseline.in_what(key, side, other, "there")
+                what = baseline.in_what(key, records, other, "there")
                 notes.append(f"{problem}: with these settings in {name} only ({what})")
                 continue
-            notes += [f"{problem}: {text} finished in {name} only" for text in _alone(methods, other.settings[key])]
+            notes += [f"{problem}: {text} finished in {name} only" for text in _alone(methods, other.by_conditions[key])]
             uniform = step_cost.uniform_of(methods)
             pairs = {label: pairings(finished(seeds).values(), uniform) for label, seeds in methods.items()}
             if uniform:
                 notes += [f"{problem}: no s/step relative to uniform in {name}: {text}" for text in without_pair(pairs)]
     for key in shared:
-        problem, before, after = base.sections[key].name, base.settings[key], head.settings[key]
+        problem, before, after = base.sections[key].name, base.by_conditions[key], head.by_conditions[key]
         for label, other_label in _partners(before, after).items():
             changed = baseline.changed_hyperparameters(before[label], after[other_label])
             if changed:
@@ -199,7 +199,7 @@ def _notes(base: Side, head: Side, shared: Sequence[str]) -> list[str]:
 
 
 def _alone(own: Methods, other: Methods) -> list[str]:
-    """Runs that finished on one side only, methods with the same seeds in one line."""
+    """Runs that finished in one folder only, methods with the same seeds in one line."""
     partners = _partners(own, other)
     missing = {}
     for label, seeds in own.items():
@@ -209,7 +209,7 @@ def _alone(own: Methods, other: Methods) -> list[str]:
 
 
 def _in_neither(before: Methods, after: Methods) -> list[str]:
-    """Runs that both sides have and that finished on none."""
+    """Runs that both folders have and that finished in none."""
     missing = {}
     for label, other in _partners(before, after).items():
         done = finished(before[label]).keys() | finished(after[other]).keys()
@@ -226,13 +226,13 @@ def _by_seeds(missing: Mapping[str, Set[int]]) -> list[str]:
     return [f"{', '.join(labels)}: seed {seeds}" for seeds, labels in found.items()]
 
 
-def _title(found: Comparison) -> str:
+def _title(found: FolderComparison) -> str:
     count = Counter(row.judged.verdict for row in found.rows)
     parts = [f"{count[verdict]} {verdict}" for verdict in VERDICTS if count[verdict]]
     return f"{len(found.rows)} methods on problems of both: {', '.join(parts) or 'none'}"
 
 
-def _cells(row: Row) -> dict[str, object]:
+def _cells(row: MethodChange) -> dict[str, object]:
     change = row.judged.found
     return {
         "problem": row.problem,

@@ -25,7 +25,7 @@ from benchmarks.planning.suite import read_suite
 from benchmarks.records.files import write
 from benchmarks.records.schema import Run
 from benchmarks.regression import quality, step_cost
-from benchmarks.regression.baseline import Methods, Side
+from benchmarks.regression.baseline import Methods, RecordSet
 from benchmarks.report.formatting import markdown_rows
 
 STEPS = 150
@@ -38,7 +38,7 @@ FOLDER = Path("results") / "check" / "calibration"
 
 
 @dataclass(frozen=True)
-class Comparison:
+class GroupComparison:
     """One method in one comparison of two groups."""
 
     seeds: int
@@ -65,16 +65,16 @@ def plan_of(repetitions: int) -> Plan:
     return make_plan(file, Filters([PROBLEM], [entry.name for entry in file.suite.weighters], seeds, STEPS), "cpu")
 
 
-def write_calibration(side: Side, repetitions: int, folder: Path) -> str:
+def write_calibration(records: RecordSet, repetitions: int, folder: Path) -> str:
     """Compare all groups and write the table. Returns it. Raises OSError."""
-    (methods,) = side.settings.values()
+    (methods,) = records.by_conditions.values()
     rows = [row for size in (SEEDS, 2 * SEEDS) for row in compare_groups(methods, size)]
-    text = page(rows, repetitions, side.runs[0])
+    text = page(rows, repetitions, records.runs[0])
     write(folder / "calibration.md", text)
     return text
 
 
-def compare_groups(methods: Methods, size: int) -> list[Comparison]:
+def compare_groups(methods: Methods, size: int) -> list[GroupComparison]:
     """Every ordered pair of groups of ``size`` seeds, every method."""
     seeds = sorted(next(iter(methods.values())))
     groups = [_renumbered(methods, seeds[start : start + size]) for start in range(0, len(seeds) - size + 1, size)]
@@ -89,11 +89,11 @@ def compare_groups(methods: Methods, size: int) -> list[Comparison]:
             ratio = step_cost.relative(head, method) / step_cost.relative(base, method)
             mean = judged.judged.found.mean
             agree = quality.seeds_agree(judged.judged)
-            rows.append(Comparison(size, (first, second), method, mean, mean / error, agree, ratio))
+            rows.append(GroupComparison(size, (first, second), method, mean, mean / error, agree, ratio))
     return rows
 
 
-def page(rows: Sequence[Comparison], repetitions: int, run: Run) -> str:
+def page(rows: Sequence[GroupComparison], repetitions: int, run: Run) -> str:
     """The Markdown page."""
     by_size = {size: [row for row in rows if row.seeds == size] for size in (SEEDS, 2 * SEEDS)}
     alarms = {
@@ -137,7 +137,10 @@ def page(rows: Sequence[Comparison], repetitions: int, run: Run) -> str:
 
 
 def _alarms(
-    by_size: Mapping[int, list[Comparison]], alarms: Mapping[str, Callable[[Comparison], bool]], *, whole: bool = True
+    by_size: Mapping[int, list[GroupComparison]],
+    alarms: Mapping[str, Callable[[GroupComparison], bool]],
+    *,
+    whole: bool = True,
 ) -> str:
     """A row for each number of seeds, a column for each kind of alarm. whole: of checks, instead of single verdicts."""
     rows = []
@@ -152,7 +155,7 @@ def _alarms(
     return markdown_rows(Table("alarms", "Alarms", "", shown, pd.DataFrame(rows)))
 
 
-def _spread(found: Sequence[Comparison]) -> str:
+def _spread(found: Sequence[GroupComparison]) -> str:
     rows = []
     for method in dict.fromkeys(row.method for row in found):
         own = [row for row in found if row.method == method]

@@ -10,11 +10,11 @@ State = Literal["ok", "failed", "not judged"]
 
 
 @dataclass(frozen=True)
-class Verdict:
+class GateResult:
     """One line of ``check``."""
 
     gate: str
-    """``trajectories``, ``quality`` or ``cost``."""
+    """``weights``, ``quality`` or ``cost``."""
     place: str
     """The problem, or the fixed input."""
     method: str

@@ -1,4 +1,4 @@
-"""What the replayed trajectories of weights are computed from: made-up logs of a training run, fixed once recorded.
+"""What the replayed weights are computed from: made-up logs of a training run, fixed once recorded.
 
 The logs are kept in the baseline beside the weights, so that a later NumPy that draws other numbers moves nothing.
 """

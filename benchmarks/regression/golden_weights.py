@@ -30,17 +30,17 @@ from benchmarks.catalog import problem_class, weighter_class
 from benchmarks.errors import UNREADABLE, UserError, one_line
 from benchmarks.records.files import write
 from benchmarks.regression import golden_runs
-from benchmarks.regression.gate_result import Verdict
+from benchmarks.regression.gate_result import GateResult
 from benchmarks.regression.golden_logs import FACTS, TASKS, Log, make_logs, observations, rounded
 from weighting import Weighter, replay
 from weighting._build import build, hyperparameters_of
 from weighting.contract import LossesFrom
 
 SCHEMA = 1
-FILE = "trajectories.json"
+FILE = "golden_weights.json"
 TOLERANCE = 1e-6
 RUN_TOLERANCE = 1e-4
-GATE = "trajectories"
+GATE = "weights"
 LOG = "log "
 """Before the name of a log, where a small run has ``run``."""
 
@@ -49,7 +49,7 @@ Setting = tuple[type[Weighter], dict[str, Any]]
 
 
 class Baseline(BaseModel):
-    """``trajectories.json``."""
+    """``golden_weights.json``."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -123,7 +123,7 @@ def read(folder: Path) -> Baseline:
     return baseline
 
 
-def judge(baseline: Baseline, places: Iterable[str]) -> list[Verdict]:
+def judge(baseline: Baseline, places: Iterable[str]) -> list[GateResult]:
     """One verdict for each input and setting, recorded or present."""
     chosen = settings(places)
     now, versions = _all_weights(baseline.logs, chosen), _versions(chosen)
@@ -176,19 +176,19 @@ def largest_difference(before: Weights, after: Weights, tolerance: float) -> tup
     return float(differences.max()), int(beyond[0]) if len(beyond) else -1
 
 
-def _verdict(name: str, label: str, before: Weights | None, after: Weights | str | None) -> Verdict:
+def _verdict(name: str, label: str, before: Weights | None, after: Weights | str | None) -> GateResult:
     if before is None:
-        return Verdict(GATE, name, label, "not judged", "not in the baseline; `check --record` adds it")
+        return GateResult(GATE, name, label, "not judged", "not in the baseline; `check --record` adds it")
     if after is None:
-        return Verdict(GATE, name, label, "failed", "recorded in the baseline, found no such method or choice any more")
+        return GateResult(GATE, name, label, "failed", "recorded in the baseline, found no such method or choice any more")
     if isinstance(after, str):
-        return Verdict(GATE, name, label, "failed", f"cannot be replayed any more: {after}")
+        return GateResult(GATE, name, label, "failed", f"cannot be replayed any more: {after}")
     tolerance = TOLERANCE if name.startswith(LOG) else RUN_TOLERANCE
     largest, step = largest_difference(before, after, tolerance)
     if step < 0:
-        return Verdict(GATE, name, label, "ok", f"largest difference {largest:.1e}", largest)
+        return GateResult(GATE, name, label, "ok", f"largest difference {largest:.1e}", largest)
     by = f"by up to {largest:.1e} of the largest weight" if math.isfinite(largest) else "in shape or by no finite number"
-    return Verdict(
+    return GateResult(
         GATE, name, label, "failed", f"weights differ from step {step} on, {by} (tolerance {tolerance:g})", largest
     )
 

@@ -11,12 +11,12 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from benchmarks.records.files import write
-from benchmarks.regression.gate_result import State, Verdict
+from benchmarks.regression.gate_result import GateResult, State
 
 FOLDER = "history"
 
 
-class Number(BaseModel):
+class GateNumber(BaseModel):
     """What one gate said of one method."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -26,7 +26,7 @@ class Number(BaseModel):
     method: str
     state: State
     value: float | None
-    """See ``Verdict.value``; none where there is no finite number."""
+    """See ``GateResult.value``; none where there is no finite number."""
 
 
 class Entry(BaseModel):
@@ -44,11 +44,11 @@ class Entry(BaseModel):
     passed: bool
     gates: dict[str, State]
     """Gate -> its worst state."""
-    numbers: tuple[Number, ...]
+    numbers: tuple[GateNumber, ...]
 
 
-def entry(suite: str, commit: str | None, against: Sequence[str], verdicts: Sequence[Verdict]) -> Entry:
-    """A check, as of now. Trajectories that are as recorded are kept as one number for each method: the largest."""
+def entry(suite: str, commit: str | None, against: Sequence[str], verdicts: Sequence[GateResult]) -> Entry:
+    """A check, as of now. Replayed weights that are as recorded are kept as one number for each method: the largest."""
     gates: dict[str, State] = {}
     for state in ("not judged", "ok", "failed"):
         gates |= {verdict.gate: state for verdict in verdicts if verdict.state == state}
@@ -59,9 +59,7 @@ def entry(suite: str, commit: str | None, against: Sequence[str], verdicts: Sequ
         against=tuple(against),
         passed="failed" not in gates.values(),
         gates=gates,
-        numbers=tuple(
-            _number(verdict) for verdict in verdicts if verdict.gate != "trajectories" or verdict.state == "failed"
-        ),
+        numbers=tuple(_number(verdict) for verdict in verdicts if verdict.gate != "weights" or verdict.state == "failed"),
     )
 
 
@@ -95,6 +93,6 @@ def read(folder: Path, suite: str) -> tuple[list[Entry], list[str]]:
     return sorted(entries, key=lambda each: each.date), warnings
 
 
-def _number(verdict: Verdict) -> Number:
+def _number(verdict: GateResult) -> GateNumber:
     value = verdict.value if math.isfinite(verdict.value) else None
-    return Number(gate=verdict.gate, place=verdict.place, method=verdict.method, state=verdict.state, value=value)
+    return GateNumber(gate=verdict.gate, place=verdict.place, method=verdict.method, state=verdict.state, value=value)

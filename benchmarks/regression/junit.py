@@ -6,17 +6,17 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
 
 from benchmarks.regression import golden_weights
-from benchmarks.regression.gate_result import Verdict
+from benchmarks.regression.gate_result import GateResult
 
 
-def lines(verdicts: Sequence[Verdict]) -> list[str]:
-    """One line for each gate, problem and method; the trajectories of one method that are as they were share a line."""
+def lines(verdicts: Sequence[GateResult]) -> list[str]:
+    """One line for each gate, problem and method; the replayed weights of one method that are as they were share a line."""
     rows = [_row(verdict) for verdict in _merged(verdicts)]
     widths = [max(len(row[column]) for row in rows) for column in range(4)] if rows else []
     return ["  ".join([*(cell.ljust(wide) for cell, wide in zip(row, widths, strict=False)), row[4]]) for row in rows]
 
 
-def summary(verdicts: Sequence[Verdict]) -> str:
+def summary(verdicts: Sequence[GateResult]) -> str:
     """The last line: what failed, by name."""
     failed = [verdict for verdict in verdicts if verdict.state == "failed"]
     lacking = [verdict for verdict in verdicts if verdict.lacking]
@@ -28,7 +28,7 @@ def summary(verdicts: Sequence[Verdict]) -> str:
     return f"FAILED: {_named(failed)}"
 
 
-def junit(suite: str, verdicts: Sequence[Verdict]) -> bytes:
+def junit(suite: str, verdicts: Sequence[GateResult]) -> bytes:
     """One test case for each gate, problem (or fixed input) and method."""
     failed = sum(verdict.state == "failed" for verdict in verdicts)
     lacking = sum(verdict.lacking for verdict in verdicts)
@@ -52,24 +52,24 @@ def junit(suite: str, verdicts: Sequence[Verdict]) -> bytes:
     return bytes(ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)) + b"\n"
 
 
-def _named(verdicts: Sequence[Verdict]) -> str:
+def _named(verdicts: Sequence[GateResult]) -> str:
     return ", ".join(dict.fromkeys(f"{verdict.method.partition('[')[0]} ({verdict.gate})" for verdict in verdicts))
 
 
-def _row(verdict: Verdict) -> tuple[str, str, str, str, str]:
+def _row(verdict: GateResult) -> tuple[str, str, str, str, str]:
     state = verdict.state.upper() if verdict.state == "failed" else verdict.state
     return verdict.gate, state, verdict.place, verdict.method, verdict.reason
 
 
-def _merged(verdicts: Sequence[Verdict]) -> list[Verdict]:
-    """With one verdict instead of those on trajectories of one method that are as recorded; trajectories first."""
+def _merged(verdicts: Sequence[GateResult]) -> list[GateResult]:
+    """With one verdict instead of those on replayed weights of one method that are as recorded; these first."""
     replayed = [verdict for verdict in verdicts if verdict.gate == golden_weights.GATE]
     same: dict[str, list[float]] = {}
     for verdict in replayed:
         if verdict.state == "ok":
             same.setdefault(verdict.method.partition("[")[0], []).append(verdict.value)
     equal = [
-        Verdict(golden_weights.GATE, "fixed inputs", method, "ok", f"{len(found)} as recorded, to {max(found):.0e}")
+        GateResult(golden_weights.GATE, "fixed inputs", method, "ok", f"{len(found)} as recorded, to {max(found):.0e}")
         for method, found in same.items()
     ]
     others = [verdict for verdict in replayed if verdict.state != "ok"]

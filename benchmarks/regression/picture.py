@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from benchmarks.regression import golden_weights, quality, step_cost
-from benchmarks.regression.history import Entry, Number
+from benchmarks.regression.history import Entry, GateNumber
 from benchmarks.report.figures import style
 from benchmarks.report.palette import DASHES, Style, method_styles
 
@@ -71,21 +71,21 @@ def _failures(axis: Axes, entries: Sequence[Entry]) -> None:
 
 
 def _numbers(axis: Axes, entries: Sequence[Entry], gate: str, problem: str, styles: Mapping[str, Style]) -> None:
-    for method, look in styles.items():
+    for method, own in styles.items():
         found = [_find(entry, gate, problem, method) for entry in entries]
         values = np.array([np.nan if each is None or each.value is None else each.value for each in found])
-        axis.plot(range(len(entries)), values, marker=look.marker, markeredgewidth=0, **look.line)
+        axis.plot(range(len(entries)), values, marker=own.marker, markeredgewidth=0, **own.line)
         failed = [x for x, each in enumerate(found) if each is not None and each.state == "failed"]
         # Failed without a number, as where a run diverged: at the upper edge.
         inside = [x for x in failed if np.isfinite(values[x])]
-        axis.plot(inside, values[inside], "x", color=look.color, markersize=7, markeredgewidth=1.2, zorder=3)
+        axis.plot(inside, values[inside], "x", color=own.color, markersize=7, markeredgewidth=1.2, zorder=3)
         above = [x for x in failed if x not in inside]
-        axis.plot(above, [0.97] * len(above), "x", color=look.color, markersize=7, transform=axis.get_xaxis_transform())
+        axis.plot(above, [0.97] * len(above), "x", color=own.color, markersize=7, transform=axis.get_xaxis_transform())
     axis.margins(y=0.12)
     axis.axhline(LIMITS[gate], color="#555555", linewidth=0.7, linestyle=DASHES[2])
 
 
-def _find(entry: Entry, gate: str, problem: str, method: str) -> Number | None:
+def _find(entry: Entry, gate: str, problem: str, method: str) -> GateNumber | None:
     return next((n for n in entry.numbers if (n.gate, n.place, n.method) == (gate, problem, method)), None)
 
 

@@ -27,7 +27,7 @@ from benchmarks.analysis.verdict import Judged
 from benchmarks.analysis.verdict import judge as judge_pairs
 from benchmarks.records.schema import Floats, Run
 from benchmarks.regression.baseline import Methods, Seeds, finished
-from benchmarks.regression.gate_result import Verdict
+from benchmarks.regression.gate_result import GateResult
 
 GATE = "quality"
 FACTOR = 2.0
@@ -49,7 +49,7 @@ class Judgement:
     """What the mean had to exceed, percent."""
 
 
-def judge(problem: str, label: str, base: Methods, there: str, head: Seeds) -> Verdict:
+def judge(problem: str, label: str, base: Methods, there: str, head: Seeds) -> GateResult:
     """The verdict on one method, from its runs and the baseline's runs of all methods, where it is called ``there``."""
     before, after = finished(base[there]), finished(head)
     broken = [run for seed, run in sorted(head.items()) if seed in before and seed not in after]
@@ -57,16 +57,16 @@ def judge(problem: str, label: str, base: Methods, there: str, head: Seeds) -> V
         record = broken[0].record
         at = "" if record.failed_step is None else f" at step {record.failed_step}"
         reason = f"seed {broken[0].seed}: {record.state.replace('_', ' ')}{at}, finished in the baseline: {record.reason}"
-        return Verdict(GATE, problem, label, "failed", reason, math.inf)
+        return GateResult(GATE, problem, label, "failed", reason, math.inf)
     seeds = [seed for seed in before if seed in after]
     changes = percent(np.stack([values(before[s]) for s in seeds]), [after[s] for s in seeds]) if seeds else np.zeros(0)
     if np.isfinite(changes).sum() < LEAST_SEEDS:
         reason = (
             f"{len(seeds)} pair{'s' * (len(seeds) != 1)} of finished runs with a change in percent, {LEAST_SEEDS} needed"
         )
-        return Verdict(GATE, problem, label, "not judged", reason)
+        return GateResult(GATE, problem, label, "not judged", reason)
     found = rule(changes, noise(base, there))
-    return Verdict(GATE, problem, label, "failed" if found.worse else "ok", _reason(found), found.judged.found.mean)
+    return GateResult(GATE, problem, label, "failed" if found.worse else "ok", _reason(found), found.judged.found.mean)
 
 
 def rule(changes: Floats, spread: float) -> Judgement:

@@ -16,7 +16,7 @@ from benchmarks.analysis.comparable import uniform_label
 from benchmarks.analysis.relative_cost import middle, ratios
 from benchmarks.records.schema import Run, WeighterSpec
 from benchmarks.regression.baseline import Methods, Seeds, any_of, finished
-from benchmarks.regression.gate_result import State, Verdict
+from benchmarks.regression.gate_result import GateResult, State
 
 GATE = "cost"
 FACTOR = 1.5
@@ -24,9 +24,9 @@ PASSES = 0.01
 """Per step; a method that asks for less in some steps may do so a step earlier or later."""
 
 
-def judge(problem: str, label: str, base: tuple[Methods, str], head: tuple[Methods, str]) -> Verdict:
-    """The verdict on one method, from all runs of either side and what the method is called there."""
-    pairs = [ratios_of(*side) for side in (base, head)]
+def judge(problem: str, label: str, base: tuple[Methods, str], head: tuple[Methods, str]) -> GateResult:
+    """The verdict on one method, from all runs of either folder and what the method is called there."""
+    pairs = [ratios_of(*each) for each in (base, head)]
     before, after = map(middle, pairs)
     passes, passes_now = (passes_per_step(methods[name]) for methods, name in (base, head))
     ratio, more = after / before, passes_now > passes + PASSES
@@ -39,7 +39,7 @@ def judge(problem: str, label: str, base: tuple[Methods, str], head: tuple[Metho
     if more:
         reason += f"; extra passes per step {passes:.2f}, now {passes_now:.2f}"
     state: State = "ok" if math.isfinite(ratio) else "not judged"
-    return Verdict(GATE, problem, label, "failed" if more or ratio > FACTOR else state, reason, ratio)
+    return GateResult(GATE, problem, label, "failed" if more or ratio > FACTOR else state, reason, ratio)
 
 
 def relative(methods: Methods, label: str) -> float:

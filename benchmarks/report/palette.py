@@ -76,8 +76,8 @@ def method_styles(labels: Iterable[str]) -> dict[str, Style]:
         family = _variants(label)
         start = int(hashlib.sha256(label.encode()).hexdigest(), 16)
         choices = [family[(start + step) % len(family)] for step in range(len(family))]
-        free = [look for look in choices if look not in taken] or choices
-        styles[label] = next((look for look in free if not any(_alike(look, other) for other in taken)), free[0])
+        free = [style for style in choices if style not in taken] or choices
+        styles[label] = next((style for style in free if not any(_alike(style, other) for other in taken)), free[0])
         taken.add(styles[label])
     return styles
 

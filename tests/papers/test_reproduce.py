@@ -15,7 +15,7 @@ from benchmarks.analysis.sections import Section, sections
 from benchmarks.cli import main as command_line
 from benchmarks.contract import Training
 from benchmarks.papers.claims import Check, Ours
-from benchmarks.papers.comparison import Row, compare
+from benchmarks.papers.comparison import PublishedRow, compare
 from benchmarks.papers.experiments import EXPERIMENTS, experiment, names
 from benchmarks.papers.published import papers, published
 from benchmarks.papers.reproduction import write_reproduction
@@ -219,7 +219,7 @@ def test_coba_on_three_seeds_cannot_be_judged() -> None:
 # ---- side by side ----------------------------------------------------------------------------------------------------
 
 
-def rows_of(paper: str, protocol: str, ours: Sequence[Ours] = ()) -> dict[tuple[str, str], Row]:
+def rows_of(paper: str, protocol: str, ours: Sequence[Ours] = ()) -> dict[tuple[str, str], PublishedRow]:
     own = protocol if ours else None
     found = next(each for each in compare(papers()[paper], ours, own) if each.shown.protocol == protocol)
     return {(row.method, row.metric): row for row in found.rows}

@@ -271,7 +271,7 @@ def checks_before(path: Path) -> None:
 OTHERS: dict[str, tuple[Path, Callable[[Path], None], int]] = {
     "suite": (ROOT / "benchmarks" / "suites" / "fair.yaml", a_suite, 300),
     "published numbers": (ROOT / "benchmarks" / "papers" / "numbers" / "famo_toy.yaml", published_numbers, 300),
-    "recorded weights": (REFERENCE / "trajectories.json", recorded_weights, 60),
+    "recorded weights": (REFERENCE / "golden_weights.json", recorded_weights, 60),
     "history of checks": (next((ROOT / "results" / "history").glob("*.json")), checks_before, 100),
 }
 """File, what reads it, and how often it is damaged by default, as reading some takes long."""

@@ -36,7 +36,7 @@ def test_the_same_code_passes(check_bench: CheckBench) -> None:
     said = check_bench.check()
     assert (said.code, said.stderr) == (0, "")
     # random is part of every comparison, though the suite does not name it.
-    assert [len(lines(said, f"{gate:12}  ok")) for gate in ("trajectories", "quality", "cost")] == [len(METHODS) + 1] * 3
+    assert [len(lines(said, f"{gate:7}  ok")) for gate in ("weights", "quality", "cost")] == [len(METHODS) + 1] * 3
     assert "FAILED" not in said.stdout
     assert "\npassed: " in said.stdout
 
@@ -86,7 +86,7 @@ def test_a_slower_machine_passes(check_bench: CheckBench) -> None:
     assert check_bench.check(seconds=lambda _: 10.0).code == 0
 
 
-def test_changed_weights_fail_the_trajectory_gate_alone(check_bench: CheckBench) -> None:
+def test_changed_weights_fail_the_weights_gate_alone(check_bench: CheckBench) -> None:
     path = check_bench.baseline / golden_weights.FILE
     content = json.loads(path.read_text(encoding="utf-8"))
     weights = content["weights"]["log all_tasks"]["famo[lookahead=next_batch]"]
@@ -98,7 +98,7 @@ def test_changed_weights_fail_the_trajectory_gate_alone(check_bench: CheckBench)
     assert "log all_tasks" in line
     assert "famo[lookahead=next_batch]" in line
     assert "weights differ from step 30 on" in line
-    assert said.stdout.rstrip().endswith("FAILED: famo (trajectories)")
+    assert said.stdout.rstrip().endswith("FAILED: famo (weights)")
 
 
 def test_a_method_that_the_baseline_lacks_is_not_judged(check_bench: CheckBench) -> None:
@@ -117,7 +117,7 @@ def test_a_method_that_is_gone_fails_and_others_of_the_baseline_are_named(check_
     check_bench.monkeypatch.setattr(regression, "names", lambda: ["uniform"])
     said = check_bench.check("--weighters", "uniform")
     assert said.code == 1
-    assert "FAILED: famo (trajectories), coba (trajectories)" in said.stdout
+    assert "FAILED: famo (weights), coba (weights)" in said.stdout
     assert "only in the baseline: " in said.stdout
     assert "coba on " in said.stdout
 
@@ -143,7 +143,7 @@ def test_junit_has_a_case_for_every_verdict(check_bench: CheckBench) -> None:
     assert (len(cases), len(failed)) == (int(suite.attrib["tests"]), int(suite.attrib["failures"]))
     assert [(case.attrib["classname"], case.attrib["name"]) for case in failed] == [(regression_runs.OWN, "famo: quality")]
     assert "changed by +20.00 %" in failed[0].findall("failure")[0].attrib["message"]
-    for gate in ("quality", "cost", "trajectories"):
+    for gate in ("quality", "cost", "weights"):
         assert {f"{method}: {gate}" for method in METHODS} <= {case.attrib["name"] for case in cases}
 
 
@@ -155,7 +155,7 @@ def test_every_check_is_kept_and_drawn(check_bench: CheckBench) -> None:
     )
     assert [entry["passed"] for entry in entries] == [True, True, False]
     assert {(entry["suite"], entry["commit"], *entry["against"]) for entry in entries} == {("mine", COMMIT, COMMIT)}
-    assert entries[-1]["gates"] == {"trajectories": "ok", "quality": "failed", "cost": "ok"}
+    assert entries[-1]["gates"] == {"weights": "ok", "quality": "failed", "cost": "ok"}
     quality = [n["value"] for e in entries for n in e["numbers"] if (n["method"], n["gate"]) == ("famo", "quality")]
     assert quality == pytest.approx([-10, 0, 20])
     assert (check_bench.folder / "plots" / "history" / "mine.png").read_bytes().startswith(b"\x89PNG")
@@ -179,7 +179,7 @@ def test_a_dry_run_trains_and_writes_nothing(check_bench: CheckBench) -> None:
     assert check_bench.entries() == []
 
 
-def test_record_writes_the_trajectories_and_trains_nothing(check_bench: CheckBench) -> None:
+def test_record_writes_the_weights_and_trains_nothing(check_bench: CheckBench) -> None:
     path = check_bench.baseline / golden_weights.FILE
     before = path.read_bytes()
     path.unlink()
@@ -346,7 +346,7 @@ def test_runs_that_began_otherwise_are_not_judged(check_bench: CheckBench) -> No
         ),
     ],
 )
-def test_trajectories_that_cannot_be_read(content: str | None, fragment: str, check_bench: CheckBench) -> None:
+def test_weights_that_cannot_be_read(content: str | None, fragment: str, check_bench: CheckBench) -> None:
     path = check_bench.baseline / golden_weights.FILE
     path.unlink()
     if content is not None:

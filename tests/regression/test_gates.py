@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from benchmarks.records.schema import Run
 from benchmarks.regression import false_alarms, golden_weights, picture, quality, step_cost
 from benchmarks.regression.golden_logs import make_logs, observations
-from benchmarks.regression.history import Entry, Number
+from benchmarks.regression.history import Entry, GateNumber
 
 
 def arrays(*values: float) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
@@ -63,7 +63,7 @@ def test_half_of_unharmed_methods_would_fail_on_the_mean_alone() -> None:
     assert alarms / len(changes) < 0.02
 
 
-# ---- trajectories ----------------------------------------------------------------------------------------------------
+# ---- replayed weights -----------------------------------------------------------------------------------------------
 
 
 def test_equal_weights_are_equal_and_a_difference_is_placed() -> None:
@@ -181,7 +181,7 @@ def test_the_picture_is_the_same_every_time_and_marks_what_failed() -> None:
             passed=number != 2,
             gates={},
             numbers=tuple(
-                Number(gate=gate, place="pictures", method=method, state=state, value=value)
+                GateNumber(gate=gate, place="pictures", method=method, state=state, value=value)
                 for gate in (quality.GATE, step_cost.GATE)
                 for method, state, value in (
                     ("uniform", "ok", 0.5),

@@ -20,7 +20,7 @@ SMALL = dict(golden_runs.SMALL)
 
 @pytest.fixture
 def whole(check_bench: CheckBench) -> CheckBench:
-    """A baseline with the committed trajectories of all methods, and runs as good and as fast as those of its baseline."""
+    """A baseline with the committed weights of all methods, and runs as good and as fast as those of its baseline."""
     check_bench.monkeypatch.setattr(regression, "names", names)
     check_bench.monkeypatch.setattr(golden_runs, "SMALL", SMALL)
     shutil.copy(REFERENCE / golden_weights.FILE, check_bench.baseline)
@@ -31,7 +31,7 @@ def whole(check_bench: CheckBench) -> CheckBench:
     return check_bench
 
 
-def test_the_committed_trajectories_are_those_of_the_present_code() -> None:
+def test_the_committed_weights_are_those_of_the_present_code() -> None:
     verdicts = golden_weights.judge(golden_weights.read(REFERENCE), names())
     assert [verdict for verdict in verdicts if verdict.state != "ok"] == []
     assert {verdict.method.partition("[")[0] for verdict in verdicts} == set(names())
@@ -44,9 +44,9 @@ def test_check_names_the_method_and_the_gate(planted: Planted, whole: CheckBench
     planted.plant(whole.monkeypatch)
     said = whole.check()
     assert said.code == 1
-    named = ", ".join(f"{name} (trajectories)" for name in (planted.method, *planted.variants))
+    named = ", ".join(f"{name} (weights)" for name in (planted.method, *planted.variants))
     assert said.stdout.rstrip().endswith(f"\nFAILED: {named}")
-    failed = [line for line in said.stdout.splitlines() if line.startswith("trajectories  FAILED")]
+    failed = [line for line in said.stdout.splitlines() if line.startswith("weights  FAILED")]
     assert failed
     assert all(f" {planted.method}" in line and "weights differ from step " in line for line in failed)
 
@@ -60,10 +60,10 @@ def test_gradnorm_is_seen_where_the_problem_names_the_wrong_layer(whole: CheckBe
     whole.monkeypatch.setattr(MultiDigits, "shared_layer", first)
     said = whole.check()
     assert said.code == 1
-    failed = [line for line in said.stdout.splitlines() if line.startswith("trajectories  FAILED")]
+    failed = [line for line in said.stdout.splitlines() if line.startswith("weights  FAILED")]
     assert len(failed) == 2
     assert all("run multidigits" in line for line in failed)
-    assert said.stdout.rstrip().endswith("\nFAILED: gradnorm (trajectories), gradnorm_libmtl (trajectories)")
+    assert said.stdout.rstrip().endswith("\nFAILED: gradnorm (weights), gradnorm_libmtl (weights)")
 
 
 def test_the_same_code_passes(whole: CheckBench) -> None:

@@ -71,12 +71,12 @@ def legend(figure: Figure, tasks: Sequence[str], styles: Mapping[str, Style], *,
     style.legend_below(figure, handles, labels)
 
 
-def _line(axis: Axes, steps: Steps, mean: Floats, error: Floats, label: str, look: Style) -> None:
+def _line(axis: Axes, steps: Steps, mean: Floats, error: Floats, label: str, own: Style) -> None:
     # A task that a window lacks has no point there, and its line goes on to the next.
     there = np.isfinite(mean)
-    axis.plot(steps[there], mean[there], label=label, **look.line)
+    axis.plot(steps[there], mean[there], label=label, **own.line)
     if np.isfinite(error).any():
-        axis.fill_between(steps, mean - error, mean + error, color=look.color, alpha=0.2, linewidth=0)
+        axis.fill_between(steps, mean - error, mean + error, color=own.color, alpha=0.2, linewidth=0)
 
 
 def _spread(axis: Axes, found: TaskPanel) -> None:

@@ -50,28 +50,28 @@ def panel(axis: Axes, found: LossPanel, section: Section, styles: Mapping[str, S
     return axis
 
 
-def _method_line(axis: Axes, trace: Trace, look: Style, index: int) -> None:
+def _method_line(axis: Axes, trace: Trace, own: Style, index: int) -> None:
     every = max(1, len(trace.steps) // 4)
     # Marks of methods that run together must not sit on each other.
     marks = (index * every // 9 % every, every)
-    signs: dict[str, Any] = {"marker": look.marker, "markevery": marks, "markeredgewidth": 0}
-    axis.plot(trace.steps, trace.mean, label=trace.name, zorder=2.5, **signs, **look.line)
+    signs: dict[str, Any] = {"marker": own.marker, "markevery": marks, "markeredgewidth": 0}
+    axis.plot(trace.steps, trace.mean, label=trace.name, zorder=2.5, **signs, **own.line)
     if trace.runs > 1:
         ends = (trace.mean - trace.error, trace.mean + trace.error)
-        axis.fill_between(trace.steps, *ends, color=look.color, alpha=0.18, linewidth=0, zorder=2)
+        axis.fill_between(trace.steps, *ends, color=own.color, alpha=0.18, linewidth=0, zorder=2)
 
 
-def _failed_line(axis: Axes, trace: Trace, look: Style) -> None:
-    axis.plot(trace.steps, trace.mean, label=f"_failed {trace.name}", linewidth=0.7, zorder=2.2, **look.line)
-    cross: dict[str, Any] = {"marker": "x", "markersize": 4, "markeredgewidth": 1.0, "color": look.color}
+def _failed_line(axis: Axes, trace: Trace, own: Style) -> None:
+    axis.plot(trace.steps, trace.mean, label=f"_failed {trace.name}", linewidth=0.7, zorder=2.2, **own.line)
+    cross: dict[str, Any] = {"marker": "x", "markersize": 4, "markeredgewidth": 1.0, "color": own.color}
     axis.plot(trace.steps[-1:], trace.mean[-1:], label="_end", zorder=3, **cross)
 
 
 def _legend(section: Section, styles: Mapping[str, Style]) -> tuple[list[Line2D], list[str]]:
     handles, labels = [], []
     for method in section.methods:
-        look = styles[method]
-        handles.append(Line2D([], [], marker=look.marker, markeredgewidth=0, **look.line))
+        own = styles[method]
+        handles.append(Line2D([], [], marker=own.marker, markeredgewidth=0, **own.line))
         labels.append(by_task.titled(section, method))
     if section.single:
         handles.append(Line2D([], [], linewidth=0.9, **STL_STYLE.line))

@@ -52,14 +52,29 @@ def panel(axis: Axes, frame: pd.DataFrame, styles: Mapping[str, Style]) -> Axes:
         if not math.isfinite(cost) or not math.isfinite(metrics):
             absent.append(str(row["method"]))
             continue
-        look = styles[str(row["method"])]
+        own = styles[str(row["method"])]
         if not math.isclose(metrics, tasks, rel_tol=1e-6):
-            axis.plot([cost, cost], [metrics, tasks], color=look.color, linewidth=0.5, zorder=2)
-            axis.plot(cost, tasks, marker=look.marker, markerfacecolor="white", color=look.color, markersize=4, zorder=2.5)
+            axis.plot([cost, cost], [metrics, tasks], color=own.color, linewidth=0.5, zorder=2)
+            axis.plot(
+                cost,
+                tasks,
+                marker=own.marker,
+                markerfacecolor="white",
+                color=own.color,
+                markersize=4,
+                zorder=2.5,
+            )
         error = row.get(DELTA_METRICS + ERROR, math.nan)
-        axis.errorbar(cost, metrics, yerr=None if math.isnan(error) else error, color=look.color, linewidth=0.8, zorder=2.2)
+        axis.errorbar(cost, metrics, yerr=None if math.isnan(error) else error, color=own.color, linewidth=0.8, zorder=2.2)
         axis.plot(
-            cost, metrics, marker=look.marker, color=look.color, markersize=4.5, label=row["method"], linestyle="", zorder=3
+            cost,
+            metrics,
+            marker=own.marker,
+            color=own.color,
+            markersize=4.5,
+            label=row["method"],
+            linestyle="",
+            zorder=3,
         )
     axis.margins(0.12)
     if absent:

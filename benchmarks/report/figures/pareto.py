@@ -54,9 +54,15 @@ def panel(axis: Axes, frame: pd.DataFrame, first: MetricInfo, second: MetricInfo
     axis.plot(*points[on_front].T, "o", color="#8a8a8a", markersize=3, zorder=2)
     axis.plot(*front_line(frame, first, second).T, color="#8a8a8a", linewidth=0.8, zorder=1)
     for row in frame[frame["kind"] == "method"].to_dict("records"):
-        look = styles[str(row["label"])]
+        own = styles[str(row["label"])]
         axis.plot(
-            row[first.key], row[second.key], marker=look.marker, color=look.color, markersize=4.5, linestyle="", zorder=3
+            row[first.key],
+            row[second.key],
+            marker=own.marker,
+            color=own.color,
+            markersize=4.5,
+            linestyle="",
+            zorder=3,
         )
     axis.set_xlabel(f"{first.key} {'→' if first.higher_is_better else '←'}")
     axis.set_ylabel(f"{second.key} {'→' if second.higher_is_better else '←'}")

@@ -62,7 +62,7 @@ def _losses(section: Section, styles: Mapping[str, Style]) -> Iterator[Chart]:
             yield Chart(f"Validation loss: {panel.task}", caption, keys, figure.to_plotly_json())
 
 
-def _curve(figure: go.Figure, trace: Trace, look: Style) -> None:
+def _curve(figure: go.Figure, trace: Trace, style: Style) -> None:
     steps = trace.steps.tolist()
     if np.isfinite(trace.error).any():
         figure.add_scatter(
@@ -70,23 +70,25 @@ def _curve(figure: go.Figure, trace: Trace, look: Style) -> None:
             y=numbers([*(trace.mean + trace.error), *reversed(trace.mean - trace.error)]),
             mode="lines",
             fill="toself",
-            fillcolor=look.color,
+            fillcolor=style.color,
             line={"width": 0},
             opacity=0.15,
             hoverinfo="skip",
             meta={"method": trace.name},
         )
     marks = (
-        {"mode": "lines+markers", "marker": marker(look, 8) | {"maxdisplayed": MARKS}} if look.marker else {"mode": "lines"}
+        {"mode": "lines+markers", "marker": marker(style, 8) | {"maxdisplayed": MARKS}}
+        if style.marker
+        else {"mode": "lines"}
     )
-    own = {"name": text(trace.name), "line": line(look), "meta": {"method": trace.name}}
+    own = {"name": text(trace.name), "line": line(style), "meta": {"method": trace.name}}
     figure.add_scatter(x=steps, y=numbers(trace.mean), **own, **marks)
 
 
-def _failed(figure: go.Figure, trace: Trace, look: Style) -> None:
+def _failed(figure: go.Figure, trace: Trace, style: Style) -> None:
     """A thin line with a cross at its end."""
-    own = {"name": text(f"{trace.name}, failed"), "line": line(look) | {"width": 1}, "meta": {"method": trace.name}}
-    signs = {"color": look.color, "symbol": "x-thin", "line": {"color": look.color, "width": 1.5}}
+    own = {"name": text(f"{trace.name}, failed"), "line": line(style) | {"width": 1}, "meta": {"method": trace.name}}
+    signs = {"color": style.color, "symbol": "x-thin", "line": {"color": style.color, "width": 1.5}}
     sizes = [*([0] * (len(trace.steps) - 1)), 8]
     figure.add_scatter(
         x=trace.steps.tolist(), y=numbers(trace.mean), mode="lines+markers", marker=signs | {"size": sizes}, **own
@@ -165,10 +167,10 @@ def _static(figure: go.Figure, frame: pd.DataFrame, first: MetricInfo, second: M
     )
 
 
-def _point(figure: go.Figure, name: str, x: float, y: float, look: Style, error: float) -> None:
+def _point(figure: go.Figure, name: str, x: float, y: float, style: Style, error: float) -> None:
     bars = {"type": "data", "array": numbers([error]), "visible": math.isfinite(error), "thickness": 1}
     figure.add_scatter(
-        x=[x], y=[y], error_y=bars, name=text(name), mode="markers", marker=marker(look, 11), meta={"method": name}
+        x=[x], y=[y], error_y=bars, name=text(name), mode="markers", marker=marker(style, 11), meta={"method": name}
     )
 
 

@@ -30,7 +30,7 @@ HERE = Path(__file__).resolve().parent
 
 
 @dataclass(frozen=True)
-class Cell:
+class CellView:
     """A cell as it is read and as it is sorted."""
 
     text: str
@@ -39,22 +39,22 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Row:
+class RowView:
     """A row of a table, with the method that it belongs to, if any."""
 
     method: str | None
-    cells: tuple[Cell, ...]
+    cells: tuple[CellView, ...]
 
 
 @dataclass(frozen=True)
-class View:
+class TableView:
     """A table as the template shows it."""
 
     title: str
     headers: tuple[str, ...]
     numeric: frozenset[int]
     """Places of the columns with numbers."""
-    rows: tuple[Row, ...]
+    rows: tuple[RowView, ...]
     caption: str
     notes: tuple[str, ...]
 
@@ -132,15 +132,15 @@ def _json(groups: Sequence[Mapping[str, Any]]) -> str:
     return text.replace("<", "\\u003c").replace("&", "\\u0026")
 
 
-def _view(table: Table) -> View:
+def _view(table: Table) -> TableView:
     marked = table.best()
     texts = formatting.cells(table)
     records = table.frame.to_dict("records")
     rows = tuple(
-        Row(
+        RowView(
             method=str(record["method"]) if isinstance(record.get("method"), str) else None,
             cells=tuple(
-                Cell(text, _value(record.get(column.key)), (row, place) in marked)
+                CellView(text, _value(record.get(column.key)), (row, place) in marked)
                 for place, (column, text) in enumerate(zip(table.columns, texts[row], strict=True))
             ),
         )
@@ -153,7 +153,7 @@ def _view(table: Table) -> View:
         for place, column in enumerate(table.columns)
         if records and all(_is_number(record.get(column.key)) for record in records)
     )
-    return View(table.title, headers, numeric, rows, table.caption, table.notes)
+    return TableView(table.title, headers, numeric, rows, table.caption, table.notes)
 
 
 def _value(value: object) -> float | None:

@@ -43,9 +43,9 @@ class Key:
     """Opacity of a sample of a band; None for no band."""
 
 
-def curve_key(name: str, look: Style, method: str | None) -> Key:
+def curve_key(name: str, style: Style, method: str | None) -> Key:
     """A line with the marks it carries, if any."""
-    return Key(name, look.color, _dashes(look), _MARKS[look.marker][1] if look.marker else None, method)
+    return Key(name, style.color, _dashes(style), _MARKS[style.marker][1] if style.marker else None, method)
 
 
 def band_key(name: str, color: str, opacity: float) -> Key:
@@ -53,22 +53,22 @@ def band_key(name: str, color: str, opacity: float) -> Key:
     return Key(name, color, None, None, band=opacity)
 
 
-def point_key(name: str, look: Style, method: str | None) -> Key:
+def point_key(name: str, style: Style, method: str | None) -> Key:
     """A mark alone."""
-    return Key(name, look.color, None, _MARKS[look.marker][1], method)
+    return Key(name, style.color, None, _MARKS[style.marker][1], method)
 
 
-def line(look: Style) -> dict[str, Any]:
+def line(style: Style) -> dict[str, Any]:
     """Plotly's ``line``."""
-    pattern = _dashes(look)
+    pattern = _dashes(style)
     dash = ",".join(f"{length}px" for length in pattern.split(",")) if pattern else "solid"
-    return {"color": look.color, "dash": dash, "width": 2}
+    return {"color": style.color, "dash": dash, "width": 2}
 
 
-def marker(look: Style, size: int) -> dict[str, Any]:
+def marker(style: Style, size: int) -> dict[str, Any]:
     """Plotly's ``marker``."""
-    return {"color": look.color, "symbol": _MARKS[look.marker][0], "size": size}
+    return {"color": style.color, "symbol": _MARKS[style.marker][0], "size": size}
 
 
-def _dashes(look: Style) -> str:
-    return _DOTTED if look == STL_STYLE else _LINES[look.dashes]
+def _dashes(style: Style) -> str:
+    return _DOTTED if style == STL_STYLE else _LINES[style.dashes]
