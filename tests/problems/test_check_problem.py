@@ -92,8 +92,8 @@ def test_the_command_takes_a_listed_name(capsys: pytest.CaptureFixture[str]) -> 
     [
         (["no/such/file.py:Class"], "expected a file at no/such/file.py"),
         (["code_lms"], "did you mean 'code_lm'?"),
-        ([], "check-problem: expected one problem as path/to/file.py:Class, found none"),
-        (["code_lm", "famo_toy"], "found code_lm famo_toy"),
+        ([], "expected problem, found none"),
+        (["code_lm", "famo_toy"], "expected no further word, found 'famo_toy'"),
         ([f"{TESTS / 'tiny_problem.py'}:NoLosses"], "found no losses"),
     ],
 )

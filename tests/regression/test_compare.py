@@ -266,8 +266,7 @@ def test_two_methods_of_one_name(tmp_path: Path, bench: Bench) -> None:
 # ---- the same words everywhere ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seeds", [3, 6, 7, 10])
-@pytest.mark.parametrize("single", [True, False])
+@pytest.mark.parametrize(("seeds", "single"), [(3, False), (6, True), (7, False), (10, True)])
 def test_the_report_compare_and_reproduce_say_the_same_of_the_same_pairs(seeds: int, single: bool, tmp_path: Path) -> None:
     """Base: every method has the numbers of uniform. Head: its own. So head minus base is the method minus uniform."""
 

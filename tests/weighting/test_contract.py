@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from all_methods import weights_of_all
 from places import ROOT
 from scripts import SETTING_IDS, SETTINGS, SUBJECTS, make
 
@@ -16,9 +17,13 @@ from weighting import METHODS, Needs, Observation, Weighter
 from weighting._build import hyperparameters_of
 from weighting.observation import FIELD_OF
 from weighting.replaying import at_start, go_on
+from weighting.testing import answers
 from weighting.testing.contract import IN_EVERY_SETTING, ONCE, Check
+from weighting.testing.elsewhere import elsewhere
 from weighting.testing.settings import Subject, short
 from weighting.testing.synthetic import Script, run, script
+
+ELSEWHERE = answers.numbers_are_the_same_in_another_process
 
 every_listed = pytest.mark.parametrize("listed", METHODS)
 every_subject = pytest.mark.parametrize("subject", SUBJECTS, ids=SETTING_IDS)
@@ -78,10 +83,19 @@ def test_contract_in_every_setting(subject: Subject, check: Check) -> None:
     check(subject)
 
 
-@pytest.mark.parametrize("check", ONCE.values(), ids=ONCE)
+@pytest.mark.parametrize(
+    "check", [check for check in ONCE.values() if check is not ELSEWHERE], ids=lambda check: check.__name__
+)
 @every_listed
-def test_contract_of_the_method(listed: str, check: Check) -> None:
-    check(Subject(METHODS[listed]))
+def test_contract_of_the_method(listed: str, name: str) -> None:
+    ONCE[name](Subject(METHODS[listed]))
+
+
+def test_numbers_are_the_same_in_another_process() -> None:
+    """Of all methods in one process, as starting it takes longer than all that it does; the check itself on one method."""
+    ELSEWHERE(Subject(METHODS["random"]))
+    here, there = weights_of_all(Weighter), elsewhere(weights_of_all, Weighter)
+    assert [name for name in METHODS if here[name] != there[name]] == []
 
 
 def test_every_check_says_what_it_means() -> None:
