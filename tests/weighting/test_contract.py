@@ -83,9 +83,7 @@ def test_contract_in_every_setting(subject: Subject, check: Check) -> None:
     check(subject)
 
 
-@pytest.mark.parametrize(
-    "check", [check for check in ONCE.values() if check is not ELSEWHERE], ids=lambda check: check.__name__
-)
+@pytest.mark.parametrize("name", [name for name, check in ONCE.items() if check is not ELSEWHERE])
 @every_listed
 def test_contract_of_the_method(listed: str, name: str) -> None:
     ONCE[name](Subject(METHODS[listed]))
