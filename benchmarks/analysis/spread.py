@@ -11,11 +11,6 @@ from benchmarks.records.schema import Floats
 
 MOST_LINES = 12
 """More tasks than this cannot be told apart."""
-COLOR = "#31688e"
-MEDIAN, HALF, MOST = "median over tasks", "middle half of the tasks", "middle nine tenths"
-COMMON = "all tasks alike"
-OPACITY = {HALF: 0.35, MOST: 0.2}
-"""Of the bands; the first lies on the second."""
 
 
 @dataclass(frozen=True)

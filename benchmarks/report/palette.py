@@ -42,6 +42,12 @@ class Style:
         return {"color": self.color, "linestyle": self.dashes}
 
 
+SPREAD_COLOR = "#31688e"
+"""Of many tasks together."""
+MEDIAN, HALF, MOST = "median over tasks", "middle half of the tasks", "middle nine tenths"
+COMMON = "all tasks alike"
+SPREAD_OPACITY = {HALF: 0.35, MOST: 0.2}
+"""Of the bands; the first lies on the second."""
 STL_STYLE = Style(_GREY, "", (0, (1, 1.6)))
 # Controls in black and grey, so that the adaptive methods have the colours.
 _KNOWN = {

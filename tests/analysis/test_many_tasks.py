@@ -15,11 +15,12 @@ from matplotlib.figure import Figure
 
 from benchmarks.analysis.scales import scale
 from benchmarks.analysis.sections import Section, sections
-from benchmarks.analysis.spread import COMMON, HALF, MEDIAN, MOST, MOST_LINES, alike, spread
+from benchmarks.analysis.spread import MOST_LINES, alike, spread
 from benchmarks.analysis.suite_tables import suite_tables
 from benchmarks.records.schema import Run
 from benchmarks.report.figures import probes, style, weights
 from benchmarks.report.html.page import write_html
+from benchmarks.report.palette import COMMON, HALF, MEDIAN, MOST
 from benchmarks.report.suite_report import write_report
 
 METHODS = ("uniform", "famo", "coba")

@@ -11,9 +11,9 @@ import pytest
 from fake_runs import make, suite, write_suite
 from playwright.sync_api import Browser, ConsoleMessage, Page, Request, sync_playwright
 
-from benchmarks.analysis.spread import HALF, MEDIAN, MOST, OPACITY
 from benchmarks.analysis.suite_tables import suite_tables
 from benchmarks.report.html.page import write_html
+from benchmarks.report.palette import HALF, MEDIAN, MOST, SPREAD_OPACITY
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
 WIDTHS = (390, 1280)
@@ -267,8 +267,8 @@ def test_the_spread_of_many_tasks_is_seen_in_both_themes_and_its_ends_have_names
         page.wait_for_function(f"document.querySelector('{place}').data[2].line.color === '{ink}'")
         most, half, median = page.evaluate(f"document.querySelector('{place}').data.map(t => t.fillcolor || t.line.color)")
         ground = page.evaluate("getComputedStyle(document.documentElement).getPropertyValue('--ground').trim()")
-        outer = through(most, OPACITY[MOST], ground)
-        inner = through(half, OPACITY[HALF], outer)
+        outer = through(most, SPREAD_OPACITY[MOST], ground)
+        inner = through(half, SPREAD_OPACITY[HALF], outer)
         seen = [light(colour) + 0.05 for colour in (ground, outer, inner, median)]
         ordered = sorted(seen, reverse=theme == "light")
         assert seen == ordered

@@ -13,10 +13,10 @@ from matplotlib.patches import Patch
 
 from benchmarks.analysis.curves import TaskPanel
 from benchmarks.analysis.sections import Section
-from benchmarks.analysis.spread import COLOR, COMMON, HALF, MEDIAN, MOST, MOST_LINES, OPACITY
+from benchmarks.analysis.spread import MOST_LINES
 from benchmarks.records.schema import Floats, Steps
 from benchmarks.report.figures import style
-from benchmarks.report.palette import Style, task_styles
+from benchmarks.report.palette import COMMON, HALF, MEDIAN, MOST, SPREAD_COLOR, SPREAD_OPACITY, Style, task_styles
 
 WINDOWS = style.POINTS // 2
 AVERAGED = f"averaged over windows where more than {WINDOWS} steps were logged"
@@ -61,8 +61,11 @@ def legend(figure: Figure, tasks: Sequence[str], styles: Mapping[str, Style], *,
     handles: list[Artist]
     if len(tasks) > MOST_LINES:
         # The inner band lies on the outer one, and so is darker than by itself.
-        patches = (OPACITY[HALF] + OPACITY[MOST], OPACITY[MOST])
-        handles = [Line2D([], [], color=COLOR), *(Patch(color=COLOR, alpha=alpha, linewidth=0) for alpha in patches)]
+        patches = (SPREAD_OPACITY[HALF] + SPREAD_OPACITY[MOST], SPREAD_OPACITY[MOST])
+        handles = [
+            Line2D([], [], color=SPREAD_COLOR),
+            *(Patch(color=SPREAD_COLOR, alpha=alpha, linewidth=0) for alpha in patches),
+        ]
         labels = [MEDIAN, HALF, MOST]
     else:
         handles, labels = [Line2D([], [], **styles[task].line) for task in tasks], list(tasks)
@@ -82,6 +85,6 @@ def _line(axis: Axes, steps: Steps, mean: Floats, error: Floats, label: str, own
 def _spread(axis: Axes, found: TaskPanel) -> None:
     lines = found.spread
     steps = found.steps[lines.known]
-    axis.fill_between(steps, *lines.most, color=COLOR, alpha=OPACITY[MOST], linewidth=0)
-    axis.fill_between(steps, *lines.half, color=COLOR, alpha=OPACITY[HALF], linewidth=0)
-    axis.plot(steps, lines.median, color=COLOR, label=MEDIAN)
+    axis.fill_between(steps, *lines.most, color=SPREAD_COLOR, alpha=SPREAD_OPACITY[MOST], linewidth=0)
+    axis.fill_between(steps, *lines.half, color=SPREAD_COLOR, alpha=SPREAD_OPACITY[HALF], linewidth=0)
+    axis.plot(steps, lines.median, color=SPREAD_COLOR, label=MEDIAN)

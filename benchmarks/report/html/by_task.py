@@ -8,10 +8,10 @@ import plotly.graph_objects as go
 
 from benchmarks.analysis.curves import TaskPanel
 from benchmarks.analysis.sections import Section
-from benchmarks.analysis.spread import COLOR, COMMON, HALF, MEDIAN, MOST, MOST_LINES, OPACITY
+from benchmarks.analysis.spread import MOST_LINES
 from benchmarks.report.html.chart import POINTS, Chart, layout, numbers, text
 from benchmarks.report.html.plotly_style import Key, band_key, curve_key, line
-from benchmarks.report.palette import DASHES, Style, task_styles
+from benchmarks.report.palette import COMMON, DASHES, HALF, MEDIAN, MOST, SPREAD_COLOR, SPREAD_OPACITY, Style, task_styles
 
 _LINE = Style("#000000", "", DASHES[0])
 """Seen on every band, and in both themes."""
@@ -52,9 +52,9 @@ def _spread(figure: go.Figure, tasks: Sequence[str], found: TaskPanel) -> tuple[
             y=numbers([*low, *reversed(high)]),
             mode="lines",
             fill="toself",
-            fillcolor=COLOR,
+            fillcolor=SPREAD_COLOR,
             line={"width": 0},
-            opacity=OPACITY[name],
+            opacity=SPREAD_OPACITY[name],
             hoverinfo="skip",
         )
     figure.add_scatter(
@@ -67,8 +67,8 @@ def _spread(figure: go.Figure, tasks: Sequence[str], found: TaskPanel) -> tuple[
         hovertemplate="%{y}<br>%{text}",
     )
     # The inner band lies on the outer one, and so is darker than by itself.
-    bands = ((HALF, OPACITY[HALF] + OPACITY[MOST]), (MOST, OPACITY[MOST]))
-    return (curve_key(MEDIAN, _LINE, None), *(band_key(name, COLOR, opacity) for name, opacity in bands))
+    bands = ((HALF, SPREAD_OPACITY[HALF] + SPREAD_OPACITY[MOST]), (MOST, SPREAD_OPACITY[MOST]))
+    return (curve_key(MEDIAN, _LINE, None), *(band_key(name, SPREAD_COLOR, opacity) for name, opacity in bands))
 
 
 def _ends(tasks: Sequence[str], found: TaskPanel) -> list[str]:

@@ -88,7 +88,8 @@ def _curve(figure: go.Figure, trace: Trace, style: Style) -> None:
 def _failed(figure: go.Figure, trace: Trace, style: Style) -> None:
     """A thin line with a cross at its end."""
     own = {"name": text(f"{trace.name}, failed"), "line": line(style) | {"width": 1}, "meta": {"method": trace.name}}
-    signs = {"color": style.color, "symbol": "x-thin", "line": {"color": style.color, "width": 1.5}}
+    # Of an open mark the page may change the colour by the theme, as of all others.
+    signs = {"color": style.color, "symbol": "x-thin-open", "line": {"width": 1.5}}
     sizes = [*([0] * (len(trace.steps) - 1)), 8]
     figure.add_scatter(
         x=trace.steps.tolist(), y=numbers(trace.mean), mode="lines+markers", marker=signs | {"size": sizes}, **own
