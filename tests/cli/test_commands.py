@@ -158,7 +158,7 @@ def test_the_suite_is_quick_unless_one_is_named(bench: Bench) -> None:
         (["quick", "--device", "gpu"], ["--device: expected cpu, cuda or cuda:N as this machine has, found 'gpu'"]),
         (["quick", "--device", "cuda:99"], ["--device: expected cpu, cuda or cuda:N", "found 'cuda:99'"]),
         (["quick", "--device", "meta"], ["--device: expected cpu, cuda or cuda:N", "found 'meta'"]),
-        (["absent.yaml"], ["absent.yaml: expected a readable suite file: No such file or directory"]),
+        (["absent.yaml"], ["absent.yaml: expected a readable file: No such file or directory"]),
     ],
     ids=" ".join,
 )
