@@ -58,20 +58,18 @@ def _command(folder: Path) -> list[str]:
 def _cpu_and_wall(command: list[str]) -> tuple[float, float]:
     """Of a command and all processes below it. Raises CalledProcessError if it fails.
 
-    A process counts by its last sample, with what it had waited for by then; so a part of the last sample's length of each
-    may be missing.
+    The largest of many samples: what a process has waited for is in its own account, and those that nobody waits for, as the
+    server from which runs are forked, live about as long as the command.
     """
     started = time.perf_counter()
     program = psutil.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
-    taken: dict[psutil.Process, float] = {}
+    largest = 0.0
     while program.poll() is None:
-        with_children = [program, *_children(program)]
-        # What a parent has waited for is in its own account from then on.
-        taken = {process: _cpu(process) or taken.get(process, 0.0) for process in with_children}
+        largest = max(largest, sum(map(_cpu, [program, *_children(program)])))
         time.sleep(SAMPLE_SECONDS)
     if program.returncode:
         raise subprocess.CalledProcessError(program.returncode, command)
-    return sum(taken.values()), time.perf_counter() - started
+    return largest, time.perf_counter() - started
 
 
 def _children(program: psutil.Process) -> list[psutil.Process]:
