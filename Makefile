@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
-bench: $(VENV)/.installed  ## compare eight methods on two problems: four to six minutes
+bench: $(VENV)/.installed  ## compare eight methods on two problems: three to five minutes
 	$(BIN)/python run_bench.py
 
 test: $(VENV)/.installed-test  ## lint, types and all tests

@@ -18,7 +18,7 @@ Departs   The paper's text leaves open how DF is normalised and which slopes ent
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,6 +34,17 @@ MIN_WARMUP = 20
 
 MIN_TAU_FOR_TURNING = 1.0
 """From here on the divergence factor falls fast enough for a task that turns to end with the least weight."""
+
+
+class Scores(NamedTuple):
+    """What CoBa's weights are made of: DF RCS + (1 - DF) ACS."""
+
+    relative: Tensor
+    """RCS ``(*batch_shape, K)``: high for tasks that converge slowly."""
+    absolute: Tensor
+    """ACS ``(*batch_shape, K)``: low for tasks that have begun to diverge."""
+    divergence_factor: Tensor
+    """DF ``(*batch_shape, 1)``: the share of RCS in the weights; it falls when a task diverges."""
 
 
 class CoBa(Weighter):
@@ -115,13 +126,17 @@ class CoBa(Weighter):
         self._remember(losses, present)
         self.ratios.add_point(losses / self.initial_losses, 0.0, present)
 
-    def probes(self) -> dict[str, Tensor]:
+    def scores(self) -> Scores:
         """RCS, ACS and DF, of which the present weights are made; equal scores and a DF of 1 while there are no slopes."""
         slopes = self.ratios.slopes()
         live = self._live(slopes)
         relative, absolute = self._scores(slopes, live)
-        share = self.relative_share(self.num_updates)
-        return {"RCS": _shared(relative, live), "ACS": _shared(absolute, live), "DF": share.squeeze(-1)}
+        return Scores(_shared(relative, live), _shared(absolute, live), self.relative_share(self.num_updates))
+
+    def probes(self) -> dict[str, Tensor]:
+        """The three scores, as ``scores`` gives them."""
+        relative, absolute, factor = self.scores()
+        return {"RCS": relative, "ACS": absolute, "DF": factor.squeeze(-1)}
 
     def wants(self) -> Needs:
         """A validation batch at every ``update_every``-th step."""

@@ -213,15 +213,20 @@ def test_a_task_without_slopes_does_not_disturb_cobas_others() -> None:
         assert not torch.allclose(alone[-1], alone[0])
 
 
-def test_cobas_scores_make_its_weights() -> None:
-    weighter = CoBa(3, warmup=5, window=20)
-    run(weighter, script(3, 40))
-    relative, absolute, factor = weighter.probes().values()
+@pytest.mark.parametrize("batch_shape", [(), (2,)])
+def test_cobas_scores_make_its_weights(batch_shape: tuple[int, ...]) -> None:
+    weighter = CoBa(3, batch_shape=batch_shape, warmup=5, window=20)
+    run(weighter, script(3, 40, batch_shape=batch_shape))
+    relative, absolute, factor = weighter.scores()
+    probes = weighter.probes()
+    assert (relative.shape, absolute.shape, factor.shape) == ((*batch_shape, 3), (*batch_shape, 3), (*batch_shape, 1))
+    assert torch.equal(probes["RCS"], relative) and torch.equal(probes["DF"], factor.squeeze(-1))
     for scores in (relative, absolute):
-        torch.testing.assert_close(scores.sum(-1), torch.tensor(1.0, dtype=torch.float64))
-    assert 0 <= float(factor) <= 1
+        torch.testing.assert_close(scores.sum(-1), torch.ones(batch_shape, dtype=torch.float64))
+    assert bool(((factor >= 0) & (factor <= 1)).all())
     torch.testing.assert_close(
-        factor * relative + (1 - factor) * absolute, weighter.weights(Observation(losses=[1.0, 1.0, 1.0]))
+        factor * relative + (1 - factor) * absolute,
+        weighter.weights(Observation(losses=torch.ones(*batch_shape, 3, dtype=torch.float64))),
     )
 
 
