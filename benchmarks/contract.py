@@ -60,6 +60,8 @@ class Training(BaseModel):
     """Steps between logged rows of losses and weights."""
     probes: bool = False
     """Whether the logged rows hold the numbers inside the method too (``Weighter.probes``)."""
+    validation_batches: int = Field(default=1, ge=1)
+    """Validation mini-batches, each as large as a training batch, of which a method sees the mean losses at a step."""
     evaluate_every: int = Field(default=50, ge=1)
     """Steps between evaluations on the whole validation split."""
     selection: str = "best_validation"

@@ -29,8 +29,12 @@ from weighting.claim import Claim
 from weighting.contract import Weighter
 from weighting.observation import Needs, Observation, RunFacts
 
-MIN_WARMUP = 20
-"""Steps. The paper's rule, as many steps as there are validation batches, leaves nothing to fit when these are few."""
+WINDOW_PER_WARMUP = 5
+"""The upper end of the authors' advice. Weights that follow a shorter window swing: they move before the model answers."""
+WARMUP_OF_FEW_BATCHES = 100
+"""Steps. As many as there are validation batches leave nothing to fit where these are few; this is the authors' setting."""
+MIN_WARMUP = 5
+"""Steps, in the shortest of runs."""
 
 MIN_TAU_FOR_TURNING = 1.0
 """From here on the divergence factor falls fast enough for a task that turns to end with the least weight."""
@@ -55,7 +59,7 @@ class CoBa(Weighter):
     tau           > 0, how readily DF turns from relative to absolute scores
     update_every  U >= 1 steps between validation batches, and between new weights
 
-    Defaults are those of the authors' configuration; ``defaults_for`` gives those that suit a run.
+    Defaults are for some 100 validation batches; ``defaults_for`` gives those that suit a run.
 
     >>> from weighting import Observation, create, replay
     >>> log = [Observation(losses=[1.0, 1.0], val_losses=[1.0 - 0.03 * t, 1.0 - 0.01 * t]) for t in range(12)]
@@ -64,7 +68,7 @@ class CoBa(Weighter):
     """
 
     name = "coba"
-    version = 2
+    version = 3
     needs = Needs.VAL_LOSSES
     losses_from = "validation"
     answers_from = "state"
@@ -96,7 +100,7 @@ class CoBa(Weighter):
         *,
         batch_shape: Sequence[int] = (),
         warmup: int = 100,
-        window: int = 200,
+        window: int = 500,
         tau: float = 5.0,
         update_every: int = 1,
     ) -> None:
@@ -116,9 +120,12 @@ class CoBa(Weighter):
 
     @classmethod
     def defaults_for(cls, run: RunFacts) -> dict[str, Any]:
-        """The authors' advice: the warm-up sees every validation batch once, the window is five times as long."""
-        warmup = max(run.val_batches, MIN_WARMUP)
-        return {"warmup": warmup, "window": 5 * warmup}
+        """The authors' advice: the warm-up sees every validation batch once, the window is five times as long.
+
+        With few validation batches the warm-up is 100 steps. It is at most a fifth of the run, and the window all of it.
+        """
+        warmup = max(MIN_WARMUP, min(max(run.val_batches, WARMUP_OF_FEW_BATCHES), run.steps // WINDOW_PER_WARMUP))
+        return {"warmup": warmup, "window": WINDOW_PER_WARMUP * warmup}
 
     def start(self, first: Observation) -> None:
         """Remember the initial validation losses, whose ratio 1 is the first point of the regression."""

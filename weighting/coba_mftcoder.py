@@ -49,7 +49,7 @@ class CoBaMFTCoder(CoBa):
         *,
         batch_shape: Sequence[int] = (),
         warmup: int = 100,
-        window: int = 200,
+        window: int = 500,
         tau: float = 5.0,
         update_every: int = 1,
     ) -> None:

@@ -126,7 +126,7 @@ class RunFacts:
     steps_per_epoch: int
     """Steps in which the training set is seen once."""
     val_batches: int
-    """Validation mini-batches in the validation set."""
+    """Steps in which the validation set is seen once, by a method that reads one validation batch a step."""
     seed: int
     """A seed for methods that draw random numbers."""
 

@@ -131,9 +131,11 @@ class Stepper:
         return self._losses_of(parts, 0, evaluation=False)
 
     def validation_losses(self, number: int) -> Observation:
-        """Losses of a step's validation mini-batch under the model as it is, in evaluation mode."""
-        parts = self._parts(to_device(self.data.validation_batch(number), self.device))
-        self.extra_forwards += 1
+        """Mean losses of a step's validation mini-batches under the model as it is, in evaluation mode."""
+        several = self.training.validation_batches
+        batches = map(self.data.validation_batch, range(number * several, (number + 1) * several))
+        parts = [part for batch in batches for part in self._parts(to_device(batch, self.device))]
+        self.extra_forwards += several
         return self._losses_of(parts, number, evaluation=True)
 
     # ---- before the backward pass --------------------------------------------------------------------------------

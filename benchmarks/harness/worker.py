@@ -239,7 +239,7 @@ def weighter_of(spec: RunSpec, problem: Problem, data: Data) -> tuple[Weighter, 
     facts = RunFacts(
         steps=spec.training.steps,
         steps_per_epoch=data.steps_per_epoch,
-        val_batches=data.num_validation_batches,
+        val_batches=-(-data.num_validation_batches // spec.training.validation_batches),
         seed=derive(spec.seed, problem.name, "weighter"),
     )
     hyperparameters = hyperparameters_in_run(spec.weighter.name, spec.weighter.hyperparameters, facts)

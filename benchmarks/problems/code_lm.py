@@ -40,9 +40,10 @@ That is the situation methods like CoBa, which watch the validation losses, were
 Splits: by the SHA-256 of the path below its root, 26/256 for validation, the next 26/256 for test; languages that are a few
 big files by blocks, of ten consecutive ones one for validation and one for test. Order by the same hash, so that the corpus
 is the same on Linux, macOS and Windows wheels of one version. Validation and test text is capped at 64,000 bytes, of which
-``validation_sequences`` and ``test_sequences`` evenly spread sequences are read. Corpus, splits, tokenizer and fingerprint
-do not depend on the chosen tasks: the tokenizer is trained on the training parts of the five default languages, or of all
-of ``data``.
+``validation_sequences`` and ``test_sequences`` evenly spread sequences are read: by default nearly all of the validation
+text, since methods fit slopes to its losses, and a batch that comes round again soon tells them little. Corpus, splits,
+tokenizer and fingerprint do not depend on the chosen tasks: the tokenizer is trained on the training parts of the five
+default languages, or of all of ``data``.
 
 Units: a loss is the mean cross-entropy in nats per token. Perplexity is its exponential. Bits per byte are the nats of all
 predicted tokens / ln 2 / UTF-8 bytes these tokens stand for (end-of-text: none), the same unit for every tokenizer.
@@ -108,6 +109,7 @@ class CodeLM(Problem):
     """
 
     name = "code_lm"
+    version = 2
     all_tasks = ("python", "cpp", "cuda", "stubs", "yaml", "english")
     default_tasks: ClassVar[tuple[str, ...] | None] = all_tasks[:5]
     training = Training(steps=1500, batch_size=4, optimizer="adamw", lr=3e-3, weight_decay=0.01, evaluate_every=50)
@@ -143,7 +145,7 @@ class CodeLM(Problem):
         intermediate_size: int = 192,
         vocab_size: int = 1024,
         sequence_length: int = 64,
-        validation_sequences: int = 32,
+        validation_sequences: int = 384,
         test_sequences: int = 96,
     ) -> None:
         if data is not None:

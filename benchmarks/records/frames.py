@@ -26,7 +26,8 @@ RUN_COLUMNS = {
     "training.optimizer": "str", "training.lr": "float64", "training.weight_decay": "float64",
     "training.momentum": "float64", "training.lr_schedule": "str", "training.grad_clip": "float64",
     "training.threads": "int64", "training.normalize": "str", "training.log_every": "int64",
-    "training.probes": "bool", "training.evaluate_every": "int64", "training.selection": "str",
+    "training.probes": "bool", "training.validation_batches": "int64", "training.evaluate_every": "int64",
+    "training.selection": "str",
 }  # fmt: skip
 """Columns that every frame of runs has, in this order, with their types; the others depend on the runs."""
 TRAJECTORY_COLUMNS = {

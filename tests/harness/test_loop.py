@@ -213,6 +213,17 @@ def test_losses_are_seen_before_and_after_the_step_on_the_same_batch() -> None:
         assert not any(tensor.requires_grad for tensor in (seen.losses, seen.losses_after, seen.val_losses))
 
 
+def test_several_validation_batches_are_seen_as_one() -> None:
+    problem = Tiny()
+    loop = loop_of(Spy(3, asks=Needs.VAL_LOSSES), settings(steps=4, evaluate_every=4, validation_batches=3), problem)
+    found = loop.stepper.validation_losses(2).losses
+    batches = [problem.data(0, loop.training).validation_batch(index) for index in (6, 7, 8)]
+    together = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
+    assert found is not None
+    assert torch.allclose(found.float(), raw(problem, loop.model.eval(), together))
+    assert loop.run().costs.extra_forwards == 3 + 3 / 4  # one look here, four in training
+
+
 def test_the_start_sees_the_first_batch_and_the_whole_validation_split() -> None:
     spy, models, data, _ = observed(problem := Tiny())
     (first,) = spy.started

@@ -33,7 +33,7 @@ LBTW: dict[str, tuple[Any, str]] = {
 
 COBA: dict[str, tuple[Any, str]] = {
     "warmup": (100, "codefuse-ai/MFTCoder@8ba13f4, its configuration"),
-    "window": (200, "codefuse-ai/MFTCoder@8ba13f4, its configuration: history length"),
+    "window": (500, "codefuse-ai/MFTCoder@8ba13f4, its notes: two to five times the warm-up; five, see the ablation"),
     "tau": (5.0, "codefuse-ai/MFTCoder@8ba13f4, its configuration"),
     "update_every": (1, "codefuse-ai/MFTCoder@8ba13f4, its configuration"),
 }
