@@ -52,7 +52,7 @@ reference: $(VENV)/.installed-test  ## train all committed numbers and pictures 
 	$(BIN)/python run_bench.py overhead --out results/reference
 	$(BIN)/python run_bench.py check --record --against results/reference
 	$(BIN)/python run_bench.py check --repetitions 20 --against results/reference
-	PYTHONPATH=. $(BIN)/python tests/planted_regressions.py
+	$(BIN)/python -m benchmarks.regression.planted
 	PYTHONPATH=. $(BIN)/python docs/theme/blocks.py
 	$(BIN)/python run_bench.py pack results/reference
 

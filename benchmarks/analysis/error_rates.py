@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from benchmarks.analysis.paired import LEAST_PAIRS, LEVEL, paired, sign_flip_test
+from benchmarks.analysis.paired import LEVEL, MIN_PAIRS, paired, sign_flip_test
 from benchmarks.analysis.scores import Scores
 from benchmarks.analysis.sections import uniform_label
 from benchmarks.analysis.table import Column, Table
@@ -41,7 +41,7 @@ def calibration_table(scored: Scores, repetitions: int = 1000, pairs: Sequence[i
         f"{repetitions} comparisons of uniform with uniform for each number of pairs, resampled from {len(values)} runs on "
         f"{section.name}, so not independent; {measured.header}. False positives: p < {LEVEL:g} of the sign-flip test, "
         f"nominal {100 * LEVEL:g} %; power: found, and on the right side, when one side is shifted by so many standard "
-        f"deviations of the differences. Below {LEAST_PAIRS} pairs no p < {LEVEL:g} exists."
+        f"deviations of the differences. Below {MIN_PAIRS} pairs no p < {LEVEL:g} exists."
     )
     frame = pd.DataFrame([_row(values, number, repetitions) for number in feasible])
     return Table(f"{section.slug}_calibration", "Calibration", caption, shown, frame)
@@ -60,7 +60,7 @@ def _row(values: Floats, pairs: int, repetitions: int) -> dict[str, object]:
         for effect in EFFECTS:
             shifted = gap - effect * spread
             found[effect] += sign_flip_test(shifted)[0] < LEVEL and shifted.mean() < 0
-    tested = pairs >= LEAST_PAIRS
+    tested = pairs >= MIN_PAIRS
     share = 100 / repetitions
     row: dict[str, object] = {"pairs": pairs, "method": f"{pairs} pairs", "covered": share * covered}
     row["false"] = share * false if tested else math.nan

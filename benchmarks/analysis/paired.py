@@ -13,7 +13,7 @@ from benchmarks.records.schema import Floats
 
 LEVEL = 0.05
 """Below which p counts."""
-LEAST_PAIRS = 6
+MIN_PAIRS = 6
 """2 / 2^n, the smallest two-sided p of n pairs, is below ``LEVEL`` from here on."""
 MOST_EXACT_PAIRS = 12
 """Up to here all 2^n signs are tried; beyond, ``RESAMPLES`` random ones."""
@@ -65,7 +65,7 @@ def smallest_p(pairs: int) -> float:
 
 def too_few(pairs: int) -> str:
     """Why so many pairs allow no test; empty if they do."""
-    if pairs >= LEAST_PAIRS:
+    if pairs >= MIN_PAIRS:
         return ""
     return f"{pairs} pair{'s' * (pairs != 1)} cannot reach p < {smallest_p(pairs):g}" if pairs else "no pairs"
 
@@ -99,11 +99,11 @@ def _interval(known: Floats, confidence: float) -> tuple[float, float]:
 
 
 def sign_flip_test(known: Floats) -> tuple[float, str]:
-    """Two-sided p of a mean of 0 and the name of the test; NaN and no name below ``LEAST_PAIRS``.
+    """Two-sided p of a mean of 0 and the name of the test; NaN and no name below ``MIN_PAIRS``.
 
     known: ``(n,)`` finite differences, exchangeable with their negatives where there is no difference.
     """
-    if len(known) < LEAST_PAIRS:
+    if len(known) < MIN_PAIRS:
         return math.nan, ""
     exact = len(known) <= MOST_EXACT_PAIRS
     result = permutation_test(

@@ -17,7 +17,7 @@ from typing import Literal
 
 import numpy as np
 
-from benchmarks.analysis.paired import LEAST_PAIRS, LEVEL, Paired, holm, paired, smallest_p, too_few
+from benchmarks.analysis.paired import LEVEL, MIN_PAIRS, Paired, holm, paired, smallest_p, too_few
 from benchmarks.records.schema import Floats
 
 Verdict = Literal["better", "worse", "no difference seen", "too few to test", "identical", "no pairs"]
@@ -71,7 +71,7 @@ def judge(gaps: Sequence[Floats]) -> tuple[Judged, ...]:
 
 def pairs_needed(comparisons: int) -> int:
     """The fewest pairs with which one of so many comparisons can be found to differ."""
-    return next(pairs for pairs in itertools.count(LEAST_PAIRS) if _testable(pairs, comparisons))
+    return next(pairs for pairs in itertools.count(MIN_PAIRS) if _testable(pairs, comparisons))
 
 
 def _identical(gap: Floats) -> bool:
@@ -82,7 +82,7 @@ def _identical(gap: Floats) -> bool:
 
 def _testable(pairs: int, comparisons: int) -> bool:
     """Whether so many pairs can reach the level once p is corrected for as many comparisons."""
-    return pairs >= LEAST_PAIRS and _least(pairs, comparisons) < LEVEL
+    return pairs >= MIN_PAIRS and _least(pairs, comparisons) < LEVEL
 
 
 def _least(pairs: int, comparisons: int) -> float:

@@ -49,8 +49,8 @@ def methods_only(plan: Plan) -> Plan:
     runs = [spec for spec in plan.runs if spec.role == "method"]
     seeds = {spec.problem.name: {other.seed for other in runs if other.problem == spec.problem} for spec in runs}
     for problem, numbers in seeds.items():
-        if len(numbers) < quality.LEAST_SEEDS:
-            raise UserError(f"check: expected at least {quality.LEAST_SEEDS} seeds for {problem}, found {len(numbers)}")
+        if len(numbers) < quality.MIN_SEEDS:
+            raise UserError(f"check: expected at least {quality.MIN_SEEDS} seeds for {problem}, found {len(numbers)}")
     if not runs:
         raise UserError(f"check: expected methods other than {STL}, found none")
     return replace(plan, runs=runs)

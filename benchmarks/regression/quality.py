@@ -33,7 +33,7 @@ GATE = "quality"
 FACTOR = 2.0
 """Percent."""
 NOISES = 4.0
-LEAST_SEEDS = 2
+MIN_SEEDS = 2
 """Below, the baseline has no spread to judge by."""
 
 
@@ -60,10 +60,8 @@ def judge(problem: str, label: str, base: Methods, there: str, head: Seeds) -> G
         return GateResult(GATE, problem, label, "failed", reason, math.inf)
     seeds = [seed for seed in before if seed in after]
     changes = percent(np.stack([values(before[s]) for s in seeds]), [after[s] for s in seeds]) if seeds else np.zeros(0)
-    if np.isfinite(changes).sum() < LEAST_SEEDS:
-        reason = (
-            f"{len(seeds)} pair{'s' * (len(seeds) != 1)} of finished runs with a change in percent, {LEAST_SEEDS} needed"
-        )
+    if np.isfinite(changes).sum() < MIN_SEEDS:
+        reason = f"{len(seeds)} pair{'s' * (len(seeds) != 1)} of finished runs with a change in percent, {MIN_SEEDS} needed"
         return GateResult(GATE, problem, label, "not judged", reason)
     found = rule(changes, noise(base, there))
     return GateResult(GATE, problem, label, "failed" if found.worse else "ok", _reason(found), found.judged.found.mean)
@@ -87,7 +85,7 @@ def noise(base: Methods, label: str) -> float:
     """Standard deviation over seeds in percent: the method's own or that pooled over all methods, the larger one."""
     groups = {name: [values(run) for run in finished(seeds).values()] for name, seeds in base.items()}
     infos = {name: _higher(next(iter(seeds.values()))) for name, seeds in base.items()}
-    return pooled({name: (np.stack(rows), infos[name]) for name, rows in groups.items() if len(rows) >= LEAST_SEEDS}, label)
+    return pooled({name: (np.stack(rows), infos[name]) for name, rows in groups.items() if len(rows) >= MIN_SEEDS}, label)
 
 
 def pooled(groups: dict[str, tuple[Floats, Sequence[bool]]], label: str) -> float:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.analysis.paired import LEAST_PAIRS, LEVEL, holm, paired, too_few
+from benchmarks.analysis.paired import LEVEL, MIN_PAIRS, holm, paired, too_few
 
 
 def test_p_is_the_share_of_sign_patterns_at_least_as_extreme() -> None:
@@ -33,8 +33,8 @@ def test_few_pairs_get_no_p_but_the_reason(pairs: int, least: str) -> None:
 
 
 def test_least_pairs_is_where_a_p_below_the_level_begins() -> None:
-    assert 2 / 2 ** (LEAST_PAIRS - 1) >= LEVEL > 2 / 2**LEAST_PAIRS
-    assert too_few(LEAST_PAIRS) == ""
+    assert 2 / 2 ** (MIN_PAIRS - 1) >= LEVEL > 2 / 2**MIN_PAIRS
+    assert too_few(MIN_PAIRS) == ""
 
 
 def test_improvement_counts_ties_half_and_nan_not_at_all() -> None:

@@ -46,6 +46,7 @@ LISTS = {
     "benchmarks/planning/plan.py": "the controls of every comparison",
     "benchmarks/regression/false_alarms.py": "the problem that is measured",
     "benchmarks/regression/golden_runs.py": "runs in which the gradient norms are seen",
+    "benchmarks/regression/planted.py": "the methods that it breaks",
     "benchmarks/report/palette.py": "fixed colours",
     "benchmarks/overhead/short_runs.py": "a short comparison beside hand-written loops",
     "benchmarks/overhead/steps.py": "hand-written PyTorch beside a method",

@@ -7,14 +7,16 @@ import shutil
 import pytest
 import regression_runs
 from check_bench import CheckBench
-from planted_regressions import PLANTED, REFERENCE, Planted
+from places import ROOT
 from torch import nn
 
 from benchmarks.cli import regression
 from benchmarks.problems.multidigits import MultiDigits
 from benchmarks.regression import golden_runs, golden_weights
+from benchmarks.regression.planted import PLANTED, Planted
 from weighting import names
 
+REFERENCE = ROOT / "results" / "reference"
 SMALL = dict(golden_runs.SMALL)
 
 
@@ -41,8 +43,8 @@ def test_the_committed_weights_are_those_of_the_present_code() -> None:
 
 @pytest.mark.parametrize("planted", PLANTED, ids=lambda planted: planted.what)
 def test_check_names_the_method_and_the_gate(planted: Planted, whole: CheckBench) -> None:
-    planted.plant(whole.monkeypatch)
-    said = whole.check()
+    with planted.patch():
+        said = whole.check()
     assert said.code == 1
     named = ", ".join(f"{name} (weights)" for name in (planted.method, *planted.variants))
     assert said.stdout.rstrip().endswith(f"\nFAILED: {named}")
@@ -71,11 +73,8 @@ def test_the_same_code_passes(whole: CheckBench) -> None:
 
 
 @pytest.mark.parametrize("planted", PLANTED, ids=lambda planted: planted.what)
-def test_what_is_planted_is_far_beyond_the_tolerance(planted: Planted, monkeypatch: pytest.MonkeyPatch) -> None:
-    planted.plant(monkeypatch)
-    failed = [
-        verdict
-        for verdict in golden_weights.judge(golden_weights.read(REFERENCE), [planted.method])
-        if verdict.state == "failed" and "no such method" not in verdict.reason
-    ]
+def test_what_is_planted_is_far_beyond_the_tolerance(planted: Planted) -> None:
+    with planted.patch():
+        verdicts = golden_weights.judge(golden_weights.read(REFERENCE), [planted.method])
+    failed = [each for each in verdicts if each.state == "failed" and "no such method" not in each.reason]
     assert max(verdict.value for verdict in failed) > 100 * golden_weights.RUN_TOLERANCE

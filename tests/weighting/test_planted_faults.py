@@ -6,11 +6,11 @@ import json
 
 import pytest
 from places import TESTS
-from planted_faults import RatioUpsideDown, SlopeFlipped, TenTimesTooFast
 from replays import REPLAYS, Trace, files, group_of, largest_difference, numbers
 from torch import Tensor
 
 import weighting
+from benchmarks.regression.planted import RatioUpsideDown, SlopeFlipped, TenTimesTooFast
 from weighting import Observation, Weighter
 from weighting._windows import TrendWindow
 from weighting.coba import CoBa

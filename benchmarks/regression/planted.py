@@ -1,21 +1,20 @@
 """Four regressions as a maintainer might make them, each a patch on the running code that names the method it breaks.
 
-``PYTHONPATH=. python tests/planted_regressions.py`` trains the suite ``quick`` under each and writes what the quality gate
-alone says of it to ``results/reference/check/planted.md``; what ``check`` says is in ``test_planted_regressions.py``.
+``python -m benchmarks.regression.planted`` trains the suite ``quick`` under each and writes what the quality gate alone says
+of it to ``check/planted.md`` of the reference. That ``check`` as a whole finds them is a test.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from unittest import mock
 
 import pandas as pd
-import pytest
 import torch
-from places import ROOT
-from planted_faults import RatioUpsideDown, SlopeFlipped, TenTimesTooFast
-from torch import nn
+from torch import Tensor, nn
 
 import weighting
 from benchmarks.analysis.table import Column, Table
@@ -29,9 +28,35 @@ from benchmarks.records.files import write
 from benchmarks.records.schema import Run
 from benchmarks.regression import baseline, quality
 from benchmarks.report.formatting import markdown_rows
-from weighting import Weighter
+from weighting import Observation, Weighter
+from weighting.coba import CoBa
+from weighting.dwa import DynamicWeightAverage, loss_ratio
+from weighting.famo import Famo
 
-REFERENCE = ROOT / "results" / "reference"
+REFERENCE = Path("results") / "reference"
+
+
+class SlopeFlipped(CoBa):
+    """The sign of the slopes."""
+
+    def _scores(self, slopes: Tensor, live: Tensor) -> tuple[Tensor, Tensor]:
+        return super()._scores(-slopes, live)
+
+
+class RatioUpsideDown(DynamicWeightAverage):
+    """The older window by the newer."""
+
+    def _ratio(self) -> Tensor:
+        return loss_ratio(self.previous.where(~self.previous.isnan(), self.last), self.last)
+
+
+class TenTimesTooFast(Famo):
+    """The learning rate of the logits."""
+
+    def update(self, after: Observation) -> None:
+        """As always, with another rate."""
+        self.optimizer.lr = 0.25
+        super().update(after)
 
 
 class AtTheWrongLayer(SharedLayerNorms):
@@ -40,14 +65,13 @@ class AtTheWrongLayer(SharedLayerNorms):
     def __init__(self, problem: Problem, model: nn.Module, chosen: Sequence[str] | None = None) -> None:
         kind = type(problem.shared_layer(model)) if problem.rows_belong_to_tasks else nn.Module
         layers = [layer for layer in model.modules() if isinstance(layer, kind) and list(layer.parameters(recurse=False))]
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(problem, "shared_layer", lambda _: layers[0])
+        with mock.patch.object(problem, "shared_layer", lambda _: layers[0]):
             super().__init__(problem, model, chosen)
 
 
-def class_instead(kind: type[Weighter]) -> Callable[[pytest.MonkeyPatch], None]:
+def _class_instead(kind: type[Weighter]) -> Callable[[], AbstractContextManager[object]]:
     """A patch that puts a class in the place of the listed one of its name."""
-    return lambda patch: patch.setitem(weighting.METHODS, kind.name, kind)
+    return lambda: mock.patch.dict(weighting.METHODS, {kind.name: kind})
 
 
 @dataclass(frozen=True)
@@ -56,19 +80,20 @@ class Planted:
 
     what: str
     method: str
-    plant: Callable[[pytest.MonkeyPatch], Any]
+    patch: Callable[[], AbstractContextManager[object]]
+    """The code is broken inside the context, and whole again after it."""
     variants: tuple[str, ...] = ()
     """Those of its variants that it breaks too."""
 
 
 PLANTED = (
-    Planted("CoBa's slope with its sign flipped", "coba", class_instead(SlopeFlipped)),
-    Planted("FAMO's learning rate ten times too large", "famo", class_instead(TenTimesTooFast)),
-    Planted("DWA's ratio upside down", "dwa", class_instead(RatioUpsideDown)),
+    Planted("CoBa's slope with its sign flipped", "coba", _class_instead(SlopeFlipped)),
+    Planted("FAMO's learning rate ten times too large", "famo", _class_instead(TenTimesTooFast)),
+    Planted("DWA's ratio upside down", "dwa", _class_instead(RatioUpsideDown)),
     Planted(
         "GradNorm measured at the wrong layer",
         "gradnorm",
-        lambda patch: patch.setattr(step, "SharedLayerNorms", AtTheWrongLayer),
+        lambda: mock.patch.object(step, "SharedLayerNorms", AtTheWrongLayer),
         ("gradnorm_libmtl",),
     ),
 )
@@ -92,8 +117,7 @@ def quality_alone(base: baseline.RecordSet, planted: Sequence[Planted]) -> list[
         for key, methods in base.by_conditions.items():
             runs, problem = methods[each.method], base.sections[key].name
             unchanged = {seed: trained(run) for seed, run in runs.items()}
-            with pytest.MonkeyPatch.context() as patch:
-                each.plant(patch)
+            with each.patch():
                 broken = {seed: trained(run) for seed, run in runs.items()}
             for what, now in (("none", unchanged), (each.what, broken)):
                 verdict = quality.judge(problem, each.method, methods, each.method, now)
