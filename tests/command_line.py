@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
 from benchmarks.cli import main as command_line
+
+
+def train(suite: Path, *words: str) -> int:
+    """Train a suite file in this process, into folders beside it. Returns the exit code."""
+    folder = suite.parent
+    places = ["--out", str(folder / "out"), "--plots", str(folder / "plots")]
+    return command_line.main([str(suite), "--executor", "here", *places, *words])
 
 
 @dataclass

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,38 +15,21 @@ from typing import Any
 import pandas as pd
 import psutil
 from places import ROOT
-from suites import as_yaml
+from suites import OWN, plan_in
 
+from benchmarks.harness.interrupts import SIGNALS
 from benchmarks.harness.local import work
 from benchmarks.harness.worker import Job
-from benchmarks.planning.plan import Filters, make_plan
-from benchmarks.planning.suite import read_suite
+from benchmarks.planning.plan import Filters
 from benchmarks.records.schema import DISTURBED, Run, RunSpec
-from benchmarks.records.storage import (
-    read_run,
-    run_folders,
-)
-
-OWN = ROOT / "tests" / "tiny_problem.py"
-
-
-TINY = f"{OWN}:Tiny"
-
+from benchmarks.records.storage import read_run, run_folders
 
 WAIT = 60.0
 """Seconds after which something that should happen is taken not to."""
 
 
-def write_suite(folder: Path, **changes: Any) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "mine.yaml"
-    content = {"seeds": [0], "problems": [TINY], "weighters": ["uniform"], **changes}
-    path.write_text(as_yaml(content), encoding="utf-8")
-    return path
-
-
 def planned(suite: Path, *weighters: str) -> list[RunSpec]:
-    return make_plan(read_suite(str(suite)), Filters(weighters=weighters or None), "cpu").runs
+    return plan_in(suite, Filters(weighters=weighters or None)).runs
 
 
 def command(suite: Path, *more: str, out: str = "out") -> list[str]:
@@ -72,6 +57,13 @@ def start(
     )
 
 
+def everywhere(folder: Path, code: str) -> dict[str, str]:
+    """The environment of a command in which every process runs this code before anything else."""
+    (folder / "site").mkdir()
+    (folder / "site" / "sitecustomize.py").write_text(textwrap.dedent(code), encoding="utf-8")
+    return {"PYTHONPATH": str(folder / "site")}
+
+
 def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     stdout, stderr = process.communicate(timeout=2 * WAIT)
     return process.returncode, stdout, stderr
@@ -90,6 +82,12 @@ def wait_until(condition: Callable[[], object], what: str) -> None:
 
 def descendants(process: subprocess.Popen[str]) -> list[psutil.Process]:
     return psutil.Process(process.pid).children(recursive=True)
+
+
+def servers(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """The processes from which the command's workers are forked; those of them that are alive."""
+    children = psutil.Process(process.pid).children()
+    return [child for child in children if not gone([child]) and "forkserver" in " ".join(child.cmdline())]
 
 
 def gone(processes: Sequence[psutil.Process]) -> bool:
@@ -120,11 +118,7 @@ def assert_same_numbers(some: dict[str, Run], others: dict[str, Run]) -> None:
 
 
 LONG = {"steps": 150, "log_every": 4, "evaluate_every": 9}
-
-
 LEARNERS = ["gradnorm", {"name": "coba", "warmup": 5, "window": 10}]
-
-
 ONLY = ("--weighters", "gradnorm,coba")
 
 
@@ -156,3 +150,9 @@ def own(name: str, **hyperparameters: Any) -> dict[str, Any]:
 
 def traced(suite: Path) -> list[str]:
     return (suite.parent / "trace.txt").read_text(encoding="utf-8").splitlines()
+
+
+def default_signals() -> None:
+    """As a shell starts a command, whatever this process ignores."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_DFL)

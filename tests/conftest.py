@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import browsers
@@ -13,6 +15,8 @@ from command_line import bench
 from conformance import Conformance
 from hypothesis import HealthCheck, settings
 from places import TESTS
+
+from benchmarks.harness.interrupts import SIGNALS
 
 __all__ = ["bench", "check_bench"]
 
@@ -74,3 +78,12 @@ class ConformancePlugin:
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _keep_signals() -> Iterator[None]:
+    """A worker sets its own handlers; in a test it is no process of its own."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)

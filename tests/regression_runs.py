@@ -7,18 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import fake_runs
-from places import TESTS
-from suites import as_yaml
+import suites
 
 from benchmarks.harness.dispatcher import PlanResult
-from benchmarks.planning.plan import Filters, Plan, make_plan
+from benchmarks.planning.plan import Plan
 from benchmarks.planning.status import Recorded
-from benchmarks.planning.suite import read_suite
 from benchmarks.records import provenance
 from benchmarks.records.schema import Fingerprints, MetricInfo, Run, RunSpec
 from benchmarks.records.storage import write_run
 
-OWN = f"{TESTS / 'tiny_problem.py'}:Tiny"
 METHODS = ("uniform", "random", "gradnorm", "dwa", "famo", "coba")
 INFOS = tuple(
     MetricInfo(key=f"{task}/mse", name="mse", task=task, higher_is_better=False, primary=True)
@@ -29,16 +26,12 @@ Change = Callable[[RunSpec], float]
 
 
 def suite(folder: Path, seeds: Sequence[int] = (0, 1, 2), **more: Any) -> Path:
-    """A suite file of a problem of one's own."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "mine.yaml"
-    content = {"seeds": list(seeds), "problems": [OWN], "weighters": list(METHODS), **more}
-    path.write_text(as_yaml(content), encoding="utf-8")
-    return path
+    """A suite file of all these methods."""
+    return suites.suite_file(folder, **{"seeds": list(seeds), "weighters": list(METHODS), **more})
 
 
 def plan(path: Path) -> Plan:
-    return make_plan(read_suite(str(path)), Filters(), "cpu")
+    return suites.plan_in(path)
 
 
 def same(_: RunSpec) -> float:

@@ -1,4 +1,4 @@
-"""Small suites as files, and their plans."""
+"""Small suites of the tiny problem as files, and their plans."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from benchmarks.planning.plan import Filters, Plan, make_plan
 from benchmarks.planning.suite import read_suite
 
 OWN = TESTS / "tiny_problem.py"
-
-
+"""A file of the user's own, with a problem and methods."""
 TINY = f"{OWN}:Tiny"
 
 
@@ -25,15 +24,29 @@ def as_yaml(content: Any) -> str:
     return text.getvalue()
 
 
-def plan_of(folder: Path, content: dict[str, Any] | str, filters: Filters | None = None) -> Plan:
-    path = folder / "mine.yaml"
-    path.write_text(content if isinstance(content, str) else as_yaml(content), encoding="utf-8")
-    return make_plan(read_suite(str(path)), filters or Filters(), "cpu")
-
-
 def suite(**changes: Any) -> dict[str, Any]:
     return {"seeds": [0], "problems": [TINY], "weighters": ["uniform"], **changes}
 
 
+def suite_file(folder: Path, **changes: Any) -> Path:
+    """The suite ``mine`` in a folder."""
+    return _written(folder, as_yaml(suite(**changes)))
+
+
+def plan_in(path: Path, filters: Filters | None = None) -> Plan:
+    return make_plan(read_suite(str(path)), filters or Filters(), "cpu")
+
+
+def plan_of(folder: Path, content: dict[str, Any] | str, filters: Filters | None = None) -> Plan:
+    return plan_in(_written(folder, content if isinstance(content, str) else as_yaml(content)), filters)
+
+
 def labels(plan: Plan) -> list[str]:
     return list(dict.fromkeys(run.weighter.label for run in plan.runs))
+
+
+def _written(folder: Path, text: str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "mine.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path

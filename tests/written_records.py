@@ -28,3 +28,8 @@ def change_trajectory(place: Path, frame: pd.DataFrame) -> None:
     """Put other rows into the trajectory."""
     frame.to_parquet(place / TRAJECTORY_FILE)
     change(place, trajectory_sha256=hashlib.sha256((place / TRAJECTORY_FILE).read_bytes()).hexdigest())
+
+
+def cut(path: Path) -> None:
+    """Lose the second half of a file."""
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])

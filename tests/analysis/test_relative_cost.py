@@ -10,7 +10,9 @@ from typing import Any
 import fake_runs
 import pytest
 import regression_runs
-from timed_runs import bench, made_older, suite
+from command_line import train
+from suites import suite_file
+from timed_runs import made_older
 
 from benchmarks.analysis.relative_cost import APART, Pairing, own_timing, pairings, ratios, timed_lately, without_pair
 from benchmarks.analysis.scores import RELATIVE
@@ -163,19 +165,19 @@ def recorded(path: Path) -> dict[tuple[str, int], Run]:
 def test_uniform_is_trained_again_beside_a_method_that_is_trained_later(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = suite(tmp_path)
-    assert bench(path) == 0
+    path = suite_file(tmp_path, seeds=[0, 1])
+    assert train(path) == 0
     made_older(path, timedelta(hours=1))
     before = recorded(path)
-    suite(tmp_path, "dwa")
+    suite_file(tmp_path, seeds=[0, 1], weighters=["uniform", "dwa"])
     capsys.readouterr()
-    assert bench(path, "--dry-run") == 0
+    assert train(path, "--dry-run") == 0
     said = capsys.readouterr().out
     assert "(2 of them again, for the time of a step beside runs that are trained now)" in said
     assert said.count("again     ") == 2
     assert "as the pair of dwa" in said
 
-    assert bench(path) == 0
+    assert train(path) == 0
     after = recorded(path)
     for seed in (0, 1):
         old, new = before["uniform", seed], after["uniform", seed]
@@ -187,12 +189,12 @@ def test_uniform_is_trained_again_beside_a_method_that_is_trained_later(
         assert datetime.fromisoformat(timing.started) > datetime.fromisoformat(old.record.ended or "")
     # All is there now: nothing is trained again, however old it becomes.
     made_older(path, timedelta(hours=1))
-    assert bench(path) == 0
+    assert train(path) == 0
     assert recorded(path)["uniform", 0].record.timings == after["uniform", 0].record.timings
 
 
 def test_only_the_seeds_of_what_is_to_do_are_trained_again(tmp_path: Path) -> None:
-    path = suite(tmp_path, "dwa")
+    path = suite_file(tmp_path, seeds=[0, 1], weighters=["uniform", "dwa"])
     plan = regression_runs.plan(path)
     folder = tmp_path / "out" / "mine"
     for spec in plan.runs:

@@ -11,25 +11,21 @@ from pathlib import Path
 import pytest
 from command_line import Bench, Said, assert_refused
 from places import ROOT
-from suites import as_yaml
+from suites import TINY, suite_file
 
 from benchmarks.cli.parsers import COMMANDS, options_of
 from benchmarks.records.storage import RUN_FILE, read_run, run_folders
 
-OWN = ROOT / "tests" / "tiny_problem.py"
-TINY = f"{OWN}:Tiny"
-
 
 @pytest.fixture
 def suite(tmp_path: Path) -> str:
-    content = {
-        "question": "Who is the smallest?",
-        "seeds": [0, 1],
-        "problems": [TINY, {"name": "multidigits", "options": {"train_pairs": 100}}],
-        "weighters": ["uniform", {"name": "coba", "tau": [2, 3]}],
-    }
-    path = tmp_path / "mine.yaml"
-    path.write_text(as_yaml(content), encoding="utf-8")
+    path = suite_file(
+        tmp_path,
+        question="Who is the smallest?",
+        seeds=[0, 1],
+        problems=[TINY, {"name": "multidigits", "options": {"train_pairs": 100}}],
+        weighters=["uniform", {"name": "coba", "tau": [2, 3]}],
+    )
     return str(path)
 
 

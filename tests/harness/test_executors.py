@@ -11,13 +11,15 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 import torch
-from commands_at_work import LEARNERS, assert_same_numbers, checkpoints, jobs_of, own, runs_of, write_suite
+from commands_at_work import LEARNERS, assert_same_numbers, checkpoints, in_process, jobs_of, own, runs_of
+from suites import suite_file
 
 from benchmarks.cli import main as command_line
-from benchmarks.harness import dispatcher, here
+from benchmarks.harness import dispatcher, here, processes
 from benchmarks.harness.dispatcher import PlanResult, execute
 from benchmarks.harness.worker import Job, WorkerEvent, _PeakMemory
 from benchmarks.records.locks import lock_of
+from benchmarks.records.storage import read_run, run_folder
 
 Name = Literal["local", "here"]
 NAMES: tuple[Name, ...] = ("local", "here")
@@ -29,14 +31,14 @@ def carried_out(jobs: list[Job], executor: Name, **more: Any) -> PlanResult:
 
 def test_numbers_are_the_same_in_this_process_and_in_others(tmp_path: Path) -> None:
     for name in NAMES:
-        suite = write_suite(tmp_path / name, weighters=["uniform", *LEARNERS])
+        suite = suite_file(tmp_path / name, weighters=["uniform", *LEARNERS])
         found = carried_out(jobs_of(suite, "uniform", "gradnorm", "coba"), name)
         assert found.complete and not found.failures
     assert_same_numbers(*(runs_of(tmp_path / name / "out") for name in NAMES))
 
 
 def test_a_failure_in_this_process_is_a_row_and_the_others_go_on(tmp_path: Path) -> None:
-    suite = write_suite(tmp_path, weighters=[own("Raises"), "uniform"])
+    suite = suite_file(tmp_path, weighters=[own("Raises"), "uniform"])
     found = carried_out(jobs_of(suite, own("Raises")["name"], "uniform"), "here")
     assert sorted(row.state for row in found.recorded) == ["crashed", "finished"]
 
@@ -44,9 +46,9 @@ def test_a_failure_in_this_process_is_a_row_and_the_others_go_on(tmp_path: Path)
 def test_ctrl_c_in_this_process_leaves_a_checkpoint_and_the_same_numbers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = write_suite(tmp_path / "whole")
+    whole = suite_file(tmp_path / "whole")
     carried_out(jobs_of(whole, "uniform", "random"), "here")
-    suite = write_suite(tmp_path / "stopped")
+    suite = suite_file(tmp_path / "stopped")
     jobs = jobs_of(suite, "uniform", "random")
 
     class Impatient(here.HereExecutor):
@@ -72,7 +74,7 @@ def test_ctrl_c_in_this_process_leaves_a_checkpoint_and_the_same_numbers(
 
 @pytest.mark.parametrize("name", NAMES)
 def test_without_waiting_a_command_leaves_what_is_in_other_hands(name: Name, tmp_path: Path) -> None:
-    suite = write_suite(tmp_path)
+    suite = suite_file(tmp_path)
     jobs = jobs_of(suite, "uniform", "random")
     with lock_of(jobs[0].folder, jobs[0].spec.key):
         found = carried_out(jobs, name, wait=False)
@@ -82,7 +84,7 @@ def test_without_waiting_a_command_leaves_what_is_in_other_hands(name: Name, tmp
 
 
 def test_the_command_says_what_it_leaves(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    suite = write_suite(tmp_path)
+    suite = suite_file(tmp_path)
     job, *_ = jobs_of(suite, "uniform")
     words = [str(suite), "--weighters", "uniform", "--executor", "here", "--no-wait"]
     out = ["--out", str(tmp_path / "out"), "--plots", str(tmp_path / "plots")]
@@ -103,3 +105,31 @@ def test_memory_is_that_of_the_run_whatever_the_process_held_before() -> None:
     held = np.ones(40_000_000)
     assert (memory.peak_mb(torch.device("cpu")) or 0) > 300
     del held
+
+
+def test_a_server_that_is_always_killed_is_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (job,) = jobs_of(suite_file(tmp_path), "uniform")
+    asked: list[object] = []
+
+    def killed(*_: Any) -> Any:
+        asked.append(1)
+        raise EOFError("unexpected EOF")
+
+    monkeypatch.setattr(processes.ProcessStarter, "_start", killed)
+    monkeypatch.setattr(processes.ProcessStarter, "_wait_for_its_end", lambda self: None)
+    outcome = dispatcher.execute(job.folder, "mine", [job.spec], jobs=1, device="cpu")
+    assert len(asked) == processes.ATTEMPTS
+    (row,) = outcome.recorded
+    assert (row.state, row.reason.partition(",")[0]) == ("crashed", "no process could be started for it")
+    record = read_run(run_folder(job.folder, job.spec.key)).record
+    assert (record.state, record.reason) == ("crashed", row.reason)
+
+
+def test_what_a_worker_recorded_before_it_was_killed_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed between its record and its word to the parent."""
+    (job,) = jobs_of(suite_file(tmp_path), "uniform")
+    in_process(job)
+    there = dispatcher._Dispatcher([job], dispatcher.PlanResult(), 1, wait=True)
+    there._give_up(job, "its process was ended by SIGKILL")
+    assert [row.state for row in there.result.recorded] == ["finished"]
+    assert read_run(run_folder(job.folder, job.spec.key)).record.state == "finished"

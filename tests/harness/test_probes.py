@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from command_line import train
 from loops import METHODS, TRAINING, logged, loop_of, method, parameters, same, settings, stop_after
-from suites import plan_of, suite
+from suites import plan_of, suite, suite_file
 from tiny_problem import Fine
 from tiny_variants import Sparse
 from torch import Tensor
@@ -21,7 +22,6 @@ from written_records import change_trajectory
 import benchmarks
 import weighting
 from benchmarks.analysis.loading import load
-from benchmarks.cli import main as command_line
 from benchmarks.harness.checkpoint import Checkpoint
 from benchmarks.harness.loop import Loop, StopRequested
 from benchmarks.problems.famo_toy import FamoToy
@@ -289,10 +289,8 @@ def test_another_value_is_one_line(value: object, tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("probes")
-    content = suite(weighters=["uniform", "coba", "famo", "gradnorm"], training={"steps": 30, "probes": True})
-    plan_of(folder, content)
-    places = ["--jobs", "2", "--out", str(folder / "out"), "--plots", str(folder / "plots")]
-    assert command_line.main([str(folder / "mine.yaml"), *places]) == 0
+    weighters = ["uniform", "coba", "famo", "gradnorm"]
+    assert train(suite_file(folder, weighters=weighters, training={"steps": 30, "probes": True})) == 0
     return folder
 
 

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fake_runs import make, trajectories
-from places import TESTS
-from suites import as_yaml
+from suites import TINY, as_yaml, plan_in
 
 from benchmarks.catalog import weighter_class
 from benchmarks.cli import main as command_line
@@ -27,14 +26,13 @@ from benchmarks.planning.tuned import tuned_runs, validation_score
 from benchmarks.records.schema import Run, RunSpec
 from benchmarks.records.storage import read_run
 
-OWN = TESTS / "tiny_problem.py"
 RATES = [0.001, 0.01, 0.1]
 
 
 def suite_file(folder: Path, **changes: Any) -> Path:
     content = {
         "seeds": [0, 1],
-        "problems": [f"{OWN}:Tiny"],
+        "problems": [TINY],
         "weighters": ["uniform", "dwa", "static"],
         "tune": {"learning_rates": RATES, "seed": 100},
         "controls": {"simplex": 10, "frozen": True},
@@ -46,7 +44,7 @@ def suite_file(folder: Path, **changes: Any) -> Path:
 
 
 def plan_of(folder: Path, **changes: Any) -> Plan:
-    return make_plan(read_suite(str(suite_file(folder, **changes))), Filters(), "cpu")
+    return plan_in(suite_file(folder, **changes))
 
 
 def of_role(plan: Plan, role: str) -> list[RunSpec]:
@@ -241,7 +239,7 @@ def test_draws_on_the_simplex_are_uniform() -> None:
 
 def test_one_task_has_no_simplex(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"controls\.simplex: expected at least 2 tasks"):
-        plan_of(tmp_path, problems=[{"name": f"{OWN}:Tiny", "options": {"tasks": ["small"]}}])
+        plan_of(tmp_path, problems=[{"name": TINY, "options": {"tasks": ["small"]}}])
 
 
 # ---- frozen weights --------------------------------------------------------------------------------------------------
@@ -273,7 +271,7 @@ def test_negative_averages_are_not_frozen() -> None:
 def test_the_whole_protocol_trains_what_follows_and_nothing_twice(tmp_path: Path) -> None:
     path = suite_file(tmp_path)
     arguments = [str(path), "--out", str(tmp_path / "out"), "--plots", str(tmp_path / "plots"), "--steps", "20"]
-    assert command_line.main([*arguments, "--jobs", "1"]) == 0
+    assert command_line.main([*arguments, "--executor", "here"]) == 0
     folders = {each.name for each in (tmp_path / "out" / "fair" / "runs").iterdir()}
     records = [read_run(tmp_path / "out" / "fair" / "runs" / name) for name in folders]
     roles = Counter(run.record.run.role for run in records)
@@ -288,7 +286,7 @@ def test_the_whole_protocol_trains_what_follows_and_nothing_twice(tmp_path: Path
         "single_task_tuned": 6,
     }
     assert all(run.record.state == "finished" for run in records)
-    plan = make_plan(read_suite(str(path)), Filters(steps=20), "cpu")
+    plan = plan_in(path, Filters(steps=20))
     assert {spec.key for spec in [*plan.runs, *follow_up(plan, tmp_path / "out" / "fair")]} == folders
     assert command_line.main(["report", *arguments]) == 0
     assert {each.name for each in (tmp_path / "out" / "fair" / "runs").iterdir()} == folders

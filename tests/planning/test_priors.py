@@ -7,12 +7,12 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from command_line import train
 from fake_runs import make
-from suites import TINY, as_yaml, labels, plan_of, suite
+from suites import TINY, labels, plan_of, suite, suite_file
 
 import benchmarks
 from benchmarks.analysis.sections import sections, uniform_label
-from benchmarks.cli import main as command_line
 from benchmarks.errors import UserError
 from benchmarks.planning.plan import Plan
 from benchmarks.records.schema import Run, RunSpec, WeighterSpec
@@ -136,7 +136,8 @@ def test_a_mistake_is_one_line_with_file_place_and_what_was_found(mistake: str, 
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A suite with tuning and frozen weights, trained."""
     folder = tmp_path_factory.mktemp("priors")
-    content = suite(
+    path = suite_file(
+        folder,
         weighters=[
             {"name": "uniform", "prior": {"small": 4, "large": 0.5}},
             {"name": "static", "weights": [[4, 1, 0.5], [2, 1, 1]]},
@@ -146,9 +147,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tune={"learning_rates": [0.01, 0.003], "seed": 100},
         controls={"frozen": True},
     )
-    path = folder / "mine.yaml"
-    path.write_text(as_yaml(content), encoding="utf-8")
-    assert command_line.main([str(path), "--jobs", "2", "--out", str(folder / "out"), "--plots", str(folder / "plots")]) == 0
+    assert train(path) == 0
     return folder / "out" / "mine"
 
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 import pytest
-from places import ROOT
+from places import REFERENCE, ROOT
 
 from weighting import METHODS, Claim, Weighter, citation, family
 from weighting._build import hyperparameters_of
@@ -166,7 +166,7 @@ def test_citation(name: str, kind: type[Weighter]) -> None:
 def test_measured_ratios_are_those_of_the_reference(name: str, kind: type[Weighter]) -> None:
     """Numbers of three decimals beside the link to the cost page, for the method and its settings there."""
     text = sections(read(name))["Needs and cost"]
-    page = (ROOT / "results" / "reference" / "overhead" / "overhead.md").read_text(encoding="utf-8")
+    page = (REFERENCE / "overhead" / "overhead.md").read_text(encoding="utf-8")
     rows = table(page.replace(":", "").replace("\\", ""))
     measured = [row["ratio"] for row in rows if family(row["weighter"].partition("[")[0]) == name]
     assert sorted(map(float, re.findall(r"\b\d\.\d{3}\b", text))) == sorted(map(float, measured))

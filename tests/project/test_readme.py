@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from places import ROOT
+from places import REFERENCE, ROOT
 from torch import Tensor, nn
 
 import benchmarks
@@ -239,7 +239,7 @@ def test_the_reference_is_small_and_complete() -> None:
     files = [path for folder in ("results", "plots") for path in (ROOT / folder / "reference").rglob("*")]
     assert sum(path.stat().st_size for path in files if path.is_file()) < 15e6
     for suite in ("quick", "full"):
-        folder = ROOT / "results" / "reference" / suite
+        folder = REFERENCE / suite
         planned = {run.key for run in make_plan(read_suite(suite), Filters(), "cpu").runs}
         assert planned <= {run.record.key for run in read_all(folder) if isinstance(run, Run)}
-    assert [suite for suite in (ROOT / "results" / "reference").iterdir() if list(run_folders(suite))] == []
+    assert [suite for suite in REFERENCE.iterdir() if list(run_folders(suite))] == []

@@ -18,9 +18,10 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import torch
-from commands_at_work import in_process, jobs_of, write_suite
+from commands_at_work import in_process, jobs_of
 from faults import DAMAGES, damage, mistaken, restore
-from places import ROOT
+from places import REFERENCE, ROOT
+from suites import suite_file
 
 from benchmarks.analysis import loading
 from benchmarks.cli import main as command_line
@@ -39,7 +40,6 @@ from benchmarks.records.schema import Run
 from benchmarks.records.storage import RUN_FILE, TRAJECTORY_FILE, run_folder, run_folders
 from benchmarks.regression import baseline, golden_weights, history, picture
 
-REFERENCE = ROOT / "results" / "reference"
 FILES = (RUN_FILE, TRAJECTORY_FILE)
 
 
@@ -129,7 +129,7 @@ def wrongs(jobs: Sequence[Job], whole: set[str]) -> list[tuple[str, str]]:
 
 @pytest.fixture
 def two_runs(tmp_path: Path) -> list[Job]:
-    suite = write_suite(tmp_path, training={"steps": 60, "log_every": 2})
+    suite = suite_file(tmp_path, training={"steps": 60, "log_every": 2})
     jobs = jobs_of(suite, "uniform", "random")
     for job in jobs:
         assert in_process(job).state == "finished"
@@ -200,7 +200,7 @@ def test_a_flipped_byte_costs_one_packed_run(two_runs: list[Job]) -> None:
 @pytest.fixture(scope="module")
 def many_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A suite of runs, of which one for each kind of fault and file is damaged, and two are whole."""
-    suite = write_suite(tmp_path_factory.mktemp("many"), seeds=list(range(len(DAMAGES) + 1)))
+    suite = suite_file(tmp_path_factory.mktemp("many"), seeds=list(range(len(DAMAGES) + 1)))
     jobs = jobs_of(suite, "uniform", "random")
     for job in jobs:
         assert in_process(job).state == "finished"

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from places import ROOT
-from suites import OWN, plan_of, suite
+from places import REFERENCE
+from suites import OWN, TINY, plan_of, suite
 from tiny_problem import Tiny
 from torch import Tensor
 from written_records import rewrite
@@ -28,11 +28,9 @@ from benchmarks.records.storage import DamagedRecordError, checksum_line, read_r
 from benchmarks.regression import golden_weights
 from weighting.dwa import DynamicWeightAverage
 
-REFERENCE = ROOT / "results" / "reference"
-
 
 def spec_of(folder: Path, weighter: str = "dwa", **problem: Any) -> RunSpec:
-    content = suite(problems=[{"name": f"{OWN}:Tiny", **problem}], weighters=[weighter])
+    content = suite(problems=[{"name": TINY, **problem}], weighters=[weighter])
     return next(run for run in plan_of(folder, content).runs if run.weighter.name == weighter and run.role == "method")
 
 

@@ -14,12 +14,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from commands_at_work import call
-from commands_at_work import write_suite as write_suite_file
+from command_line import train
 from fake_runs import make, suite, toy, trajectories, write_suite
-from timed_runs import bench as train
+from suites import suite_file
 from timed_runs import made_older
-from timed_runs import suite as suite_to_train
 from written_records import change
 
 import benchmarks
@@ -246,7 +244,7 @@ def test_a_folder_wins_over_what_is_packed(tmp_path: Path) -> None:
 
 
 def test_a_packed_suite_is_trained_no_further_and_failures_are_trained_again(tmp_path: Path) -> None:
-    path = suite_to_train(tmp_path, "dwa")
+    path = suite_file(tmp_path, seeds=[0, 1], weighters=["uniform", "dwa"])
     assert train(path) == 0
     folder = tmp_path / "out" / "mine"
     made_older(path, pd.Timedelta(hours=1).to_pytimedelta())
@@ -274,22 +272,23 @@ def test_a_packed_suite_is_trained_no_further_and_failures_are_trained_again(tmp
     assert not list(run_folders(folder))
 
 
-def test_damaged_packed_runs_are_trained_again(tmp_path: Path) -> None:
-    suite_file = write_suite_file(tmp_path)
+def test_damaged_packed_runs_are_trained_again(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = suite_file(tmp_path)
     folder = tmp_path / "out" / "mine"
-    assert call(suite_file)[0] == 0
+    assert train(path) == 0
     runs = all_runs(folder)
     pack_runs(folder)
     lines = (folder / LINES_FILE).read_bytes().splitlines(keepends=True)
     lost = sorted(runs)[1]
     (folder / LINES_FILE).write_bytes(b"".join([lines[0], lines[1].replace(b'"finished"', b'"finishes"'), *lines[2:]]))
     damaged = (folder / LINES_FILE).read_bytes()
-    code, _, err = call(suite_file)
-    assert code == 0
-    (line,) = err.splitlines()
+    capfd.readouterr()
+    assert train(path) == 0
+    (line,) = capfd.readouterr().err.splitlines()
     assert line.startswith("warning: trained again: ") and lost in line
     assert [place.name for place in run_folders(folder)] == [lost]
-    assert call(suite_file)[2] == ""
+    assert train(path) == 0
+    assert capfd.readouterr().err == ""
     assert all_runs(folder).keys() == runs.keys()
     told = pack_runs(folder)
     assert (told.changed, told.left) == (1, [])

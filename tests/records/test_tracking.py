@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from command_line import train
 from fake_runs import make, write_suite
-from places import TESTS
+from suites import suite_file
 
-from benchmarks.cli import main as command_line
 from benchmarks.errors import StorageError, UserError
 from benchmarks.records import tracking
 from benchmarks.records.schema import COLUMNS, Run
@@ -161,11 +161,8 @@ def test_mlflow_without_its_database_is_one_line(monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_option_tracks_what_was_trained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    tiny = TESTS / "tiny_problem.py"
-    file = tmp_path / "mine.yaml"
-    file.write_text(f"seeds: [0]\nproblems: ['{tiny}:Tiny']\nweighters: [uniform]\ntraining: {{steps: 6}}\n")
-    places = ["--out", str(tmp_path / "out"), "--plots", str(tmp_path / "plots"), "--jobs", "1"]
-    assert command_line.main([str(file), "--track", "tensorboard", *places]) == 0
+    file = suite_file(tmp_path, training={"steps": 6})
+    assert train(file, "--track", "tensorboard") == 0
     assert "5 runs written to tensorboard" in capsys.readouterr().out
-    assert command_line.main([str(file), "--track", "nothing", *places]) == 2
+    assert train(file, "--track", "nothing") == 2
     assert "tensorboard, mlflow, wandb" in capsys.readouterr().err.replace("'", "")

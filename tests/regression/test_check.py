@@ -12,6 +12,7 @@ import pytest
 import regression_runs
 from check_bench import COMMIT, METHODS, CheckBench
 from command_line import Bench, Said, assert_refused
+from suites import TINY
 from written_records import rewrite
 
 from benchmarks.cli import regression
@@ -141,7 +142,7 @@ def test_junit_has_a_case_for_every_verdict(check_bench: CheckBench) -> None:
     cases = suite.findall("testcase")
     failed = [case for case in cases if case.find("failure") is not None]
     assert (len(cases), len(failed)) == (int(suite.attrib["tests"]), int(suite.attrib["failures"]))
-    assert [(case.attrib["classname"], case.attrib["name"]) for case in failed] == [(regression_runs.OWN, "famo: quality")]
+    assert [(case.attrib["classname"], case.attrib["name"]) for case in failed] == [(TINY, "famo: quality")]
     assert "changed by +20.00 %" in failed[0].findall("failure")[0].attrib["message"]
     for gate in ("quality", "cost", "weights"):
         assert {f"{method}: {gate}" for method in METHODS} <= {case.attrib["name"] for case in cases}

@@ -7,7 +7,7 @@ import shutil
 import pytest
 import regression_runs
 from check_bench import CheckBench
-from places import ROOT
+from places import REFERENCE
 from torch import nn
 
 from benchmarks.cli import regression
@@ -16,7 +16,6 @@ from benchmarks.regression import golden_runs, golden_weights
 from benchmarks.regression.planted import PLANTED, Planted
 from weighting import names
 
-REFERENCE = ROOT / "results" / "reference"
 SMALL = dict(golden_runs.SMALL)
 
 

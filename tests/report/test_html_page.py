@@ -7,8 +7,9 @@ import re
 from pathlib import Path
 
 import pytest
+from command_line import train
 from fake_runs import METHODS, make, suite, write_suite
-from places import TESTS
+from suites import suite_file
 
 from benchmarks.analysis.suite_tables import suite_tables
 from benchmarks.cli import main as command_line
@@ -108,14 +109,12 @@ def test_a_suite_without_records_is_said_to_have_none(tmp_path: Path) -> None:
 
 
 def test_the_command_writes_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    suite_file = tmp_path / "mine.yaml"
-    tiny = TESTS / "tiny_problem.py"
-    suite_file.write_text(f"seeds: [0]\nproblems: ['{tiny}:Tiny']\nweighters: [uniform]\ntraining: {{steps: 6}}\n")
+    path = suite_file(tmp_path, training={"steps": 6})
     places = ["--out", str(tmp_path / "out"), "--plots", str(tmp_path / "plots")]
-    assert command_line.main([str(suite_file), "--jobs", "1", *places]) == 0
+    assert train(path) == 0
     assert not (tmp_path / "out" / "mine" / "report.html").exists()
     page = tmp_path / "out" / "mine" / "report.html"
-    assert command_line.main(["report", str(suite_file), "--html", "--weighters", "uniform", "--seeds", "0", *places]) == 0
+    assert command_line.main(["report", str(path), "--html", "--weighters", "uniform", "--seeds", "0", *places]) == 0
     assert str(page) in capsys.readouterr().out
-    command = f"python run_bench.py report {suite_file} --weighters uniform --seeds 0 --html"
+    command = f"python run_bench.py report {path} --weighters uniform --seeds 0 --html"
     assert f"<dd>{command}</dd>" in page.read_text(encoding="utf-8")
