@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,8 @@ from benchmarks.records import provenance
 from benchmarks.regression import check, golden_runs, golden_weights
 
 METHODS = ["uniform", "famo", "coba"]
-
-
 COMMIT = "0123456789ab"
+BASELINE = Path("results") / "reference"
 
 
 @dataclass
@@ -35,7 +35,7 @@ class CheckBench:
 
     @property
     def baseline(self) -> Path:
-        return self.folder / "results" / "reference"
+        return self.folder / BASELINE
 
     @property
     def out(self) -> Path:
@@ -51,21 +51,31 @@ class CheckBench:
         return [json.loads(file.read_text(encoding="utf-8")) for file in files]
 
 
-@pytest.fixture
-def check_bench(tmp_path: Path, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> CheckBench:
+def simplify(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few methods and no small runs, so that the replays are quick; a commit whose files are as committed."""
     monkeypatch.setattr(regression, "names", lambda: METHODS)
     monkeypatch.setattr(golden_runs, "SMALL", {})
     monkeypatch.setattr(provenance, "commit", lambda: COMMIT)
     # The fingerprints of made-up records are made up too.
     monkeypatch.setattr(check, "check_beginnings", lambda *_: [])
-    regression_runs.suite(tmp_path, weighters=METHODS)
-    made = CheckBench(tmp_path, bench, monkeypatch)
-    write_baseline(made)
-    golden_weights.record(made.baseline, [*METHODS, "random"], COMMIT)
-    return made
 
 
-def write_baseline(check_bench: CheckBench, **changes: Any) -> Path:
-    runs = [regression_runs.run(spec, "mine", **changes) for spec in regression_runs.plan(Path(check_bench.suite)).runs]
-    return regression_runs.write(check_bench.baseline / "mine", runs)
+@pytest.fixture(scope="session")
+def recorded_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The suite and its baseline, to be copied."""
+    folder = tmp_path_factory.mktemp("baseline")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        simplify(monkeypatch)
+        path = regression_runs.suite(folder, weighters=METHODS)
+        reference = folder / BASELINE
+        runs = [regression_runs.run(spec, "mine") for spec in regression_runs.plan(path).runs]
+        regression_runs.write(reference / "mine", runs)
+        golden_weights.record(reference, [*METHODS, "random"], COMMIT)
+    return folder
+
+
+@pytest.fixture
+def check_bench(recorded_once: Path, tmp_path: Path, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> CheckBench:
+    simplify(monkeypatch)
+    shutil.copytree(recorded_once, tmp_path, dirs_exist_ok=True)
+    return CheckBench(tmp_path, bench, monkeypatch)

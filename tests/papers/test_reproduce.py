@@ -346,7 +346,7 @@ def test_a_paper_without_runs_is_shown_without_training(tmp_path: Path, capfd: p
 def test_a_small_run_is_trained_once_and_a_claim_that_fails_is_a_result(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["reproduce", "famo", "--steps", "300", "--out", str(tmp_path), "--jobs", "1"]
+    command = ["reproduce", "famo", "--steps", "300", "--out", str(tmp_path), "--executor", "here"]
     assert command_line.main(command) == 0
     first = capfd.readouterr().out
     assert "2 runs: 0 recorded, 2 to train" in first

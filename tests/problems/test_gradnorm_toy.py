@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from typing import Any
 
 import numpy as np
@@ -148,15 +146,6 @@ def test_splits_share_no_example_and_seeds_differ(problem: GradNormToy, data: Da
     inputs = torch.cat([batch["inputs"] for split in ("train", "validation", "test") for batch in data.batches(split)])
     assert len(torch.unique(inputs, dim=0)) == 300 + 70 + 1203
     assert problem.data(1, TRAINING).fingerprint != data.fingerprint
-
-
-def test_same_bytes_in_another_process(data: Data) -> None:
-    script = (
-        "from benchmarks.problems.gradnorm_toy import GradNormToy as P\n"
-        f"print(P(**{SIZES!r}).data(0, P.training.model_copy(update={{'batch_size': 64}})).fingerprint)"
-    )
-    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert ran.stdout.strip() == data.fingerprint
 
 
 def test_a_few_steps_lower_the_summed_relative_loss(problem: GradNormToy, data: Data) -> None:

@@ -366,9 +366,10 @@ def test_from_beginning_to_end(tmp_path: Path, bench: Bench, monkeypatch: pytest
     path = str(regression_runs.suite(tmp_path, seeds=(0, 1), weighters=["uniform", "famo"]))
     reference, plots = tmp_path / "results" / "reference", ("--plots", str(tmp_path / "plots"))
     only = ("--weighters", "uniform,famo")
-    assert bench(path, *only, "--out", str(reference), *plots).code == 0
+    here = ("--executor", "here", *plots)
+    assert bench(path, *only, "--out", str(reference), *here).code == 0
     assert bench("check", path, *only, "--against", str(reference), "--record").code == 0
-    said = bench("check", path, *only, "--against", str(reference), "--out", str(tmp_path / "new"), *plots)
+    said = bench("check", path, *only, "--against", str(reference), "--out", str(tmp_path / "new"), *here)
     assert (said.code, said.stderr) == (0, "")
     quality = [line for line in said.stdout.splitlines() if line.startswith("quality")]
     assert len(quality) == 2
