@@ -15,8 +15,7 @@ test: $(VENV)/.installed-test  ## lint, types and all tests
 	$(BIN)/python tests/browsers.py
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/pytest -n auto
+	$(BIN)/mypy & types=$$!; $(BIN)/pytest -n auto; tests=$$?; wait $$types && exit $$tests
 
 docs: $(VENV)/.installed-test  ## the pages, as HTML in site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
@@ -28,9 +27,9 @@ conformance: $(VENV)/.installed-test  ## how far the weights are from those of o
 	$(BIN)/pytest tests/weighting/test_traces.py -k same_weights --conformance docs/methods/conformance.md
 
 # Old versions warn about one another, so warnings are none of the findings here.
-LOWER_BOUNDS := $(patsubst %,tests/%.py,weighting/test_formulas weighting/test_traces planning/test_suite \
+LOWER_BOUNDS := $(patsubst %,tests/%.py,weighting/test_formulas weighting/test_traces planning/test_suite planning/test_suite_mistakes \
 	records/test_frames records/test_tracking analysis/test_paired report/test_report report/test_html_page \
-	problems/test_multidigits problems/test_code_lm harness/test_loop)
+	problems/test_multidigits problems/test_text problems/test_code_lm harness/test_loop harness/test_what_methods_see)
 lower-bounds:  ## the fast tests with the oldest allowed versions, in an environment of its own
 	$(PYTHON) -m venv $(VENV)-lower
 	$(VENV)-lower/bin/pip install --quiet uv

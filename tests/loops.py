@@ -10,7 +10,7 @@ from tiny_problem import Tiny
 from torch import Tensor, nn
 
 import weighting
-from benchmarks.contract import Problem, Training
+from benchmarks.contract import Batch, Problem, Training
 from benchmarks.harness.loop import Loop
 from weighting import Weighter
 
@@ -79,3 +79,7 @@ def stop_after(blocks: int) -> Callable[[], bool]:
 
 
 TRAINING = {"steps": 40, "lr": 0.05, "log_every": 3, "evaluate_every": 7, "lr_schedule": "cosine"}
+
+
+def raw(problem: Problem, model: nn.Module, batch: Batch) -> Tensor:
+    return problem.losses(model, batch).detach()

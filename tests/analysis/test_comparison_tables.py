@@ -338,6 +338,7 @@ def test_too_few_runs_are_one_line(tmp_path: Path) -> None:
         write_calibration(folder, keys=set())
 
 
+@pytest.mark.slow
 def test_whole_reports_hold_the_new_tables(tmp_path: Path) -> None:
     folder = write_suite(tmp_path / "fake", suite(languages=3))
     write_report(suite_tables(folder), tmp_path / "plots")

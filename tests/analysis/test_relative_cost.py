@@ -162,6 +162,7 @@ def recorded(path: Path) -> dict[tuple[str, int], Run]:
     return {(each.label, each.seed): each for each in runs if each.record.run.role == "method"}
 
 
+@pytest.mark.slow
 def test_uniform_is_trained_again_beside_a_method_that_is_trained_later(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

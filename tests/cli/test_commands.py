@@ -209,6 +209,7 @@ def test_a_report_without_records(bench: Bench, suite: str, out: tuple[str, ...]
 # ---- a whole run -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_run_from_beginning_to_end(suite: str, out: tuple[str, ...], bench: Bench, tmp_path: Path) -> None:
     """The plan first, then tables and pictures; nothing on stderr, which is no terminal here."""
     only = ["--problems", TINY, "--seeds", "0", "--steps", "10"]

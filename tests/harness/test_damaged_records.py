@@ -72,6 +72,7 @@ def test_a_damaged_record_is_known(damage: str, recorded: Job) -> None:
     assert not status.plan_status(recorded.folder, [recorded.spec]).to_do
 
 
+@pytest.mark.slow
 def test_damaged_runs_are_set_aside_and_trained_again(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     suite = suite_file(tmp_path)
     jobs = jobs_of(suite)

@@ -29,6 +29,7 @@ def carried_out(jobs: list[Job], executor: Name, **more: Any) -> PlanResult:
     return execute(jobs[0].folder, "mine", [job.spec for job in jobs], jobs=2, device="cpu", executor=executor, **more)
 
 
+@pytest.mark.slow
 def test_numbers_are_the_same_in_this_process_and_in_others(tmp_path: Path) -> None:
     for name in NAMES:
         suite = suite_file(tmp_path / name, weighters=["uniform", *LEARNERS])
@@ -73,6 +74,7 @@ def test_ctrl_c_in_this_process_leaves_a_checkpoint_and_the_same_numbers(
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.slow
 def test_without_waiting_a_command_leaves_what_is_in_other_hands(name: Name, tmp_path: Path) -> None:
     suite = suite_file(tmp_path)
     jobs = jobs_of(suite, "uniform", "random")

@@ -294,6 +294,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_probes_are_loaded_with_their_types(trained: Path) -> None:
     frame = benchmarks.load_trajectories(trained / "out")
     assert any(str(name).startswith("method.") for name in frame)
@@ -307,6 +308,7 @@ def test_probes_are_loaded_with_their_types(trained: Path) -> None:
     assert runs["training.probes"].all()
 
 
+@pytest.mark.slow
 def test_rows_without_numbers_in_a_probe_are_damage(trained: Path) -> None:
     place = next(
         folder for folder in run_folders(trained / "out" / "mine") if read_run(folder).record.run.weighter.name == "coba"

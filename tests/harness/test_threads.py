@@ -13,6 +13,8 @@ from places import ROOT
 
 from benchmarks import load, load_trajectories
 
+pytestmark = pytest.mark.slow
+
 SUITE = """
 seeds: [0]
 training: {steps: 60, evaluate_every: 20, log_every: 5}

@@ -88,8 +88,8 @@ def test_a_record_says_what_was_run(tmp_path: Path) -> None:
     assert (record.state, record.key, record.suite, record.run) == ("finished", job.spec.key, "mine", job.spec)
     assert record.tasks == ("small", "medium", "large")
     assert [info.key for info in record.metric_infos] == ["small/mse", "medium/mse", "large/mse"]
-    # Two validation batches and the least warm-up of twenty steps.
-    assert record.resolved == {**record.run.weighter.hyperparameters, "warmup": 20, "window": 100}
+    # In a run of twenty steps the warm-up is the least of five steps, and the window five times that.
+    assert record.resolved == {**record.run.weighter.hyperparameters, "warmup": 5, "window": 25}
     assert record.num_parameters == 4 * 3 + 3 + 3 * (3 + 1)
     assert record.selection is not None and record.selection.step in (0, 10, 20)
     assert set(record.metrics) == {"validation", "test"}

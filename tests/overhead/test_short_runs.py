@@ -9,6 +9,8 @@ import pytest
 
 from benchmarks.overhead.short_runs import _cpu_and_wall
 
+pytestmark = pytest.mark.slow
+
 BUSY = "import time\nwhile time.process_time() < 0.6: pass"
 COMMAND = """
 import subprocess, sys, time

@@ -343,6 +343,7 @@ def test_a_paper_without_runs_is_shown_without_training(tmp_path: Path, capfd: p
     assert [path.name for path in (tmp_path / "reproduce_dwa").iterdir()] == ["reproduce.md"]
 
 
+@pytest.mark.slow
 def test_a_small_run_is_trained_once_and_a_claim_that_fails_is_a_result(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -268,6 +268,7 @@ def test_negative_averages_are_not_frozen() -> None:
 # ---- for real --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_whole_protocol_trains_what_follows_and_nothing_twice(tmp_path: Path) -> None:
     path = suite_file(tmp_path)
     arguments = [str(path), "--out", str(tmp_path / "out"), "--plots", str(tmp_path / "plots"), "--steps", "20"]

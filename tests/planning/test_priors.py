@@ -151,6 +151,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "out" / "mine"
 
 
+@pytest.mark.slow
 def test_uniform_under_a_prior_is_a_fixed_weighting(trained: Path) -> None:
     frame = benchmarks.load_trajectories(trained)
     runs = benchmarks.load(trained).query("role == 'method'").set_index("method")
@@ -168,6 +169,7 @@ def test_uniform_under_a_prior_is_a_fixed_weighting(trained: Path) -> None:
     assert runs.loc["uniform", "hp.prior"] is None
 
 
+@pytest.mark.slow
 def test_a_prior_goes_into_trials_and_tuned_runs_and_once_into_frozen_weights(trained: Path) -> None:
     runs = benchmarks.load(trained).query("weighter != 'static' or role == 'frozen'")
     for role, times in (("trial", 2), ("tuned", 1), ("method", 1)):
@@ -181,6 +183,7 @@ def test_a_prior_goes_into_trials_and_tuned_runs_and_once_into_frozen_weights(tr
     assert pd.isna(frozen["hp.prior"])
 
 
+@pytest.mark.slow
 def test_the_report_says_the_prior_and_compares_with_plain_uniform(trained: Path) -> None:
     lines = (trained / "report.md").read_text(encoding="utf-8").splitlines()
     used = [line for line in lines if "prior=" in line and " | " in line]

@@ -51,6 +51,7 @@ class PartlyLabelled(Tiny):
 
 
 @pytest.mark.parametrize("kind", [Tiny, RowsTiny, NoisyTiny, BatchNorm, DrawsOfNumPy, FrozenTiny, PartlyLabelled])
+@pytest.mark.slow
 def test_a_right_problem_passes(kind: type[Problem]) -> None:
     told = check_problem(kind)
     assert told.ok, str(told)
@@ -71,6 +72,7 @@ def test_what_cannot_be_made_is_one_result() -> None:
     assert "KeyError" in str(told.results[0].message) and "\n" not in str(told.results[0].message)
 
 
+@pytest.mark.slow
 def test_the_command_names_what_failed(capsys: pytest.CaptureFixture[str]) -> None:
     place = f"{TESTS / 'broken_problems.py'}:HoldsItsTasksOnly"
     assert command_line.main(["check-problem", place]) == 1
@@ -80,6 +82,7 @@ def test_the_command_names_what_failed(capsys: pytest.CaptureFixture[str]) -> No
     assert told.splitlines()[-1] == "failed: a task alone has the same data"
 
 
+@pytest.mark.slow
 def test_the_command_takes_a_listed_name(capsys: pytest.CaptureFixture[str]) -> None:
     assert command_line.main(["check-problem", "famo_toy"]) == 0
     told = capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""The code completion problem: corpus, splits, tokenizer, batches, losses, metrics, options."""
+"""The code completion problem: batches, losses, metrics, options."""
 
 from __future__ import annotations
 
@@ -8,11 +8,9 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from places import ROOT
@@ -22,10 +20,10 @@ from torch.nn import functional
 from benchmarks.contract import Split
 from benchmarks.problems.code_lm import CodeData, CodeLM
 from benchmarks.problems.text import corpus, sources
-from benchmarks.problems.text.cache import cached, folder
-from benchmarks.problems.text.documents import BLOCK_BYTES, SPLITS, blocks, clean, clip, gather
-from benchmarks.problems.text.sources import LANGUAGES
-from benchmarks.problems.text.tokenizer import END, TrainedBPE, bytes_between
+from benchmarks.problems.text.cache import cached
+from benchmarks.problems.text.documents import SPLITS
+
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 MBXP = ROOT / "tests" / "data" / "mbxp"
 CAPS = {"python": 60_000, "cpp": 60_000, "cuda": 40_000, "stubs": 30_000, "yaml": 12_000, "english": 12_000}
@@ -53,16 +51,6 @@ print(json.dumps([data.fingerprint, data.train_batch(11)["tokens"].tolist(), pro
 """
 
 
-@pytest.fixture(scope="session", autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    patch = pytest.MonkeyPatch()
-    place = tmp_path_factory.mktemp("cache")
-    patch.setenv("XDG_CACHE_HOME", str(place))
-    patch.setenv("HF_HUB_OFFLINE", "1")
-    yield place
-    patch.undo()
-
-
 @pytest.fixture(scope="module")
 def problem() -> CodeLM:
     return CodeLM(**SMALL)
@@ -84,105 +72,6 @@ def write_folder(root: Path, words: str, number: int = 60) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f"{words} number {place}\n" * 20)
     return root
-
-
-# ---- documents and sources -------------------------------------------------------------------------------------------
-
-
-def test_no_text_is_in_two_splits() -> None:
-    languages = corpus.built_in(CAPS, tuple(CAPS))
-    for language in languages.values():
-        texts = [set(language.texts(split)) for split in SPLITS]
-        keys = [{document.key for document in language.splits[split]} for split in SPLITS]
-        assert all(texts)
-        assert sum(map(len, texts)) == len(set.union(*texts)) == sum(len(language.splits[split]) for split in SPLITS)
-        assert sum(map(len, keys)) == len(set.union(*keys))
-        assert language.size("train") <= CAPS[language.name]
-        assert language.size("train") > 0.8 * CAPS[language.name]
-
-
-def test_sources_leave_out_what_differs_between_builds() -> None:
-    keys = {name: {piece.key for piece in LANGUAGES[name]()} for name in ("python", "cpp", "cuda", "yaml")}
-    assert "json/decoder.py" in keys["python"]
-    assert not any(part in key.split("/") for key in keys["python"] for part in ("test", "site-packages", "encodings"))
-    assert "c10/util/ArrayRef.h" in keys["cpp"]
-    assert not any(key.startswith("ATen/ops/") or "/hip/" in key for key in keys["cpp"] | keys["cuda"])
-    assert {"ATen/Config.h", "ATen/MPSFunctions.h", "ATen/RegistrationDeclarations.h"}.isdisjoint(keys["cpp"])
-    assert "ATen/cuda/CUDAConfig.h" not in keys["cuda"]
-    assert any(key.endswith(".cuh") for key in keys["cuda"])
-    assert keys["cpp"].isdisjoint(keys["cuda"])
-    assert any(key.startswith("packaged/ATen/native/native_functions.yaml#") for key in keys["yaml"])
-
-
-def test_clean_text() -> None:
-    assert clean(b"\xef\xbb\xbfa\r\nb\rc\n") == "a\nb\nc\n"
-    assert clean(b"\xff\xfe") is None
-    assert clip("one\ntwo\nthree\n", 9) == "one\ntwo\n"
-    assert clip("äöü\nx\n", 6) == ""
-    assert clip("äöü\nx\n", 7) == "äöü\n"
-
-
-def test_blocks_are_whole_lines_and_lose_nothing() -> None:
-    text = "".join(f"line {number}\n" for number in range(9_000)) + "no line end"
-    pieces = list(blocks("big", text))
-    assert "".join(piece.read() or "" for piece in pieces) == text
-    assert all((piece.read() or "").endswith("\n") for piece in pieces[:-1])
-    assert all(BLOCK_BYTES <= len(piece.read() or "") < BLOCK_BYTES + 20 for piece in pieces[:-1])
-    assert [piece.split for piece in pieces[:10]] == ["train"] * 8 + ["validation", "test"]
-
-
-def test_duplicates_are_taken_once() -> None:
-    pieces = [*blocks("a", "same line\n" * 300), *blocks("b", "same line\n" * 300)]
-    taken = gather(pieces, dict.fromkeys(SPLITS, 10**6))
-    assert sum(map(len, taken.values())) == 1
-
-
-# ---- tokenizer and cache ---------------------------------------------------------------------------------------------
-
-
-def test_byte_counts_of_tokens_are_exact() -> None:
-    texts = ["def f(x):\n    return x\n" * 5, "Grüße, 世界! 🎉🎉\n", "a" + END + "b", ""]
-    encoder = TrainedBPE(texts, 300)
-    for text, (ids, sizes) in zip(texts, encoder.encode(texts), strict=True):
-        assert sizes.sum() == len(text.encode())
-        assert encoder.end not in ids
-    ids, sizes = encoder.stream(texts)
-    assert (ids == encoder.end).sum() == len(texts) + 1
-    assert sizes[ids == encoder.end].sum() == 0
-    assert sizes.sum() == sum(len(text.encode()) for text in texts)
-
-
-def test_bytes_between_offsets() -> None:
-    # Two tokens share the first character, the space is skipped, and the last token leaves a line end.
-    assert bytes_between("世 ab\n", np.array([1, 1, 3, 4])).tolist() == [3, 0, 2, 2]
-
-
-def test_cache_is_used_and_a_damaged_file_is_rebuilt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    built = list[int]()
-
-    def build() -> bytes:
-        built.append(1)
-        return b"payload"
-
-    assert cached("thing", build) == cached("thing", build) == b"payload"
-    assert len(built) == 1
-    path = folder() / "thing"
-    for damage in (b"", path.read_bytes()[:-1], b"x" * 100):
-        path.write_bytes(damage)
-        assert cached("thing", build) == b"payload"
-    assert len(built) == 4
-    assert [entry.name for entry in folder().iterdir()] == ["thing"]
-
-
-def test_a_cache_that_cannot_be_written_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # A file where the folder should be fails for every user, root too.
-    blocked = tmp_path / "file"
-    blocked.write_text("")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(blocked))
-    assert cached("thing", lambda: b"payload") == b"payload"
-    data = CodeLM(**SMALL, tasks=["yaml"]).data(3, TRAINING)
-    assert data.train_batch(0)["tokens"].shape == (1, 3, 17)
 
 
 # ---- data ------------------------------------------------------------------------------------------------------------
@@ -236,6 +125,7 @@ def test_one_task_alone_sees_the_same(problem: CodeLM, data: CodeData, model: nn
         assert torch.equal(data.train_batch(5)["tokens"][problem.tasks.index(task)], one.train_batch(5)["tokens"][0])
 
 
+@pytest.mark.slow
 def test_another_process_sees_the_same(problem: CodeLM, data: CodeData, model: nn.Module, tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONHASHSEED": "17", "XDG_CACHE_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
     found = subprocess.run(
@@ -285,6 +175,16 @@ def test_a_missing_language_is_one_line_and_only_if_chosen(monkeypatch: pytest.M
     problem = CodeLM(**options, tasks=["python", "yaml"])
     assert problem.data(0, TRAINING).train_batch(0)["tokens"].shape == (2, 3, 17)
     assert "cuda" not in problem.facts()["languages"]
+
+
+def test_a_cache_that_cannot_be_written_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A file where the folder should be fails for every user, root too.
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(blocked))
+    assert cached("thing", lambda: b"payload") == b"payload"
+    data = CodeLM(**SMALL, tasks=["yaml"]).data(3, TRAINING)
+    assert data.train_batch(0)["tokens"].shape == (1, 3, 17)
 
 
 # ---- losses and metrics ----------------------------------------------------------------------------------------------

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -21,20 +20,13 @@ from benchmarks.testing.report import CHECKS
 from weighting.gradients import task_gradients
 from weighting.testing.expectations import CannotTellError
 
+pytestmark = pytest.mark.usefixtures("own_cache")
+
 WITHOUT_DATA = {"famo_toy"}
 """Problems that are the same for every seed."""
 
 every_problem = pytest.mark.parametrize("name", LISTED)
 every_problem_with_rows = pytest.mark.parametrize("name", [n for n in LISTED if problem_class(n).rows_belong_to_tasks])
-
-
-@pytest.fixture(scope="module", autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    patch = pytest.MonkeyPatch()
-    patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-    patch.setenv("HF_HUB_OFFLINE", "1")
-    yield
-    patch.undo()
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +36,7 @@ def shelf() -> dict[str, Case]:
 
 
 @pytest.fixture
-def case(name: str, shelf: dict[str, Case], own_cache: None) -> Case:
+def case(name: str, shelf: dict[str, Case]) -> Case:
     return shelf.setdefault(name, Case(problem_class(name)))
 
 
@@ -58,7 +50,12 @@ LEFT_OUT = {
 """What there is nothing to look at."""
 
 
-@pytest.mark.parametrize("check", CHECKS)
+OF_PROCESSES = "bytes_are_the_same_in_another_process"
+
+
+@pytest.mark.parametrize(
+    "check", [pytest.param(check, marks=[pytest.mark.slow] if check == OF_PROCESSES else []) for check in CHECKS]
+)
 @every_problem
 def test_contract(name: str, case: Case, check: str) -> None:
     if (check, name) in LEFT_OUT:

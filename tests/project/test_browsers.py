@@ -45,6 +45,7 @@ def without_a_browser(tmp_path: Path, **environment: str) -> subprocess.Complete
     return subprocess.run(command, cwd=ROOT, env=kept, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_without_a_browser_the_rest_runs_and_says_so(tmp_path: Path) -> None:
     done = without_a_browser(tmp_path)
     assert done.returncode == 0, done.stdout
@@ -54,6 +55,7 @@ def test_without_a_browser_the_rest_runs_and_says_so(tmp_path: Path) -> None:
     assert browsers.HOW in said
 
 
+@pytest.mark.slow
 def test_in_ci_a_missing_browser_fails_once(tmp_path: Path) -> None:
     done = without_a_browser(tmp_path, CI="true")
     assert done.returncode == 1

@@ -18,6 +18,7 @@ EXAMPLES = ROOT / "examples"
 ROW = re.compile(r"(\w+): loss ([\d.]+) weight ([\d.]+)")
 
 
+@pytest.mark.slow
 def test_plain_pytorch_trains(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(

@@ -74,6 +74,7 @@ def metadata(wheel: Path) -> Message:
         return Parser().parsestr(archive.read(name).decode())
 
 
+@pytest.mark.slow
 def test_wheel_holds_both_packages_with_their_data_and_nothing_else(wheel: Path) -> None:
     tracked = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard", "weighting", "benchmarks"],
@@ -92,6 +93,7 @@ def test_wheel_holds_both_packages_with_their_data_and_nothing_else(wheel: Path)
     assert licences == {"LICENSE", "NOTICES"}
 
 
+@pytest.mark.slow
 def test_source_distribution_carries_the_licences(source: Path, tmp_path: Path) -> None:
     program = "import sys; from setuptools import build_meta; print(build_meta.build_sdist(sys.argv[1]))"
     command = [sys.executable, "-c", program, str(tmp_path)]
@@ -102,6 +104,7 @@ def test_source_distribution_carries_the_licences(source: Path, tmp_path: Path) 
     assert {"LICENSE", "NOTICES", "weighting/coba.py", "benchmarks/suites/quick.yaml"} <= names
 
 
+@pytest.mark.slow
 def test_torch_is_the_only_dependency_of_the_methods(metadata: Message) -> None:
     required = [Requirement(line) for line in metadata.get_all("Requires-Dist") or []]
     assert [str(one) for one in required if one.marker is None] == ["torch>=2.4"]
@@ -132,6 +135,7 @@ def test_the_console_script_works_from_elsewhere(installed: Path, tmp_path: Path
     assert "usage: mtl-bench check" in told.stdout
 
 
+@pytest.mark.slow
 def test_without_the_benchmark_s_packages_the_command_is_one_line(installed: Path, tmp_path: Path) -> None:
     program = "import sys; sys.modules['pydantic'] = None; from benchmarks.cli.main import run; sys.exit(run())"
     done = elsewhere(installed, sys.executable, "-c", program, "quick", "--dry-run", cwd=tmp_path)
@@ -139,6 +143,7 @@ def test_without_the_benchmark_s_packages_the_command_is_one_line(installed: Pat
     assert done.stderr == "error: expected pydantic, not found: pip install 'mtl-weighting[bench]'\n"
 
 
+@pytest.mark.slow
 def test_a_module_of_our_own_that_is_missing_is_no_matter_of_installing(installed: Path, tmp_path: Path) -> None:
     program = "import sys; sys.modules['benchmarks.planning'] = None; from benchmarks.cli.main import run; sys.exit(run())"
     done = elsewhere(installed, sys.executable, "-c", program, "quick", "--dry-run", cwd=tmp_path)

@@ -115,6 +115,7 @@ def test_workflows_name_files_and_targets_that_exist() -> None:
     assert [target for target in targets if not re.search(rf"^{target}:", makefile, flags=re.MULTILINE)] == []
 
 
+@pytest.mark.slow
 def test_results_of_tests_can_be_written_as_junit(tmp_path: Path) -> None:
     """Tests of traces record properties, which not every form of the file takes; warnings are errors."""
     file = tmp_path / "junit.xml"

@@ -40,6 +40,8 @@ from benchmarks.records.schema import Run
 from benchmarks.records.storage import RUN_FILE, TRAJECTORY_FILE, run_folder, run_folders
 from benchmarks.regression import baseline, golden_weights, history, picture
 
+pytestmark = pytest.mark.slow
+
 FILES = (RUN_FILE, TRAJECTORY_FILE)
 
 

@@ -167,6 +167,7 @@ def test_no_records_are_one_line(read: Read, tmp_path: Path) -> None:
             read(place)
 
 
+@pytest.mark.slow
 def test_the_examples_of_the_page_run() -> None:
     blocks = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
     assert len(blocks) == 3

@@ -66,6 +66,7 @@ def test_tensorboard_holds_every_number_of_every_run(tmp_path: Path) -> None:
 
 # Of what MLflow does with SQLAlchemy.
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:mlflow", "ignore:.*noload.*")
+@pytest.mark.slow
 def test_mlflow_holds_every_number_of_every_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import mlflow
 
@@ -128,6 +129,7 @@ def test_the_records_stay_as_they_are(tmp_path: Path) -> None:
     assert {path: path.read_bytes() for path in (folder / "runs").rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.slow
 def test_mlflow_takes_tasks_of_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import mlflow
 
@@ -160,6 +162,7 @@ def test_mlflow_without_its_database_is_one_line(monkeypatch: pytest.MonkeyPatch
         check_tracker("mlflow")
 
 
+@pytest.mark.slow
 def test_the_option_tracks_what_was_trained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = suite_file(tmp_path, training={"steps": 6})
     assert train(file, "--track", "tensorboard") == 0

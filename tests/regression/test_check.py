@@ -21,6 +21,8 @@ from benchmarks.records.schema import RunSpec
 from benchmarks.records.storage import RUN_FILE, read_run, run_folders
 from benchmarks.regression import golden_runs, golden_weights, step_cost
 
+pytestmark = pytest.mark.slow
+
 
 def lines(said: Said, gate: str) -> list[str]:
     return [line for line in said.stdout.splitlines() if line.startswith(gate)]

@@ -29,9 +29,20 @@ def folders(tmp_path: Path, seeds: int, metric: regression_runs.Change = same, s
     """Base and head of one suite, the head with changed metrics of methods."""
     path = regression_runs.suite(tmp_path, range(seeds))
     specs = [spec for spec in regression_runs.plan(path).runs if single or spec.role == "method"]
-    base = [regression_runs.run(spec, "mine") for spec in specs]
-    head = [regression_runs.run(spec, "mine", metric if spec.role == "method" else same) for spec in specs]
+    base = [made(spec, same) for spec in specs]
+    head = [made(spec, metric if spec.role == "method" else same) for spec in specs]
     return regression_runs.write(tmp_path / "base" / "mine", base), regression_runs.write(tmp_path / "head" / "mine", head)
+
+
+MADE: dict[tuple[str, regression_runs.Change], Run] = {}
+
+
+def made(spec: RunSpec, metric: regression_runs.Change) -> Run:
+    """A finished run, made up once for all tests: it goes to files and is not changed here."""
+    place = (spec.key, metric)
+    if place not in MADE:
+        MADE[place] = regression_runs.run(spec, "mine", metric)
+    return MADE[place]
 
 
 def worse_and_better(spec: RunSpec) -> float:

@@ -17,6 +17,8 @@ from benchmarks.regression import golden_runs, golden_weights
 from benchmarks.regression.planted import PLANTED, Planted
 from weighting import names
 
+pytestmark = pytest.mark.slow
+
 SMALL = dict(golden_runs.SMALL)
 
 

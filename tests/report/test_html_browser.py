@@ -15,6 +15,8 @@ from benchmarks.analysis.suite_tables import suite_tables
 from benchmarks.report.html.page import write_html
 from benchmarks.report.palette import HALF, MEDIAN, MOST, SPREAD_OPACITY
 
+pytestmark = pytest.mark.slow
+
 FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
 WIDTHS = (390, 1280)
 METHODS = ("uniform", "gradnorm", "famo", "coba")

@@ -108,6 +108,7 @@ def test_a_suite_without_records_is_said_to_have_none(tmp_path: Path) -> None:
     assert "No usable run was found." in write_html(suite_tables(tmp_path / "none"), "").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_the_command_writes_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = suite_file(tmp_path, training={"steps": 6})
     places = ["--out", str(tmp_path / "out"), "--plots", str(tmp_path / "plots")]

@@ -288,6 +288,7 @@ class TestFiles:
         keys = [run.record.key for run in load(suite).runs[:3]]
         assert [run.record.key for run in load(suite, keys).runs] == keys
 
+    @pytest.mark.slow
     def test_report_is_complete_and_the_same_again(self, tmp_path: Path) -> None:
         suite = fake_runs.write_suite(
             tmp_path / "results" / "fake", fake_runs.suite(languages=3, methods=fake_runs.METHODS[:4])
@@ -334,6 +335,7 @@ def figures(suite: Path) -> dict[str, Figure]:
     return shown
 
 
+@pytest.mark.slow
 class TestPictures:
     def test_curves_have_a_line_for_every_method(self, figures: dict[str, Figure]) -> None:
         for name, methods in (("pictures", fake_runs.METHODS), ("languages", (*fake_runs.METHODS, fake_runs.VARIANT))):

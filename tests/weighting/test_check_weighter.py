@@ -41,6 +41,7 @@ class Forgetful(Weighter):
 '''
 
 
+@pytest.mark.slow
 def test_the_example_holds() -> None:
     told = check_weighter(weighter_class(str(ROOT / "examples" / "own_method.py") + ":LagWeighting"))
     assert told.ok, str(told)
@@ -49,6 +50,7 @@ def test_the_example_holds() -> None:
     assert "FAILED" not in str(told)
 
 
+@pytest.mark.slow
 def test_faults_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "forgetful.py"
     file.write_text(FORGETFUL, encoding="utf-8")
@@ -98,6 +100,7 @@ class Leaves(Right):
         (Leaves, "asking changes nothing", "SystemExit: usage"),
     ],
 )
+@pytest.mark.slow
 def test_whatever_a_method_does_is_a_result(kind: type[Right], name: str, words: str) -> None:
     told = [result for result in check_weighter(kind).results if result.name == name]
     assert told

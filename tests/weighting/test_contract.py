@@ -89,6 +89,7 @@ def test_contract_of_the_method(listed: str, name: str) -> None:
     ONCE[name](Subject(METHODS[listed]))
 
 
+@pytest.mark.slow
 def test_numbers_are_the_same_in_another_process() -> None:
     """Of all methods in one process, as starting it takes longer than all that it does; the check itself on one method."""
     ELSEWHERE(Subject(METHODS["random"]))

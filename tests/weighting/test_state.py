@@ -95,6 +95,7 @@ def weights_elsewhere(weighter: Weighter, steps: list[Observation], answer: Any)
 
 
 @pytest.mark.parametrize(("name", "more"), [("coba", {}), ("gradnorm", {"losses_from": "validation"})], ids=str)
+@pytest.mark.slow
 def test_a_spawned_process_goes_on_with_it(name: str, more: dict[str, Any]) -> None:
     weighter, twin, rest = half_way(name, more)
     context = multiprocessing.get_context("spawn")
@@ -188,6 +189,7 @@ def compiled(weighter: Weighter, shown: Script, graphs: list[int]) -> Tensor:
 @pytest.mark.parametrize(
     "name", [name for name in weighting.names() if name not in NOT_ONE_GRAPH and weighting.family(name) != "coba"]
 )
+@pytest.mark.slow
 def test_a_compiled_step_is_one_graph(name: str) -> None:
     shown, graphs = script(3, 12), list[int]()
     found = compiled(make(name), shown, graphs)
@@ -196,6 +198,7 @@ def test_a_compiled_step_is_one_graph(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in NOT_ONE_GRAPH if name != "random"])
+@pytest.mark.slow
 def test_the_others_have_no_break_in_their_graphs(name: str) -> None:
     shown, graphs = script(3, 6), list[int]()
     found = compiled(make(name), shown, graphs)
