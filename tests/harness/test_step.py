@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from loops import loop_of, settings
-from scripts import SETTING_IDS, SETTINGS, make
+from scripts import SETTING_IDS, SETTINGS, every_setting, make
 from tiny_problem import RowsTiny, Spy, Tiny
 from tiny_variants import FrozenTiny, NoisyTiny, Sparse
 from torch import Tensor, nn
@@ -148,7 +148,7 @@ def assert_whole(one: tuple[Loop, list[Any]], other: tuple[Loop, list[Any]]) -> 
 
 @pytest.mark.parametrize("parts", [2, 3])
 @pytest.mark.parametrize("kind", [TinyInDouble, RowsInDouble, SparseInDouble])
-@pytest.mark.parametrize(("name", "more"), SETTINGS, ids=lambda value: str(value))
+@every_setting
 def test_micro_batches_are_the_batch(name: str, more: dict[str, Any], kind: type[Problem], parts: int) -> None:
     whole = accumulated(kind(), make(name, **more), 1, 8)
     assert_whole(whole, accumulated(kind(), make(name, **more), parts, 8))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
@@ -11,7 +11,7 @@ from broken_weighters import BROKEN, Broken
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from scripts import SETTINGS, make
+from scripts import SETTINGS, every_setting, make, marks
 from torch import Tensor
 
 import weighting
@@ -23,7 +23,16 @@ from weighting.testing.synthetic import Script, changed, run, script
 CLAIMED: list[tuple[str, dict[str, Any], Claim]] = [
     (name, more, claim) for name, more in SETTINGS for claim in make(name, **more).claims
 ]
-IDS = [f"{Subject(weighting.METHODS[name], more).label}-{claim.label}" for name, more, claim in CLAIMED]
+
+
+def claimed_among(claims: Iterable[Claim]) -> pytest.MarkDecorator:
+    """Parametrises over what methods claim in their settings of all these."""
+    among = set(claims)
+    cases = []
+    for name, more, claim in CLAIMED:
+        label = f"{Subject(weighting.METHODS[name], more).label}-{claim.label}"
+        cases += [pytest.param(name, more, claim, marks=marks(more), id=label)] if claim in among else []
+    return pytest.mark.parametrize(("name", "more", "claim"), cases)
 
 
 def test_every_claim_has_a_checker_and_a_broken_method() -> None:
@@ -37,7 +46,7 @@ def test_sums_are_claimed_once() -> None:
         assert Claim.SUMS_TO_ONE | Claim.SUMS_TO_NUM_TASKS not in make(name, **more).claims
 
 
-@pytest.mark.parametrize(("name", "more", "claim"), CLAIMED, ids=IDS)
+@claimed_among(Claim)
 @hypothesis_settings(max_examples=12)
 @given(
     num_tasks=st.integers(1, 6),
@@ -74,11 +83,7 @@ def any_runs(draw: st.DrawFn) -> Script:
     return Script(picked[0], picked[1:])
 
 
-@pytest.mark.parametrize(
-    ("name", "more", "claim"),
-    [case for case in CLAIMED if case[2] in FOR_ANY_POSITIVE_LOSSES],
-    ids=[label for label, case in zip(IDS, CLAIMED, strict=True) if case[2] in FOR_ANY_POSITIVE_LOSSES],
-)
+@claimed_among(FOR_ANY_POSITIVE_LOSSES)
 @hypothesis_settings(max_examples=8)
 @given(shown=any_runs())
 def test_claims_on_sums_hold_for_any_positive_losses(name: str, more: dict[str, Any], claim: Claim, shown: Script) -> None:
@@ -132,7 +137,7 @@ EDGE_CASES: dict[str, Callable[[], Script]] = {
 
 
 @pytest.mark.parametrize("edge_case", EDGE_CASES)
-@pytest.mark.parametrize(("name", "more"), SETTINGS, ids=str)
+@every_setting
 def test_finite_and_true_to_its_sum_in_edge_cases(name: str, more: dict[str, Any], edge_case: str) -> None:
     shown = EDGE_CASES[edge_case]()
     assert run(make(name, **more), shown).isfinite().all()

@@ -10,7 +10,7 @@ import pytest
 import torch
 from all_methods import weights_of_all
 from places import ROOT
-from scripts import SETTING_IDS, SETTINGS, SUBJECTS, make
+from scripts import SETTINGS, every_subject, make
 
 import weighting
 from weighting import METHODS, Needs, Observation, Weighter
@@ -26,7 +26,6 @@ from weighting.testing.synthetic import Script, run, script
 ELSEWHERE = answers.numbers_are_the_same_in_another_process
 
 every_listed = pytest.mark.parametrize("listed", METHODS)
-every_subject = pytest.mark.parametrize("subject", SUBJECTS, ids=SETTING_IDS)
 
 NEGATIVE_IS_ALLOWED = {"min_losses", "initial_log_variance", "initial_log_scale"}
 ZERO_IS_ALLOWED = NEGATIVE_IS_ALLOWED | {

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from scripts import SETTING_IDS, SETTINGS, make
+from scripts import every_setting, make
 from torch import Tensor, nn
 
 import weighting
@@ -18,8 +18,6 @@ from weighting._cleaning import clean
 from weighting.coba import CoBa
 from weighting.replaying import after_step, at_start, before_step
 from weighting.testing.synthetic import Script, changed, run, script
-
-every_setting = pytest.mark.parametrize(("name", "more"), SETTINGS, ids=SETTING_IDS)
 
 # ---- the total -------------------------------------------------------------------------------------------------------
 

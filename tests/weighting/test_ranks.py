@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 from scripts import SUBJECTS
 from torch import Tensor, distributed, multiprocessing
 
 from weighting import Observation, TaskLosses
 from weighting.testing.synthetic import Script, run, script
+
+pytestmark = pytest.mark.slow
 
 RANKS, TASKS, STEPS = 2, 3, 100
 OTHERS = [subject for subject in SUBJECTS if subject.make(TASKS).batch_shape == ()]

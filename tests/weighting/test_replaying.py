@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from scripts import SETTING_IDS, SETTINGS, make
+from scripts import every_setting, make
 from torch import Tensor
 
 import weighting
@@ -59,7 +59,7 @@ def test_every_field_has_its_counts() -> None:
     assert {field for field, counts in COUNTS_OF.items() if counts == "val_counts"} == {"val_losses", "val_losses_before"}
 
 
-@pytest.mark.parametrize(("name", "more"), SETTINGS, ids=SETTING_IDS)
+@every_setting
 def test_it_is_what_a_training_loop_does(name: str, more: dict[str, Any]) -> None:
     """A loop that always passes everything gives the same weights."""
     shown = script(3, 20, absent=True)

@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from scripts import SETTING_IDS, SETTINGS, make
+from scripts import every_setting, make
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
@@ -21,8 +21,6 @@ from weighting.replaying import after_step, at_start, before_step, go_on
 from weighting.testing import synthetic
 from weighting.testing.devices import ELSEWHERE, moved
 from weighting.testing.synthetic import Script, run, script
-
-every_setting = pytest.mark.parametrize(("name", "more"), SETTINGS, ids=SETTING_IDS)
 
 
 def half_way(name: str, more: dict[str, Any]) -> tuple[Weighter, Weighter, Script]:
