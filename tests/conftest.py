@@ -45,10 +45,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Without a browser: no tests of the page, one in CI. Tests that share a fixture of their file: in one process."""
-    if config.pluginmanager.hasplugin("xdist"):
-        for item in items:
-            if _shares_a_fixture(item):
-                item.add_marker(pytest.mark.xdist_group(item.path.stem))
+    for item in items:
+        if _shares_a_fixture(item):
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
     if browsers.find() is None:
         drive = [item for item in items if "browser" in getattr(item, "fixturenames", ())]
         left_out = drive[1:] if os.environ.get("CI") else drive

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib
 import inspect
+from pathlib import Path
 
 import pytest
 import torch
+from all_problems import bytes_of_all
 from places import ROOT
 from torch import Tensor, nn
 
@@ -15,13 +17,16 @@ from benchmarks.contract import Problem
 from benchmarks.harness.gradients import JacobianRows, SharedLayerNorms
 from benchmarks.problems import LISTED
 from benchmarks.testing.case import Case, different
+from benchmarks.testing.data import bytes_are_the_same_in_another_process
 from benchmarks.testing.model import norms_one_by_one, uneven
 from benchmarks.testing.report import CHECKS
 from weighting.gradients import task_gradients
+from weighting.testing.elsewhere import elsewhere
 from weighting.testing.expectations import CannotTellError
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
+ELSEWHERE = bytes_are_the_same_in_another_process
 WITHOUT_DATA = {"famo_toy"}
 """Problems that are the same for every seed."""
 
@@ -50,12 +55,7 @@ LEFT_OUT = {
 """What there is nothing to look at."""
 
 
-OF_PROCESSES = "bytes_are_the_same_in_another_process"
-
-
-@pytest.mark.parametrize(
-    "check", [pytest.param(check, marks=[pytest.mark.slow] if check == OF_PROCESSES else []) for check in CHECKS]
-)
+@pytest.mark.parametrize("check", [name for name, check in CHECKS.items() if check is not ELSEWHERE])
 @every_problem
 def test_contract(name: str, case: Case, check: str) -> None:
     if (check, name) in LEFT_OUT:
@@ -64,6 +64,14 @@ def test_contract(name: str, case: Case, check: str) -> None:
         assert str(told.value).startswith(LEFT_OUT[check, name])
     else:
         CHECKS[check](case)
+
+
+@pytest.mark.slow
+def test_bytes_are_the_same_in_another_process(tmp_path: Path) -> None:
+    """Of all problems in one process, as starting it takes longer than all that it does."""
+    here, there = bytes_of_all(Problem), elsewhere(bytes_of_all, Problem, environment={"XDG_CACHE_HOME": str(tmp_path)})
+    assert set(here) == set(LISTED)
+    assert there == here
 
 
 # ---- names -----------------------------------------------------------------------------------------------------------
