@@ -24,6 +24,8 @@ from benchmarks.records.schema import Run, RunSpec
 from benchmarks.records.storage import RUN_FILE
 from benchmarks.regression.compare import compare, markdown
 
+pytestmark = pytest.mark.slow
+
 
 def folders(tmp_path: Path, seeds: int, metric: regression_runs.Change = same, single: bool = True) -> tuple[Path, Path]:
     """Base and head of one suite, the head with changed metrics of methods."""
