@@ -44,22 +44,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Without a browser: no tests of the page, one in CI. Tests that share a fixture of their file: in one process."""
-    for item in items:
-        if _shares_a_fixture(item):
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+    """Without a browser: no tests of the page, one in CI."""
     if browsers.find() is None:
         drive = [item for item in items if "browser" in getattr(item, "fixturenames", ())]
         left_out = drive[1:] if os.environ.get("CI") else drive
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
-
-
-def _shares_a_fixture(item: pytest.Item) -> bool:
-    """Whether the test uses what its file makes once for several tests."""
-    assert isinstance(item, pytest.Function)
-    made = (definitions[-1] for definitions in item._fixtureinfo.name2fixturedefs.values())
-    return any(each.scope in ("module", "session") and each.baseid == item.nodeid.partition("::")[0] for each in made)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from pathlib import Path
 from typing import Any
@@ -169,16 +170,22 @@ ANY_SIGN = ("uniform", "static", "random", "imtl_l", "famo")
 PAIRS = [(name, method) for name in SMALL_PROBLEMS for method in (ANY_SIGN if name == "famo_toy" else weighting.names())]
 
 
+@functools.cache
+def small_problem(name: str) -> Problem:
+    """Made once for all methods."""
+    kind, options = SMALL_PROBLEMS[name]
+    return kind(**options)
+
+
 @pytest.mark.parametrize(("name", "method"), PAIRS)
 def test_micro_batches_of_listed_problems(name: str, method: str) -> None:
-    kind, options = SMALL_PROBLEMS[name]
+    problem = small_problem(name)
 
     def weighter() -> Weighter:
-        problem = kind(**options)
         more = {"min_losses": -30.0} if (name, method) == ("famo_toy", "famo") else {}
         return make(method, problem.num_tasks, batch_shape=problem.batch_shape, **more)
 
-    assert_whole(accumulated(kind(**options), weighter(), 1, 4), accumulated(kind(**options), weighter(), 2, 4))
+    assert_whole(accumulated(problem, weighter(), 1, 4), accumulated(problem, weighter(), 2, 4))
 
 
 @pytest.mark.parametrize(("name", "forwards"), [("uniform", 0), ("dwa", 0), ("gls", 1), ("famo", 2), ("coba", 1)])
