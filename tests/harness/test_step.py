@@ -167,7 +167,11 @@ SMALL_PROBLEMS: dict[str, tuple[type[Problem], dict[str, Any]]] = {
 
 ANY_SIGN = ("uniform", "static", "random", "imtl_l", "famo")
 """Methods that are made for losses below 0 too, as those of famo_toy are."""
-PAIRS = [(name, method) for name in SMALL_PROBLEMS for method in (ANY_SIGN if name == "famo_toy" else weighting.names())]
+PAIRS = [
+    pytest.param(name, method, marks=[pytest.mark.slow] if name == "code_lm" else [])
+    for name in SMALL_PROBLEMS
+    for method in (ANY_SIGN if name == "famo_toy" else weighting.names())
+]
 
 
 @functools.cache
