@@ -94,8 +94,9 @@ def execute(
             result.warnings += _set_damaged_aside(folder, key)
     except OSError as error:
         raise StorageError.of(error, folder) from error
+    commit = provenance.commit()
     to_do = [
-        Job(spec, suite, folder, device, status.replaced.get(key), status.pairs.get(key, ""))
+        Job(spec, suite, folder, device, status.replaced.get(key), status.pairs.get(key, ""), commit)
         for key, spec in status.to_do.items()
     ]
     if to_do:

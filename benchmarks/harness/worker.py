@@ -46,6 +46,8 @@ class Job:
     """When the record that this run is to replace was started; None: there is none."""
     pair_of: str = ""
     """The methods beside which a recorded run is trained again, for its time alone; empty: it has no record yet."""
+    commit: str | None = None
+    """The commit of the code, as ``provenance.commit`` gives it: asked once, not in every worker."""
 
 
 @dataclass(frozen=True)
@@ -226,7 +228,7 @@ def make_record(job: Job, state: State, started: str, problem: Problem | None, *
         ),
         splits=problem.splits if problem is not None else "",
         versions=provenance.versions(),
-        commit=provenance.commit(),
+        commit=job.commit,
         machine=provenance.machine(torch.device(job.device)),
         started=started,
         ended=provenance.now(),

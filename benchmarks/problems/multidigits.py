@@ -12,13 +12,15 @@ Departs   from MultiMNIST: small digits, 12 x 12 canvas, a noisy input, and the 
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 from collections.abc import Iterator, Sequence
 from functools import cache
+from importlib import metadata
+from pathlib import Path
 from typing import Any
 
-import sklearn
+import pandas as pd
 import torch
-from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -29,15 +31,25 @@ from weighting._checks import check
 
 SIDE, CANVAS = 8, 12
 """Pixels along a digit and along the canvas: the digits share a square of 4 x 4."""
+DIGITS_FILE = "datasets/data/digits.csv.gz"
+"""Within scikit-learn: a row of 64 pixels from 0 to 16, row by row of the image, and the class, for each digit."""
 SHARES: dict[Split, tuple[float, float]] = {"train": (0.0, 0.6), "validation": (0.6, 0.8), "test": (0.8, 1.0)}
 """Where each split begins and ends in the shuffled digits."""
 
 
 @cache
 def digits() -> tuple[Tensor, Tensor]:
-    """All images ``(1797, 8, 8)`` in [0, 1] and their classes ``(1797,)``, in scikit-learn's order."""
-    bunch = load_digits()
-    return torch.tensor(bunch.images, dtype=torch.float32) / 16.0, torch.tensor(bunch.target, dtype=torch.long)
+    """All images ``(1797, 8, 8)`` in [0, 1] and their classes ``(1797,)``, in scikit-learn's order.
+
+    Raises FileNotFoundError where scikit-learn, or its file of digits, is not installed.
+    """
+    # The file is read where it lies: importing scikit-learn takes as long as training half of a short run.
+    package = importlib.util.find_spec("sklearn")
+    if package is None or package.origin is None:
+        raise FileNotFoundError("multidigits: expected scikit-learn with its digits, found none: pip install scikit-learn")
+    rows = pd.read_csv(Path(package.origin).parent / DIGITS_FILE, header=None).to_numpy()
+    pixels, classes = torch.from_numpy(rows[:, :-1]), torch.from_numpy(rows[:, -1])
+    return pixels.reshape(-1, SIDE, SIDE).to(torch.float32) / 16.0, classes.clone()
 
 
 def split_digits(seed: int) -> dict[Split, Tensor]:
@@ -181,7 +193,7 @@ class MultiDigits(Problem):
     def facts(self) -> dict[str, Any]:
         """The library that bundles the images, and the hash of their pixels."""
         pixels = digits()[0].numpy().tobytes()
-        return {"scikit-learn": sklearn.__version__, "digits_sha256": hashlib.sha256(pixels).hexdigest()}
+        return {"scikit-learn": metadata.version("scikit-learn"), "digits_sha256": hashlib.sha256(pixels).hexdigest()}
 
 
 def _loss(task: str, answer: Tensor, batch: Batch) -> Tensor:
