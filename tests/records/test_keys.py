@@ -146,13 +146,14 @@ def test_changed_weights_want_a_new_version(tmp_path: Path, monkeypatch: pytest.
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """The folders of some recorded runs."""
+    """The folders of some recorded runs of a problem and methods that are still of version 1, as all of form 1 were."""
     folder = tmp_path_factory.mktemp("unpacked") / "quick"
     folder.mkdir()
     for name in (LINES_FILE, ROWS_FILE):
         shutil.copy(REFERENCE / "quick" / name, folder)
     unpack_runs(folder)
-    return list(run_folders(folder))[:6]
+    specs = [(place, read_run(place).record.run) for place in run_folders(folder)]
+    return [place for place, spec in specs if spec.problem.version == spec.weighter.version == 1][:6]
 
 
 def older(folder: Path, places: Sequence[Path]) -> Path:
@@ -178,7 +179,8 @@ def test_migration_gives_todays_keys_and_loses_nothing(tmp_path: Path, places: l
     assert (found.rewritten, found.already, found.left) == (6, 0, [])
     for place in places:
         one, other = read_run(place), read_run(folder / "runs" / place.name)
-        assert one.record == other.record.model_copy(update={"mean_weights": one.record.mean_weights})
+        unknown = {"mean_weights": one.record.mean_weights, "ended": one.record.ended}
+        assert one.record == other.record.model_copy(update=unknown)
         assert one.trajectory.equals(other.trajectory)
     again = migrate(tmp_path)
     assert (again.rewritten, again.already) == (0, 6)
