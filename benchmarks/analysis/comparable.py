@@ -37,6 +37,10 @@ def uniform_label(methods: Mapping[str, WeighterSpec]) -> str | None:
     return UNIFORM if UNIFORM in found else next(iter(found), None)
 
 
+LONGEST_NAME = 50
+"""Characters of settings in the name of a section."""
+
+
 def conditions(spec: RunSpec, but: Sequence[str] = ()) -> str:
     """The conditions of a run as text: equal for runs that may be compared. but: names left out, e.g. ``training.lr``."""
     found = flat(spec.conditions)
@@ -49,6 +53,18 @@ def difference(one: RunSpec, other: RunSpec, place: str) -> str:
     names = [name for name in {**first, **second} if as_json(first.get(name)) != as_json(second.get(name))]
     old, new = _in_full(one), _in_full(other)
     return "; ".join(f"{name} {json.dumps(old.get(name))}, {place} {json.dumps(new.get(name))}" for name in names)
+
+
+def short_differences(specs: Sequence[RunSpec]) -> list[str]:
+    """For each run the options and training settings, not at their defaults, that not all have: ``[steps=600]``, or empty.
+
+    Empty too where they are too many, or too long, for a name.
+    """
+    settings = [{**spec.conditions["options"], **spec.conditions["training"]} for spec in specs]
+    shared = {name for name in settings[0] if len({as_json(each.get(name)) for each in settings}) == 1}
+    own = [{name: value for name, value in each.items() if name not in shared} for each in settings]
+    said = [", ".join(f"{name}={as_json(value)}" for name, value in each.items()) for each in own]
+    return [f"[{text}]" if 0 < len(text) <= LONGEST_NAME else "" for text in said]
 
 
 def differing(own: Fingerprints | None, usual: Fingerprints | None, fields: Sequence[str] = FINGERPRINTS) -> list[str]:

@@ -14,7 +14,7 @@ from typing import Any
 import weighting
 from benchmarks.analysis import comparable
 from benchmarks.analysis.commits import mixed_commits
-from benchmarks.analysis.comparable import began_alike, conditions, difference, latest
+from benchmarks.analysis.comparable import began_alike, conditions, difference, latest, short_differences
 from benchmarks.contract import Training
 from benchmarks.records.schema import (
     COMPARED,
@@ -123,11 +123,9 @@ def sections(runs: Sequence[Run]) -> tuple[list[Section], list[str]]:
     warnings = [_left_out(run, why) for run, why in doubled]
     groups = _groups([run for run in single if run.record.run.role in COMPARED])
     rest = {run.record.key: run for run in single}
-    names = Counter(group.problem for group in groups)
     result = []
-    for group in groups:
+    for name, group in zip(_names(groups), groups, strict=True):
         digest = _digest(group.key)
-        name = group.problem if names[group.problem] == 1 else f"{group.problem}@{digest}"
         others = [run for run in single if run.record.run.role not in COMPARED and group.takes(run)]
         section, more = _section(name, digest, group, others)
         result.append(section)
@@ -177,6 +175,11 @@ class _Group:
     def problem(self) -> str:
         return (self.methods or self.singles)[0].problem
 
+    @property
+    def spec(self) -> RunSpec:
+        """Of one of its runs."""
+        return (self.methods or self.singles)[0].record.run
+
     def takes(self, other: Run) -> bool:
         """Whether a run of another role is compared with the methods.
 
@@ -190,6 +193,21 @@ class _Group:
         own_lr = ["training.lr"] if own.role in (*TRIAL_ROLES, *TUNED_ROLES) else []
         but = [*own_lr, "tasks"] if own.role in SINGLE_TASK_ROLES else own_lr
         return conditions(own, but) == conditions(spec, but)
+
+
+def _names(groups: Sequence[_Group]) -> list[str]:
+    """The problem of each group; where it has several, with the settings that tell them apart, see ``short_differences``."""
+    together: dict[str, list[_Group]] = {}
+    for group in groups:
+        together.setdefault(group.problem, []).append(group)
+    said = {
+        group.key: problem + text
+        for problem, those in together.items()
+        for group, text in zip(those, short_differences([group.spec for group in those]), strict=True)
+    }
+    count = Counter(said[group.key] for group in groups)
+    names = [said[group.key] for group in groups]
+    return [name if count[name] == 1 else f"{name}@{_digest(group.key)}" for name, group in zip(names, groups, strict=True)]
 
 
 def _groups(runs: Sequence[Run]) -> list[_Group]:

@@ -109,7 +109,8 @@ def claims() -> str:
 def coba() -> str:
     """What holds of CoBa, where and with which setting."""
     scratch, digits = (_by_method(f"full/tables/{problem}_overview.csv") for problem in QUICK)
-    one, eight = sorted(map(_by_method, _ablations("code_lm")), key=lambda rows: "coba" not in rows)
+    batches = ("", "_validation_batches_8")
+    one, eight = (_by_method(f"coba_ablation/tables/code_lm{number}_overview.csv") for number in batches)
     short, usual = (f"coba[{{}}window={window}]" for window in (100, 500))
     spread, dearer = (
         {claim.rsplit(" ", 1)[-1]: numbers for claim, _, numbers, *_ in _claims("coba") if start in claim}
@@ -176,12 +177,6 @@ def _read(name: str) -> list[Row]:
 
 def _by_method(name: str) -> dict[str, Row]:
     return {row["method"]: row for row in _read(name)}
-
-
-def _ablations(problem: str) -> list[str]:
-    """The overviews of the parts of CoBa's ablation on a problem: one for each number of validation batches."""
-    tables = REFERENCE / "coba_ablation" / "tables"
-    return [str(path.relative_to(REFERENCE)) for path in sorted(tables.glob(f"{problem}@*_overview.csv"))]
 
 
 def _claims(paper: str) -> list[list[str]]:
