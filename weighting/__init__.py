@@ -32,6 +32,7 @@ from weighting.random import RandomLossWeighting
 from weighting.replaying import replay
 from weighting.scale_invariant import ScaleInvariant
 from weighting.static import Static
+from weighting.token_mean import TokenMean
 from weighting.uncertainty import UncertaintyWeighting
 from weighting.uniform import Uniform
 
@@ -61,6 +62,7 @@ METHODS: dict[str, type[Weighter]] = {
     for kind in (
         Uniform,
         Static,
+        TokenMean,
         RandomLossWeighting,
         GradNorm,
         SoftmaxGradNorm,

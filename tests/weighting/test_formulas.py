@@ -44,6 +44,23 @@ def test_static_gives_what_it_was_given() -> None:
     close(weights_at(weighting.create("static", 2), 2, 3), [1, 1])
 
 
+# ---- token_mean ------------------------------------------------------------------------------------------------------
+
+
+def test_token_mean_is_the_mean_over_all_tokens() -> None:
+    """Tokens with losses 1, 2, 3 of one task and 10 of another have the mean 4; means per task are 2 and 10."""
+    now = Observation(losses=[2.0, 10.0], counts=[3, 1])
+    weights = weighting.create("token_mean", 2).weights(now)
+    close(weights, [0.75, 0.25])
+    assert float((weights * vector(2, 10)).sum()) == 4
+
+
+def test_token_mean_without_counts_or_tokens() -> None:
+    close(weights_at(weighting.create("token_mean", 4), 1, 2, 3, 4), [0.25] * 4)
+    nothing = weighting.create("token_mean", 2).weights(Observation(losses=[1.0, 2.0], counts=[0, 0]))
+    close(nothing, [0, 0])
+
+
 # ---- random ----------------------------------------------------------------------------------------------------------
 
 
