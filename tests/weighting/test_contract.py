@@ -133,7 +133,7 @@ def missing_fields_are_named(name: str, more: dict[str, Any]) -> None:
         assert one_line(error)
 
 
-WITHOUT_LOSSES = ("uniform", "static", "random")
+WITHOUT_LOSSES = ("uniform", "static", "token_mean", "random")
 """Methods that answer and learn without any."""
 
 

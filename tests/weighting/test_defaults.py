@@ -40,6 +40,7 @@ COBA: dict[str, tuple[Any, str]] = {
 
 DEFAULTS: dict[str, dict[str, tuple[Any, str]]] = {
     "uniform": {},
+    "token_mean": {},
     "static": {"weights": (None, FACT)},
     "random": {"seed": (0, OURS)},
     "gradnorm": GRADNORM,
