@@ -24,7 +24,7 @@ from benchmarks.problems import LISTED
 from weighting import METHODS, RunFacts, Weighter
 from weighting._build import hyperparameters_of
 
-ADDED_LATER = ("probes", "validation_batches")
+ADDED_LATER = ("probes", "validation_batches", "warmup_steps", "patience")
 """Training settings that are younger than the first keys: at their default they are in no key, whatever the problem."""
 AUTO = "auto"
 """Stands in the plan for a default that the run's facts decide."""

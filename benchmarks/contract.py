@@ -46,8 +46,10 @@ class Training(BaseModel):
     weight_decay: float = Field(default=0.0, ge=0)
     momentum: float = Field(default=0.0, ge=0, lt=1)
     """Of SGD; Adam ignores it."""
-    lr_schedule: Literal["constant", "cosine"] = "constant"
-    """``cosine`` falls from ``lr`` to a tenth of it over the run."""
+    lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """``cosine`` falls from ``lr`` to a tenth of it over the run, ``linear`` in a straight line to 0."""
+    warmup_steps: int = Field(default=0, ge=0)
+    """Steps over which the learning rate first rises in a straight line to ``lr``; the schedule begins after them."""
     grad_clip: float | None = Field(default=None, gt=0)
     """Largest norm of the total gradient; none: no clipping."""
     shared_layer: Annotated[tuple[str, ...] | None, BeforeValidator(_as_names)] = None
@@ -70,6 +72,9 @@ class Training(BaseModel):
     See ``benchmarks.harness.selection``.
     """
 
+    patience: int | None = Field(default=None, ge=1)
+    """Training stops after so many evaluations in a row that the selection rule did not choose; none: it never does."""
+
     @property
     def averaged_evaluations(self) -> int | None:
         """The k of ``mean_of_last_<k>``; None with another rule."""
@@ -90,6 +95,12 @@ class Training(BaseModel):
         found = -(-self.steps // self.evaluate_every)
         if self.averaged_evaluations is not None and self.averaged_evaluations > found:
             raise ValueError(f"{self.selection}: expected as many evaluations after the start, found {found}")
+        return self
+
+    @model_validator(mode="after")
+    def _rule_that_chooses(self) -> Training:
+        if self.patience is not None and self.selection not in ("best_validation", "oracle_on_test"):
+            raise ValueError(f"patience: expected selection best_validation or oracle_on_test, found {self.selection}")
         return self
 
 

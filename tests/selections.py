@@ -14,8 +14,9 @@ from benchmarks.harness.loop import Loop
 STEPS, EVERY = 22, 5
 
 
-def loop_of(selection: str, **more: Any) -> Loop:
-    changes = {"steps": STEPS, "evaluate_every": EVERY, "log_every": 5, "lr": 0.3, "selection": selection}
+def loop_of(selection: str, patience: int | None = None, lr: float = 0.3, **more: Any) -> Loop:
+    changes: dict[str, Any] = {"steps": STEPS, "evaluate_every": EVERY, "log_every": 5, "lr": lr, "selection": selection}
+    changes["patience"] = patience
     training = Training.model_validate({**Tiny.training.model_dump(), **changes})
     problem = Tiny()
     weighter = weighting.create("uniform", problem.num_tasks)

@@ -113,7 +113,7 @@ class Loop:
         if not self._resume():
             self.begin()
         saved_at, took = time.monotonic(), 0.0
-        while self.step < self.training.steps:
+        while self.step < self.training.steps and not self.selector.exhausted:
             self._block()
             if self.step % self.training.evaluate_every == 0 or self.step == self.training.steps:
                 self._evaluate()
@@ -232,14 +232,20 @@ class Loop:
         return Costs(
             seconds_per_step=self.stopwatch.seconds_per_step,
             train_seconds=self.stopwatch.total_seconds,
-            extra_forwards=stepper.extra_forwards / self.training.steps,
-            extra_backwards=backwards / self.training.steps,
+            extra_forwards=stepper.extra_forwards / self.step,
+            extra_backwards=backwards / self.step,
             peak_memory_mb=memory,
         )
 
     def flags(self, not_finite: str | None) -> tuple[Flag, ...]:
         """What a reader of the run's numbers has to know. ``not_finite``: why the run diverged, if it did."""
-        return (*self.diagnostics.flags(self.weighter, self.training, not_finite), *self.stopwatch.flags())
+        return (*self.diagnostics.flags(self.weighter, self.training, not_finite), *self._early(), *self.stopwatch.flags())
+
+    def _early(self) -> list[Flag]:
+        if not self.selector.exhausted or self.step >= self.training.steps:
+            return []
+        text = f"training stopped at step {self.step} of {self.training.steps}: patience {self.training.patience}"
+        return [Flag(name="stopped_early", text=text, steps=self.step)]
 
     # ---- stop and go on ------------------------------------------------------------------------------------------
 

@@ -20,8 +20,16 @@ def make_optimizer(model: nn.Module, training: Training) -> torch.optim.Optimize
 
 
 def set_lr(optimizer: torch.optim.Optimizer, training: Training, step: int) -> None:
-    """The learning rate of a step: a cosine from ``lr`` to a tenth of it."""
-    share = step / training.steps
-    lr = training.lr * (0.1 + 0.9 * (1 + math.cos(math.pi * share)) / 2)
+    """The learning rate of a step: that of the schedule, after the warm-up."""
+    lr = training.lr * _factor(training, step)
     for group in optimizer.param_groups:
         group["lr"] = lr
+
+
+def _factor(training: Training, step: int) -> float:
+    if step < training.warmup_steps:
+        return (step + 1) / training.warmup_steps
+    share = (step - training.warmup_steps) / (training.steps - training.warmup_steps)
+    if training.lr_schedule == "cosine":
+        return 0.1 + 0.9 * (1 + math.cos(math.pi * share)) / 2
+    return 1 - share if training.lr_schedule == "linear" else 1.0

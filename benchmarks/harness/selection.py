@@ -30,6 +30,8 @@ class _Seen:
 
     step: int = -1
     score: float = float("inf")
+    not_chosen: int = 0
+    """Evaluations in a row that the rule did not choose."""
     parameters: Parameters = field(default_factory=dict)
     validation: list[Metrics] = field(default_factory=list)
     test: list[Metrics] = field(default_factory=list)
@@ -59,6 +61,11 @@ class Selector:
             # The model at the end is the one to score: there is nothing to copy.
             self.seen = _Seen(step=step, validation=[validation.metrics])
 
+    @property
+    def exhausted(self) -> bool:
+        """Whether the rule has waited as long for a better step as ``patience`` says."""
+        return self.training.patience is not None and self.seen.not_chosen >= self.training.patience
+
     def scores(self) -> tuple[Selection, Metrics, Metrics]:
         """The selected step with the validation and the test metrics there. Raises RuntimeError before any evaluation."""
         seen = self.seen
@@ -80,6 +87,7 @@ class Selector:
     def _keep_if_lowest(self, step: int, score: float, validation: Evaluation) -> bool:
         # The first evaluation counts even without a score, so that there always is a model to test.
         lowest = not self.seen.validation or score < self.seen.score
+        self.seen.not_chosen = 0 if lowest else self.seen.not_chosen + 1
         if lowest:
             self.seen.step, self.seen.score, self.seen.validation = step, score, [validation.metrics]
             if self.rule == "best_validation":

@@ -103,7 +103,7 @@ class Stepper:
         if graph is None:
             seen = seen.replace(losses=losses.observation().losses)
         gradient_norm = self._clip()
-        if self.training.lr_schedule != "constant":
+        if self.training.lr_schedule != "constant" or self.training.warmup_steps:
             set_lr(self.optimizer, self.training, number)
         self.optimizer.step()
 

@@ -27,7 +27,7 @@ RUN_COLUMNS = {
     "training.momentum": "float64", "training.lr_schedule": "str", "training.grad_clip": "float64",
     "training.threads": "int64", "training.normalize": "str", "training.log_every": "int64",
     "training.probes": "bool", "training.validation_batches": "int64", "training.evaluate_every": "int64",
-    "training.selection": "str",
+    "training.selection": "str", "training.warmup_steps": "int64", "training.patience": "Int64",
 }  # fmt: skip
 """Columns that every frame of runs has, in this order, with their types; the others depend on the runs."""
 TRAJECTORY_COLUMNS = {

@@ -6,6 +6,7 @@ Everything that the suite prints or draws is derived from these two files.
 
 =============  =======  ==========================================================================================
 step           int64    steps trained before this row was measured; the last row has ``step == training.steps``
+                        where training did not stop early
 replica        int32    index of the replica, 0 where a problem has one
 task           string   task name
 train_loss     float64  raw loss on the batch of this step, before the step; NaN in the last row
@@ -250,7 +251,7 @@ class Flag(_Model):
 
     name: str
     """``never_moved``, ``like_uniform``, ``sum_drifted``, ``negative_weights``, ``guard:<name>``, ``clipped``,
-    ``renormalised``, ``not_finite``, ``timing_disturbed``."""
+    ``renormalised``, ``stopped_early``, ``not_finite``, ``timing_disturbed``."""
     text: str
     steps: int | None = None
     """In how many steps, where that is known."""

@@ -121,6 +121,28 @@ def test_cosine_schedule() -> None:
     assert group["lr"] == pytest.approx(0.1 * (0.1 + 0.45 * (1 + math.cos(math.pi * 19 / 20))))
 
 
+@pytest.mark.parametrize(
+    ("schedule", "warmup", "factors"),
+    [
+        ("constant", 0, [1, 1, 1, 1, 1]),
+        ("constant", 2, [0.5, 1, 1, 1, 1]),
+        ("linear", 0, [1, 0.8, 0.6, 0.4, 0.2]),
+        ("linear", 1, [1, 1, 0.75, 0.5, 0.25]),
+        ("cosine", 3, [1 / 3, 2 / 3, 1, 1, 0.55]),
+        ("constant", 10, [0.1, 0.2, 0.3, 0.4, 0.5]),
+    ],
+)
+def test_schedules_after_a_warm_up(schedule: str, warmup: int, factors: list[float]) -> None:
+    training = settings(steps=5, lr_schedule=schedule, warmup_steps=warmup, selection="last", optimizer="sgd", lr=0.1)
+    loop = loop_of(method("uniform"), training)
+    loop.begin()
+    found = []
+    for _ in range(5):
+        loop.train_step()
+        found.append(loop.stepper.optimizer.param_groups[0]["lr"])
+    assert found == pytest.approx([0.1 * factor for factor in factors])
+
+
 def test_grad_clip_bounds_the_total_gradient() -> None:
     def clip(model: nn.Module, step: int) -> None:
         gradients = [p.grad for p in model.parameters() if p.grad is not None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -10,7 +11,7 @@ from selections import STEPS, loop_of
 
 from benchmarks.contract import Evaluation, Split, Training
 from benchmarks.harness.checkpoint import Checkpoint
-from benchmarks.harness.loop import RunResult, StopRequested
+from benchmarks.harness.loop import Loop, RunResult, StopRequested
 
 EVALUATED = (0, 5, 10, 15, 20, 22)
 
@@ -100,3 +101,63 @@ def test_an_unknown_rule_is_refused(rule: str) -> None:
 def test_more_evaluations_than_there_are_cannot_be_averaged() -> None:
     with pytest.raises(ValidationError, match="mean_of_last_3: expected as many evaluations after the start, found 2"):
         Training(steps=10, evaluate_every=5, selection="mean_of_last_3")
+
+
+# ---- patience --------------------------------------------------------------------------------------------------------
+
+
+def chosen_steps(loop: Loop) -> list[tuple[int, int]]:
+    """(evaluated step, selected step so far) of every evaluation of a whole run."""
+    seen: list[tuple[int, int]] = []
+    look = loop.selector.look
+
+    def noting(step: int, *found: Any) -> None:
+        look(step, *found)
+        seen.append((step, loop.selector.seen.step))
+
+    loop.selector.look = noting  # type: ignore[method-assign]
+    loop.run()
+    return seen
+
+
+@pytest.mark.parametrize("selection", ["best_validation", "oracle_on_test"])
+@pytest.mark.parametrize("patience", [1, 2])
+def test_patience_stops_after_evaluations_that_were_not_chosen(selection: str, patience: int) -> None:
+    whole = chosen_steps(loop_of(selection, lr=0.5))
+    in_a_row = [sum(step > chosen for step, _ in whole[: place + 1]) for place, (_, chosen) in enumerate(whole)]
+    expected = next(step for (step, _), waited in zip(whole, in_a_row, strict=True) if waited >= patience)
+    assert expected < STEPS, "a run to the end would show nothing"
+    loop = loop_of(selection, patience, lr=0.5)
+    outcome = loop.run()
+    assert loop.step == expected
+    assert outcome.selection.step == dict(whole)[expected]
+    (flag,) = [flag for flag in loop.flags(None) if flag.name == "stopped_early"]
+    assert (flag.steps, flag.text) == (expected, f"training stopped at step {expected} of {STEPS}: patience {patience}")
+
+
+def test_patience_that_does_not_run_out_changes_nothing() -> None:
+    patient, plain = loop_of("best_validation", 6), loop_of("best_validation")
+    assert patient.run().test == plain.run().test
+    assert patient.step == STEPS
+    assert "stopped_early" not in {flag.name for flag in patient.flags(None)}
+
+
+def test_a_resumed_run_waits_as_long(tmp_path: Path) -> None:
+    def stopped_after(blocks: int) -> Loop:
+        stops = iter([False] * blocks + [True])
+        place = Checkpoint(tmp_path / f"{blocks}.pt", "key")
+        loop = loop_of("best_validation", 2, lr=0.5, checkpoint=place, should_stop=lambda: next(stops, False))
+        with pytest.raises(StopRequested):
+            loop.run()
+        again = loop_of("best_validation", 2, lr=0.5, checkpoint=place)
+        again.run()
+        return again
+
+    whole = loop_of("best_validation", 2, lr=0.5)
+    whole.run()
+    assert [stopped_after(blocks).step for blocks in (0, 1, 2)] == [whole.step] * 3
+
+
+def test_patience_needs_a_rule_that_chooses() -> None:
+    with pytest.raises(ValidationError, match="patience: expected selection best_validation or oracle_on_test, found last"):
+        Training(steps=10, selection="last", patience=2)
