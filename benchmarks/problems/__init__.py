@@ -7,4 +7,5 @@ LISTED: dict[str, str] = {
     "gradnorm_toy": "benchmarks.problems.gradnorm_toy:GradNormToy",
     "multidigits": "benchmarks.problems.multidigits:MultiDigits",
     "code_lm": "benchmarks.problems.code_lm:CodeLM",
+    "finetune_lm": "benchmarks.problems.finetune_lm:FinetuneLM",
 }

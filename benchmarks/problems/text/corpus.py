@@ -63,13 +63,13 @@ def _language(name: str, cap: int, pieces: Sequence[Piece]) -> Language:
     return Language(name, cap, gather(pieces, {"train": cap, "validation": HELD_OUT_CAP, "test": HELD_OUT_CAP}))
 
 
-def built_in(caps: Mapping[str, int], tasks: Sequence[str]) -> Corpus:
+def built_in(caps: Mapping[str, int], tasks: Sequence[str], owner: str = "code_lm") -> Corpus:
     """All languages this installation has. Raises ValueError where a chosen task is missing."""
     corpus = {language.name: language for language in _read(tuple(caps.items())) if all(map(language.size, SPLITS))}
     for task in tasks:
         if task not in corpus:
             raise ValueError(
-                f"code_lm: expected {COMES_WITH[task]} for task {task!r}, found none in this installation: "
+                f"{owner}: expected {COMES_WITH[task]} for task {task!r}, found none in this installation: "
                 f"install it, or leave {task!r} out of tasks"
             )
     return corpus

@@ -45,14 +45,19 @@ def pretrained(name: str, revision: str | None, seed: int, length: int) -> nn.Mo
         longest = getattr(config, "max_position_embeddings", None)
         if longest is not None and longest < length:
             raise ValueError(f"code_lm: expected sequence_length to be at most {longest} for {name!r}, found {length}")
-        for key, value in vars(config).items():
-            if ("drop" in key) and isinstance(value, float):
-                setattr(config, key, 0.0)
+        without_dropout(config)
         model: nn.Module = AutoModelForCausalLM.from_pretrained(name, revision=revision, config=config, dtype=torch.float32)
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
     return model
+
+
+def without_dropout(config: Any) -> None:
+    """Set every probability of dropout in a model's configuration to 0."""
+    for key, value in vars(config).items():
+        if "drop" in key and isinstance(value, float):
+            setattr(config, key, 0.0)
 
 
 def last_linear(model: nn.Module) -> nn.Module:

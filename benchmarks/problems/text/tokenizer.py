@@ -128,9 +128,16 @@ class Pretrained(Encoder):
     def encode(self, texts: Sequence[str]) -> Iterator[Tokens]:
         """Tokens of each text."""
         for text in texts:
-            found = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-            stops = np.array([stop for _, stop in found["offset_mapping"]], dtype=np.int64)
-            yield np.array(found["input_ids"], dtype=np.int32), bytes_between(text, stops)
+            yield encode_text(self._tokenizer, text)
+
+
+def encode_text(tokenizer: Any, text: str, *, special: bool = False) -> Tokens:
+    """Tokens of a text by a fast tokenizer of transformers. special: whether it may spell special tokens."""
+    found = tokenizer(
+        text, add_special_tokens=False, split_special_tokens=not special, return_offsets_mapping=True, verbose=False
+    )
+    stops = np.array([stop for _, stop in found["offset_mapping"]], dtype=np.int64)
+    return np.array(found["input_ids"], dtype=np.int32), bytes_between(text, stops)
 
 
 def bytes_between(text: str, stops: NDArray[np.int64]) -> NDArray[np.int32]:

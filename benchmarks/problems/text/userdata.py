@@ -24,7 +24,7 @@ def pieces(task: str, place: str | Path, text_fields: Sequence[str] | None) -> l
     """The documents of a task. Raises ValueError of one line where there is nothing to read."""
     path = Path(place).expanduser()
     if path.is_dir():
-        documents = list(_folder(path))
+        documents = list(folder_texts(path))
     elif path.is_file() and path.name.endswith(ENDINGS):
         documents = list(_rows(task, path, text_fields))
     else:
@@ -44,7 +44,8 @@ def pieces(task: str, place: str | Path, text_fields: Sequence[str] | None) -> l
     return found
 
 
-def _folder(root: Path) -> Iterator[tuple[str, str]]:
+def folder_texts(root: Path) -> Iterator[tuple[str, str]]:
+    """The path below a folder and the text of each file that is UTF-8 and not hidden, in the order of the paths."""
     for key, path in sorted(files(root, ("",))):
         text = None if any(part.startswith(".") for part in key.split("/")) else read_text(path)
         if text is not None:
@@ -52,12 +53,7 @@ def _folder(root: Path) -> Iterator[tuple[str, str]]:
 
 
 def _rows(task: str, path: Path, text_fields: Sequence[str] | None) -> Iterator[tuple[str, str]]:
-    try:
-        raw = path.read_bytes()
-        text = clean(gzip.decompress(raw) if path.suffix == ".gz" else raw)
-    except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"code_lm: expected to read data of task {task!r}, found {path}: {error}") from error
-    rows = _parse(path, text or "")
+    rows: list[dict[str, Any]] = parse_json("code_lm", path, read_unpacked("code_lm", task, path))
     groups = [tuple(text_fields)] if text_fields else list(FIELDS)
     fields = next((group for group in groups if any(set(group) <= set(row) for row in rows)), None)
     if rows and fields is None:
@@ -71,9 +67,21 @@ def _rows(task: str, path: Path, text_fields: Sequence[str] | None) -> Iterator[
             yield str(identity).rsplit("/", 1)[-1], "".join(map(str, parts)).replace("\r\n", "\n")
 
 
-def _parse(path: Path, text: str) -> list[dict[str, Any]]:
+def read_unpacked(owner: str, task: str, path: Path) -> str:
+    """The cleaned text of a file, unpacked where its name ends in .gz; empty where it is no UTF-8. Raises ValueError."""
+    try:
+        raw = path.read_bytes()
+        return clean(gzip.decompress(raw) if path.suffix == ".gz" else raw) or ""
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"{owner}: expected to read data of task {task!r}, found {path}: {error}") from error
+
+
+def parse_json(owner: str, path: Path, text: str, *, nested: bool = False) -> Any:
+    """The objects of a JSON list or of lines of JSON; nested: whatever one JSON value the text is. Raises ValueError."""
     number = 1
     try:
+        if nested:
+            return json.loads(text)
         if text.lstrip().startswith("["):
             rows = json.loads(text)
         else:
@@ -82,8 +90,8 @@ def _parse(path: Path, text: str) -> list[dict[str, Any]]:
                 if line.strip():
                     rows.append(json.loads(line))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"code_lm: expected JSON in line {number} of {path}, found {error}") from error
+        raise ValueError(f"{owner}: expected JSON in line {number} of {path}, found {error}") from error
     for row in rows:
         if not isinstance(row, dict):
-            raise ValueError(f"code_lm: expected JSON objects in {path}, found {type(row).__name__}")
+            raise ValueError(f"{owner}: expected JSON objects in {path}, found {type(row).__name__}")
     return list(rows)
