@@ -24,7 +24,6 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.contract import Batch, Evaluation, Metric, Problem, Split, Training
-from benchmarks.errors import unknown
 from benchmarks.problems.finetune import OWNER, answers, built_in
 from benchmarks.problems.finetune.adapt import Adapted, adapt, check_parts, frozen_layers, shared_layer
 from benchmarks.problems.finetune.batches import FinetuneData, Layout, Part, content
@@ -229,10 +228,11 @@ class FinetuneLM(Problem):
         whole = built_in.languages(self.tasks) if self.built_in else {}
         for task in self.all_tasks:
             source = self.sources[task]
-            most = {**self.most, **({"train": built_in.EXAMPLES[task]} if self.built_in else {}), **source.most}
+            most: dict[Split, int | None] = {**self.most, **source.most}
             if self.built_in:
                 given = whole.get(task, {"train": []})
                 source = source.model_copy(update={"duplicates": "drop"})
+                most["train"] = source.most.get("train", built_in.EXAMPLES[task])
             else:
                 rows = rows_of(task, self.places.get(task), source)
                 given = {part: written(task, rows[part], source, tokenizer) for part in rows}

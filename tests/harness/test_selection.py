@@ -115,7 +115,7 @@ def chosen_steps(loop: Loop) -> list[tuple[int, int]]:
         look(step, *found)
         seen.append((step, loop.selector.seen.step))
 
-    loop.selector.look = noting  # type: ignore[method-assign]
+    loop.selector.look = noting  # type: ignore[assignment,method-assign]
     loop.run()
     return seen
 

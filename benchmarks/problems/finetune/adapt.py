@@ -65,7 +65,7 @@ def _targets(causal: nn.Module, lora: LoRA) -> dict[str, nn.Module]:
     name, layers = layers_of(causal)
     prefix = f"{causal.base_model_prefix}.{name}."
     first = 0 if lora.layers is None else len(layers) - lora.layers
-    found = {
+    found: dict[str, nn.Module] = {
         path: module
         for path, module in causal.named_modules()
         if isinstance(module, nn.Linear | Conv1D)

@@ -207,19 +207,19 @@ def _rows(part: Part, rows: Sequence[Sequence[Drawn]]) -> dict[str, Tensor]:
             tokens[number, start:end] = torch.from_numpy(example.ids.astype(np.int64))
             learned = torch.from_numpy(example.learned)
             task[number, start:end][learned] = own
-            sizes[number, start:end] = torch.from_numpy(example.bytes.astype(np.int64))
+            sizes[number, start:end] = torch.from_numpy(example.sizes.astype(np.int64))
             start = end
         states = [found for each in drawn if (found := part.states(each)) is not None]
         if states:
             hidden.append(functional.pad(torch.cat(states), (0, 0, 0, length - start)))
-    found = {"tokens": tokens, "task": task, "bytes": sizes}
-    return found if not hidden else {**found, "hidden": torch.stack(hidden)}
+    batch = {"tokens": tokens, "task": task, "bytes": sizes}
+    return batch if not hidden else {**batch, "hidden": torch.stack(hidden)}
 
 
 def _in_turn(drawn: Sequence[Drawn]) -> list[Drawn]:
     """The first example of every task, then the second: so that micro-batches hold all tasks where they can."""
     turn: dict[int, int] = {}
-    placed = []
+    placed: list[tuple[int, int, Drawn]] = []
     for each in drawn:
         turn[each[0]] = turn.get(each[0], -1) + 1
         placed.append((turn[each[0]], len(placed), each))

@@ -22,7 +22,7 @@ class Example:
     ids: NDArray[np.int32]
     learned: NDArray[np.bool_]
     """Which tokens are predicted in training; never the first."""
-    bytes: NDArray[np.int32]
+    sizes: NDArray[np.int32]
     """UTF-8 bytes that each token stands for; an end-of-text token stands for none."""
     text: Written
     """In words."""

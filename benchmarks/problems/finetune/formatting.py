@@ -67,44 +67,49 @@ def written(task: str, rows: Sequence[Row], source: Source, tokenizer: Any) -> l
 
 
 def _example(task: str, row: Row, source: Source, tokenizer: Any) -> Written | None:
-    texts = {
-        name: _text(task, row, template, source.values)
-        for name in ("prompt", "completion", "text", "test")
-        if (template := getattr(source, name)) is not None
-    }
-    if not texts and source.messages is None:
-        found = ", ".join(map(str, row))
-        raise ValueError(
-            f"{OWNER}: expected prompt and completion, messages or text for task {task!r}, found fields {found}"
-        )
-    if None in texts.values():
+    whole = _texts(task, row, source)
+    if whole is None:
         return None
-    whole = {name: str(text) for name, text in texts.items()}
+    in_chat = source.chat or source.messages is not None
+    pieces = tuple(_pieces(task, row, whole, source, tokenizer))
+    if not any(piece.learned for piece in pieces):
+        raise ValueError(f"{OWNER}: expected an assistant's message in rows of task {task!r}, found none in {_short(row)}")
+    # What a user asks for in a chat is no beginning of a program.
+    prompt = "" if in_chat else whole.get("prompt", "")
+    example = Written(pieces, "", not in_chat, prompt, whole.get("completion", ""), whole.get("test", ""))
+    key = example.content if source.group is None else str(field_of(task, row, source.group)).rsplit("/", 1)[-1]
+    return replace(example, group=key)
+
+
+def _texts(task: str, row: Row, source: Source) -> dict[str, str] | None:
+    """The texts of a row by what they are; None where one is null."""
+    templates = {name: getattr(source, name) for name in ("prompt", "completion", "text", "test")}
+    texts = {name: _text(task, row, template, source.values) for name, template in templates.items() if template is not None}
+    if not texts and source.messages is None:
+        raise ValueError(
+            f"{OWNER}: expected prompt and completion, messages or text for task {task!r}, "
+            f"found fields {', '.join(map(str, row))}"
+        )
     for name in ("completion", "text"):
-        if whole.get(name) == "":
+        if texts.get(name) == "":
             raise ValueError(
                 f"{OWNER}: expected a {name} in every row of task {task!r}, found an empty one in {_short(row)}"
             )
-    answer, test = whole.get("completion", ""), whole.get("test", "")
+    whole = {name: text for name, text in texts.items() if text is not None}
+    return whole if len(whole) == len(texts) else None
+
+
+def _pieces(task: str, row: Row, texts: Mapping[str, str], source: Source, tokenizer: Any) -> Iterator[Piece]:
+    learn_all = source.train_on == "all"
     if source.messages is not None:
-        messages = _messages(task, field_of(task, row, source.messages), row)
-        pieces = tuple(_chat(messages, source.train_on == "all", tokenizer)) if messages else ()
+        yield from _chat(_messages(task, field_of(task, row, source.messages), row), learn_all, tokenizer)
     elif source.chat:
-        pieces = tuple(_chat(_turns(whole["prompt"], answer), source.train_on == "all", tokenizer))
-    elif "text" in whole:
-        pieces = (Piece(whole["text"], True),)
+        yield from _chat(_turns(texts["prompt"], texts["completion"]), learn_all, tokenizer)
+    elif "text" in texts:
+        yield Piece(texts["text"], True)
     else:
-        opening = whole["prompt"] + source.separator
-        pieces = (Piece(opening, source.train_on == "all"), Piece(answer, True))
-    if not any(piece.learned for piece in pieces):
-        raise ValueError(
-            f"{OWNER}: expected an assistant's message in every row of task {task!r}, found none in {_short(row)}"
-        )
-    # What a user asks for in a chat is no beginning of a program.
-    prompt = "" if source.chat else whole.get("prompt", "")
-    found = Written(pieces, "", not (source.chat or source.messages is not None), prompt, answer, test)
-    key = found.content if source.group is None else str(field_of(task, row, source.group)).rsplit("/", 1)[-1]
-    return replace(found, group=key)
+        yield Piece(texts["prompt"] + source.separator, learn_all)
+        yield Piece(texts["completion"], True)
 
 
 def _text(task: str, row: Row, template: str, values: Mapping[str, Mapping[str, str]]) -> str | None:

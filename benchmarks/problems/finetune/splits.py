@@ -45,7 +45,7 @@ def _apart(task: str, parts: Parts, source: Source) -> Parts:
         doubled = len(parts[name]) - len(apart[name])
         if doubled and source.duplicates == "refuse":
             raise ValueError(
-                f"{OWNER}: expected every example of task {task!r} in one split, found {doubled} of {name} in another one too: "
-                "duplicates: drop leaves them out there"
+                f"{OWNER}: expected every example of task {task!r} in one split, found {doubled} of {name} in another "
+                "one too: duplicates: drop leaves them out there"
             )
     return {name: apart[name] for name in SPLITS}
