@@ -155,7 +155,7 @@ class Adapted(nn.Module):
 
     def arithmetic(self, device: torch.device) -> contextlib.AbstractContextManager[Any]:
         """In which type numbers are multiplied."""
-        return torch.autocast(device.type, self.compute, enabled=self.compute != torch.float32)
+        return torch.autocast(device.type, self.compute, enabled=self.compute.itemsize < torch.float32.itemsize)
 
     def _last(self, **given: Any) -> Tensor:
         found: Tensor = self.decoder(**given, use_cache=False).last_hidden_state
