@@ -80,7 +80,7 @@ def write_rows(path: Path, found: Sequence[Mapping[str, Any]]) -> str:
     return str(path)
 
 
-PAIR = {"prompt": "prompt", "completion": "completion"}
+PAIR: dict[str, Any] = {"prompt": "prompt", "completion": "completion"}
 
 
 def problem(

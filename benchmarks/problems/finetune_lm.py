@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from benchmarks.contract import Batch, Evaluation, Metric, Problem, Split, Training
 from benchmarks.problems.finetune import OWNER, answers, built_in
-from benchmarks.problems.finetune.adapt import Adapted, adapt, check_parts, frozen_layers, shared_layer
+from benchmarks.problems.finetune.adapt import Adapted, adapt, check_parts, checkpoint_layers, frozen_layers, shared_layer
 from benchmarks.problems.finetune.batches import FinetuneData, Layout, Part, content
 from benchmarks.problems.finetune.examples import Example, Tokens
 from benchmarks.problems.finetune.formatting import Written, written
@@ -284,7 +284,7 @@ class FinetuneLM(Problem):
         """The pretrained model with what is trained of it; adapters have the initial parameters of the seed."""
         causal = self.pretrained.load(seed)
         if self.gradient_checkpointing:
-            causal.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[operator]
+            checkpoint_layers(causal)
         adapt(causal, self.adapt, seed)
         model = self._whole(causal)
         check_parts(model)

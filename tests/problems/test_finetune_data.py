@@ -300,17 +300,21 @@ def test_a_model_s_opening_token_comes_first(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("length", "kept", "cuts"),
-    [(11, [("abcdef", False), ("wxyz<|endoftext|>", True)], (0, 0)), (8, [("def", False), ("wxyz<|endoftext|>", True)], (1, 0)),
-     (6, [("f", False), ("wxyz<|endoftext|>", True)], (1, 0)), (4, [("f", False), ("wxy", True)], (1, 1))],
-)  # fmt: skip
+    ("length", "opening", "learns", "cuts"),
+    [
+        (11, "abcdef", "wxyz<|endoftext|>", (0, 0)),
+        (8, "def", "wxyz<|endoftext|>", (1, 0)),
+        (6, "f", "wxyz<|endoftext|>", (1, 0)),
+        (4, "f", "wxy", (1, 1)),
+    ],
+)
 def test_long_examples_lose_the_beginning_of_the_prompt_first(
-    length: int, kept: list[tuple[str, bool]], cuts: tuple[int, int]
+    length: int, opening: str, learns: str, cuts: tuple[int, int]
 ) -> None:
     own = tokenizer()
     tokens = Tokens(own, length)
     (example,) = tokens.examples("a", written("a", [{"prompt": "abcdef", "completion": "wxyz"}], Source(**PAIR), own))
-    assert shown(example) == kept
+    assert shown(example) == [(opening, False), (learns, True)]
     assert (tokens.cuts["a"].prompts, tokens.cuts["a"].completions, tokens.cuts["a"].examples) == (*cuts, 1)
 
 
@@ -443,7 +447,7 @@ def test_files_that_cannot_be_read_get_one_line(tmp_path: Path) -> None:
 
 def test_a_hub_that_does_not_answer_gets_one_line(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
     found = FinetuneLM(source={**PAIR, "hub": "nobody/nothing"}, sources={"a": {}}, model="tiny", adapt="full")
-    with pytest.raises(ValueError, match="'nobody/nothing' .*, found: .*Couldn't find 'nobody/nothing' on the hub$"):
+    with pytest.raises(ValueError, match=r"'nobody/nothing' .*, found: .*Couldn't find 'nobody/nothing' on the hub$"):
         found.data(0, TRAINING)
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(ValueError, match=r"expected the package datasets .*pip install 'mtl-weighting\[finetune\]'"):

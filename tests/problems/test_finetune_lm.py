@@ -18,7 +18,7 @@ import weighting
 from benchmarks.contract import Batch, Training
 from benchmarks.harness.checkpoint import Checkpoint, trained_state
 from benchmarks.harness.loop import Loop, StopRequested
-from benchmarks.problems.finetune import answers, frozen, losses, models
+from benchmarks.problems.finetune import answers, losses, models
 from benchmarks.problems.finetune.adapt import Adapted
 from benchmarks.problems.finetune.batches import FinetuneData, shares
 from benchmarks.problems.finetune.examples import Example
@@ -106,7 +106,7 @@ def test_buckets_make_the_rows_of_a_step_about_equally_long(tmp_path: Path) -> N
 
 @pytest.mark.parametrize(("sampling", "temperature"), [("proportional", 1.0), ({"temperature": 2.0}, 2.0)])
 def test_unequal_sampling_draws_by_size_and_may_lack_tasks(tmp_path: Path, sampling: Any, temperature: float) -> None:
-    found = problem(tmp_path, {"a": 100, "b": 12, "c": 60}, sampling=sampling, bucket=4)
+    found = problem(tmp_path, {"a": 200, "b": 40, "c": 60}, sampling=sampling, bucket=4)
     data = found.data(0, training(batch_size=1))
     counts = [len(ids(found, task)) for task in found.all_tasks]
     powers = [count ** (1 / temperature) for count in counts]
@@ -123,7 +123,7 @@ def test_unequal_sampling_draws_by_size_and_may_lack_tasks(tmp_path: Path, sampl
 
 
 def test_a_single_task_sees_the_same_examples_and_steps_without_any(tmp_path: Path) -> None:
-    sizes = {"a": 100, "b": 12}
+    sizes = {"a": 200, "b": 40}
     both = problem(tmp_path, sizes, sampling="proportional")
     alone = problem(tmp_path, sizes, sampling="proportional", tasks=["b"])
     many, one = both.data(0, training(batch_size=1)), alone.data(0, training(batch_size=1))
@@ -133,7 +133,7 @@ def test_a_single_task_sees_the_same_examples_and_steps_without_any(tmp_path: Pa
     empty = next(step for step, (ours, _) in enumerate(found) if not ours)
     total = alone.losses(alone.model(0), one.train_batch(empty)).sum()
     total.backward()  # type: ignore[no-untyped-call]
-    assert float(total) == 0 and alone.counts(one.train_batch(empty)).tolist() == [0]
+    assert float(total.detach()) == 0 and alone.counts(one.train_batch(empty)).tolist() == [0]
 
 
 def test_validation_batches_go_round_by_task(tmp_path: Path) -> None:
@@ -154,10 +154,11 @@ def test_evaluations_see_every_example_once_and_no_more_than_the_budget(tmp_path
     data = found.data(0, TRAINING)
     seen = [row for batch in data.batches("test") for rows in drawn(found, batch).values() for row in rows]
     assert sorted(seen) == sorted(row for task in SIZES for row in ids(found, task, "test"))
-    small = problem(tmp_path, SIZES, evaluation_tokens=30)
-    budgeted = small.data(0, TRAINING)
-    counts = sum(small.counts(batch) for batch in budgeted.batches("test"))
-    assert (counts <= 30).all() and (counts > 0).all()  # type: ignore[union-attr]
+    whole = sum(found.counts(batch) for batch in data.batches("test"))
+    small = problem(tmp_path, SIZES, evaluation_tokens=35)
+    counts = sum(small.counts(batch) for batch in small.data(0, TRAINING).batches("test"))
+    assert isinstance(whole, Tensor) and isinstance(counts, Tensor)
+    assert (whole > 35).all() and (counts <= 35).all() and (counts > 10).all()
 
 
 # ---- losses ----------------------------------------------------------------------------------------------------------
@@ -196,9 +197,9 @@ def gradients(model: nn.Module, values: Tensor) -> list[Tensor]:
     return list(torch.autograd.grad(values @ torch.tensor([1.0, -2.0, 3.0], dtype=values.dtype), trained))
 
 
-def assert_same(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> None:
+def assert_same(ours: Sequence[Tensor], theirs: Sequence[Tensor], rtol: float = 1e-9) -> None:
     for one, other in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(one, other, rtol=rtol, atol=rtol / 100)
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
@@ -222,7 +223,9 @@ def test_losses_are_those_of_each_example_alone(
     ours = found.losses(own, batch)
     torch.testing.assert_close(ours, torch.stack(expected), rtol=1e-9, atol=1e-12)
     assert found.counts(batch).tolist() == counts
-    assert_same(gradients(own, ours), gradients(own, torch.stack(expected)))
+    # The eager attention of Llama rounds its softmax to float32.
+    rtol = 1e-9 if attention == "sdpa" else 1e-4
+    assert_same(gradients(own, ours), gradients(own, torch.stack(expected)), rtol)
 
 
 def test_large_vocabularies_in_parts_are_exact(tmp_path: Path, llama: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -251,7 +254,7 @@ def test_the_output_embedding_sees_learned_positions_alone(tmp_path: Path, llama
     own, seen = adapted(found), list[int]()
     own.head.register_forward_hook(lambda module, given, out: seen.append(out.numel() // out.shape[-1]))
     found.losses(own, batch)
-    assert seen == [int(found.counts(batch).sum())] and seen[0] < batch["tokens"].numel() // 2
+    assert seen == [int(found.counts(batch).sum())] and seen[0] < batch["tokens"].numel()
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -294,14 +297,11 @@ def test_lora_trains_adapters_of_the_last_layers_alone(tmp_path: Path, request: 
     assert not any(torch.equal(mine[name], theirs[name]) for name in down)
     assert all(torch.equal(mine[name], same[name]) for name in mine)
     assert all(value.dtype == torch.float32 for value in mine.values())
+    last = "layers.2.mlp.down_proj.lora_" if kind == "llama" else "h.2.mlp.c_proj.lora_"
     shared = found.shared_layer(own)
-    assert {id(value) for value in shared.parameters() if value.requires_grad} == {
-        id(value) for name, value in mine.items() if "lora_" in name and _layer(name) == _layer(max(names))
-    } & {id(value) for value in shared.parameters()}
-
-
-def _layer(name: str) -> str:
-    return name.rpartition(".lora_")[0]
+    assert isinstance(shared, nn.Module)
+    kept = {id(value) for value in shared.parameters() if value.requires_grad}
+    assert kept == {id(value) for name, value in mine.items() if last in name}
 
 
 def test_lora_takes_the_named_layers(tmp_path: Path, llama: str) -> None:
@@ -311,7 +311,7 @@ def test_lora_takes_the_named_layers(tmp_path: Path, llama: str) -> None:
     assert {name.rpartition(".lora_")[0].rpartition(".")[2] for name in trained_names(own)} == {"q_proj", "down_proj"}
     layer: Any = next(module for module in own.modules() if hasattr(module, "lora_A"))
     assert (layer.r["default"], layer.scaling["default"]) == (3, 4.0)
-    with pytest.raises(ValueError, match="target_modules among q_proj, k_proj, v_proj, .*, found qproj"):
+    with pytest.raises(ValueError, match=r"target_modules among q_proj, k_proj, v_proj, .*, found qproj"):
         problem(tmp_path, SIZES, model=llama, adapt={"lora": {"target_modules": ["qproj"]}}).model(0)
     with pytest.raises(ValueError, match="at most the 3 layers of the model, found 4"):
         problem(tmp_path, SIZES, model=llama, adapt={"lora": {"layers": 4}}).model(0)
@@ -409,7 +409,7 @@ def test_the_cache_is_read_by_content_and_mended(
 
     def batch(seed: int = 0, **more: Any) -> Batch:
         given = {"model": llama, "cache_frozen": True, "max_length": 70, **more}
-        return problem(tmp_path, SIZES, **given).data(seed, TRAINING).train_batch(0)
+        return problem(tmp_path, {"a": 45, "b": 35}, **given).data(seed, TRAINING).train_batch(0)
 
     before = set(own_cache.glob("hidden-*"))
     first = batch()
@@ -424,7 +424,7 @@ def test_the_cache_is_read_by_content_and_mended(
         file.write_bytes(damaged)
         assert torch.equal(batch()["hidden"], first["hidden"])
     assert len(computed) == 4 * number
-    for change in ({"dtype": "bfloat16"}, {"max_length": 60}, {"model": write_model(tmp_path / "other", layers=4)}):
+    for change in ({"dtype": "bfloat16"}, {"max_length": 20}, {"model": write_model(tmp_path / "other", layers=4)}):
         batch(**change)
     assert len(computed) >= 7 * number
     assert file.read_bytes() == content
@@ -519,7 +519,7 @@ def test_the_likeliest_choice_has_the_lowest_sum_of_nats(tmp_path: Path, llama: 
         for choice in choices:
             tail = found._tokens.tokenizer(choice, add_special_tokens=False)["input_ids"]
             row = torch.tensor([*example.opening.tolist(), *tail])
-            logits = own.causal(input_ids=row[None]).logits[0]
+            logits = own.causal(input_ids=row[None]).logits[0].detach()
             nats = functional.cross_entropy(logits[:-1], row[1:], reduction="none")
             sums.append(float(nats[-len(tail) :].sum()))
         assert answers.likeliest(own, found._tokens, example, choices) == choices[int(np.argmin(sums))]
@@ -582,7 +582,7 @@ def test_no_such_model(tmp_path: Path) -> None:
         ):
             ask()
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="expected a causal language model in '.*/empty', found: ") as told:
+    with pytest.raises(ValueError, match=r"expected a causal language model in '.*/empty', found: ") as told:
         problem(tmp_path, SIZES, model=str(tmp_path / "empty")).model(0)
     assert "\n" not in str(told.value)
 

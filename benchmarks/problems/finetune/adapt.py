@@ -97,6 +97,15 @@ def layers_of(causal: nn.Module) -> tuple[str, nn.ModuleList]:
     raise ValueError(f"{OWNER}: expected a decoder with a list of layers, found {type(causal).__name__}")
 
 
+def checkpoint_layers(causal: nn.Module) -> None:
+    """Compute layers again in the backward pass instead of keeping what they made."""
+    how: Any = {"use_reentrant": False}
+    # Newer versions of transformers have another name for it.
+    newer: Any = getattr(causal, "activation_checkpointing_enable", None)
+    older: Any = getattr(causal, "gradient_checkpointing_enable", None)
+    (newer or older)(how)
+
+
 def _after_layers(causal: nn.Module) -> Iterator[nn.Module]:
     name, _ = layers_of(causal)
     children = dict(decoder_of(causal).named_children())
