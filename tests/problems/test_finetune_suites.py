@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from places import TESTS
+from places import ROOT, TESTS
 from tiny_models import rows
 
 from benchmarks.catalog import make_problem, weighter_class
@@ -22,6 +22,7 @@ from benchmarks.harness.loop import Loop
 from benchmarks.planning.plan import Filters, Plan, make_plan
 from benchmarks.planning.suite import read_suite
 from benchmarks.problems.finetune import models
+from benchmarks.problems.finetune.options import Source
 from benchmarks.records.schema import RunSpec
 from weighting import RunFacts
 from weighting._build import build
@@ -141,3 +142,21 @@ def test_every_suite_trains_on_small_files(suite: str, monkeypatch: pytest.Monke
     asks = {"finetune_code": set(), "finetune_tydiqa": {"f1"}, "finetune_mixed": {"f1"}}
     assert {key.split("/")[1] for key in found} >= {"bits_per_byte", "perplexity"} | asks[suite]
     assert all(value > 0 for key, value in found.items() if key.endswith("bits_per_byte"))
+
+
+def test_the_suite_of_the_page_is_planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (ROOT / "docs" / "finetuning.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "letters").mkdir()
+    for path in re.findall(r"letters/\S+", block):
+        (tmp_path / path).write_text("letter,answer,customer\n")
+    (tmp_path / "suite.yaml").write_text(block)
+    run = plan_of("suite.yaml").runs[0]
+    assert run.problem.tasks == ("orders", "complaints", "thanks")
+    assert set(run.problem.contents) == {f"data.{task}" for task in run.problem.tasks}
+
+
+def test_the_page_names_every_key_of_a_source() -> None:
+    page = (ROOT / "docs" / "finetuning.md").read_text(encoding="utf-8")
+    assert [name for name in Source.model_fields if f"`{name}`" not in page] == []
