@@ -204,6 +204,8 @@ class Problem(ABC):
     rows_belong_to_tasks: ClassVar[bool] = False
     """True: the rows (leading dimension) of the shared layer's input are K equal, consecutive groups, one for each task."""
 
+    saves_memory: ClassVar[str] = "a smaller training.batch_size, or training.accumulate above 1"
+    """What to try where a run is out of memory, in words."""
     small: ClassVar[Mapping[str, Any]] = {}
     """Options with which the problem is quick to check; no run uses them."""
 

@@ -130,6 +130,9 @@ class Tiny(Problem):
             raise torch.OutOfMemoryError("no memory for this step")
         if self.spoil == "host memory":
             raise MemoryError
+        if self.spoil == "torch's memory":
+            # More than any machine has: torch's own words, whatever its version.
+            torch.empty(2**60)
         if self.spoil == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
         raise RuntimeError("spoilt on purpose\nwith a second line")

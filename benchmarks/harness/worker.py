@@ -32,6 +32,9 @@ from benchmarks.seeds import derive
 from weighting import RunFacts, Weighter
 from weighting._build import build
 
+NO_HOST_MEMORY = "can't allocate memory"
+"""What torch's allocator of the CPU says in a RuntimeError."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -180,11 +183,13 @@ def _train(job: Job, send: Send, should_stop: ShouldStop, checkpoint: Checkpoint
     except DivergedError as outcome:
         state, fields["reason"], fields["failed_step"] = "diverged", outcome.reason, outcome.step
     except (MemoryError, torch.OutOfMemoryError) as error:
-        state, fields["reason"] = "out_of_memory", one_line(error)
+        state, fields["reason"] = "out_of_memory", _no_memory(error, problem)
     except (StorageError, BrokenPipeError, EOFError):
         raise
     except Exception as error:  # noqa: BLE001 - whatever a problem or a weighter raises is a row, and the others go on
         state, fields["reason"] = "crashed", one_line(error)
+        if NO_HOST_MEMORY in str(error):
+            state, fields["reason"] = "out_of_memory", _no_memory(error, problem)
         if loop is not None and loop.bad_step is not None:
             # Whatever could not be computed from a loss that is not a number: the loss came first.
             state, fields["failed_step"] = "diverged", loop.bad_step
@@ -198,6 +203,10 @@ def _train(job: Job, send: Send, should_stop: ShouldStop, checkpoint: Checkpoint
     record = make_record(job, state, started, problem, resumed=loop.resumed if loop else 0, **fields)
     trajectory = loop.trajectory.frame() if loop is not None else pd.DataFrame(columns=list(COLUMNS))
     return Run(record, trajectory)
+
+
+def _no_memory(error: BaseException, problem: Problem | None) -> str:
+    return f"{one_line(error)}; to try: {(problem or Problem).saves_memory}"
 
 
 def check_unchanged(spec: RunSpec) -> None:

@@ -88,6 +88,10 @@ class FinetuneLM(Problem):
     )
     splits = "as the data have them, else by hash of an example's group, a tenth each for validation and test"
     heavy_modules = ("transformers.models.llama.modeling_llama",)
+    saves_memory = (
+        f"{Problem.saves_memory}, gradient_checkpointing: true, a smaller max_length, adapt with fewer layers and "
+        "cache_frozen: true, or quantization: 4bit on a GPU"
+    )
     small: ClassVar[Mapping[str, Any]] = {
         "model": TINY,
         "adapt": {"last_layers": 1},

@@ -44,6 +44,13 @@ FAILURES: dict[str, tuple[dict[str, Any], str, str, str, int | None]] = {
     "loss is NaN": ({"problems": spoilt("nan")}, "uniform", "diverged", "loss of small is not finite", 12),
     "loss is infinite": ({"problems": spoilt("infinite")}, "uniform", "diverged", "loss of small is not finite", 12),
     "no memory on the device": ({"problems": spoilt("memory")}, "uniform", "out_of_memory", "no memory for this step", 12),
+    "no memory for a tensor": (
+        {"problems": spoilt("torch's memory")},
+        "uniform",
+        "out_of_memory",
+        "; to try: a smaller training.batch_size, or training.accumulate above 1",
+        12,
+    ),
     "no memory": ({"problems": spoilt("host memory")}, "uniform", "out_of_memory", "MemoryError", 12),
     "problem raises": ({"problems": spoilt("error")}, "uniform", "crashed", "spoilt on purpose with a second line", 12),
     "batch too large": (
