@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -94,3 +94,35 @@ def problem(
 
 def training(**changes: Any) -> Training:
     return Training.model_validate({**TRAINING.model_dump(), **changes})
+
+
+class WithAdapters(FinetuneLM):
+    """Over cached layers, with dropout."""
+
+    small: ClassVar[Mapping[str, Any]] = {
+        **FinetuneLM.small,
+        "adapt": {"lora": {"rank": 2, "layers": 1, "dropout": 0.2}},
+    }
+
+
+class Packed(FinetuneLM):
+    """All of the model, several examples in a row."""
+
+    small: ClassVar[Mapping[str, Any]] = {
+        **FinetuneLM.small,
+        "adapt": "full",
+        "cache_frozen": False,
+        "packed": True,
+        "max_length": 300,
+    }
+
+
+class ShortNumbers(FinetuneLM):
+    """In bfloat16, with layers that are computed again."""
+
+    small: ClassVar[Mapping[str, Any]] = {
+        **FinetuneLM.small,
+        "cache_frozen": False,
+        "dtype": "bfloat16",
+        "gradient_checkpointing": True,
+    }

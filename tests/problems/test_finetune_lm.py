@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_models import PAIR, TRAINING, problem, training, write_model
+from tiny_models import PAIR, TRAINING, Packed, ShortNumbers, WithAdapters, problem, training, write_model
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -29,6 +29,7 @@ from benchmarks.problems.finetune.batches import FinetuneData, shares
 from benchmarks.problems.finetune.examples import Example
 from benchmarks.problems.finetune.programs import passes
 from benchmarks.problems.finetune_lm import FinetuneLM
+from benchmarks.testing import check_problem
 from weighting import RunFacts
 
 SIZES = {"a": 60, "b": 40, "c": 50}
@@ -73,6 +74,16 @@ def drawn(found: FinetuneLM, batch: Batch) -> dict[str, list[list[int]]]:
 def ids(found: FinetuneLM, task: str, part: str = "train") -> list[list[int]]:
     examples = found._examples[part][found.all_tasks.index(task)]  # type: ignore[index]
     return [example.ids.tolist() for example in examples]
+
+
+# ---- the contract ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [WithAdapters, Packed, ShortNumbers])
+def test_the_contract_holds_with_other_options(kind: type[FinetuneLM]) -> None:
+    told = check_problem(kind)
+    assert told.ok, str(told)
 
 
 # ---- batches ---------------------------------------------------------------------------------------------------------

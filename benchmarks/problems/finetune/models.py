@@ -7,6 +7,7 @@ import hashlib
 import importlib.util
 import io
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -70,6 +71,8 @@ class Pretrained:
 
     def tokenizer(self) -> Any:
         """Its tokenizer. Raises ValueError where it does not give the offsets of its tokens."""
+        # With its own threads the library warns in every forked worker, and the cores belong to other runs.
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         from transformers import AutoTokenizer
 
         found: Any = self._read(lambda place: AutoTokenizer.from_pretrained(place, revision=self.revision))
