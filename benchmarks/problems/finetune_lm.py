@@ -129,61 +129,67 @@ class FinetuneLM(Problem):
         run_code: bool = False,
     ) -> None:
         self.places = dict(data or {})
-        named = {**self.places, **(sources or {})}
-        if named:
+        common, own = source or {}, sources or {}
+        self.built_in = not self.places and not any(
+            isinstance(each, Mapping) and "hub" in each for each in (common, *own.values())
+        )
+        if not self.built_in:
             # The tasks of this instance are the user's, not those of the class.
-            vars(self).update(all_tasks=tuple(named), default_tasks=None)
-        self.built_in = not named
+            vars(self).update(all_tasks=tuple({**self.places, **own}), default_tasks=None)
         super().__init__(tasks=tasks)
-        self.sources = self._sources(source or {}, sources or {})
-        for option, value, least in (
-            ("max_length", max_length, 2),
-            ("bucket", bucket, 1),
-            ("validation_examples", validation_examples, 1),
-            ("test_examples", test_examples, 1),
-            ("generate_tokens", generate_tokens, 1),
-            ("generate_examples", generate_examples, 1),
-        ):
-            check(self.name, option, value, integer=True, ge=least)
-        if evaluation_tokens is not None:
-            check(self.name, "evaluation_tokens", evaluation_tokens, integer=True, ge=1)
+        self.sources = self._sources(common, own)
+        _check_numbers(
+            max_length=(max_length, 2),
+            bucket=(bucket, 1),
+            validation_examples=(validation_examples, 1),
+            test_examples=(test_examples, 1),
+            generate_tokens=(generate_tokens, 1),
+            generate_examples=(generate_examples, 1),
+            evaluation_tokens=(1 if evaluation_tokens is None else evaluation_tokens, 1),
+        )
         check_choice(self.name, "dtype", dtype, list(DTYPES))
         if quantization is not None:
             check_choice(self.name, "quantization", quantization, ["4bit"])
-        if packed and attn_implementation.startswith("flash"):
-            raise ValueError(
-                f"{OWNER}: expected attn_implementation sdpa or eager for packed rows, found {attn_implementation}"
-            )
         self.pretrained = Pretrained(model, revision, dtype, attn_implementation, quantization)
         self.dtype, self.gradient_checkpointing = DTYPES[dtype], gradient_checkpointing
         self.adapt, self.cache_frozen = adapt_of(adapt), cache_frozen
-        if cache_frozen and self.adapt.full:
-            raise ValueError(f"{OWNER}: expected adapt with frozen layers for cache_frozen, found full")
         self.max_length, self.packed, self.bucket = max_length, packed, bucket
         self.temperature = temperature_of(sampling)
         self.most: dict[Split, int | None] = {"train": None, "validation": validation_examples, "test": test_examples}
         self.evaluation_tokens = evaluation_tokens
-        self.generate_tokens, self.generate_examples = generate_tokens, generate_examples
-        running = [task for task in self.tasks if "pass_at_1" in self.sources[task].metrics]
-        if running and not run_code:
-            raise ValueError(f"{OWNER}: expected run_code: true for pass_at_1 of {running[0]!r}: it runs what a model wrote")
+        self.generate_tokens, self.generate_examples, self.run_code = generate_tokens, generate_examples, run_code
+        self._check_together()
         self._tokens: Tokens | None = None
         self._examples: dict[Split, list[list[Example]]] = {}
         self._flat: list[Example] = []
         self._facts: dict[str, Any] = {}
 
     def _sources(self, common: Mapping[str, Any], own: Mapping[str, Mapping[str, Any]]) -> dict[str, Source]:
+        # What metrics ask for may stand in the source of each task.
         read(Source, {name: value for name, value in common.items() if name != "metrics"}, "source")
-        found = {}
-        for task in self.all_tasks:
-            changes = own.get(task, {})
-            place = f"sources.{task}" if changes else "source"
+        for task, changes in own.items():
+            if task not in self.all_tasks:
+                raise ValueError(f"{OWNER}: expected sources for tasks among {', '.join(self.all_tasks)}, found {task!r}")
             if not isinstance(changes, Mapping):
-                raise ValueError(f"{OWNER}: expected {place} as a mapping, found {changes!r}")
-            found[task] = read(Source, {**common, **changes}, place)
-            if task in self.places and found[task].hub is not None and "hub" in changes:
-                raise ValueError(f"{OWNER}: expected task {task!r} in data or with a hub id, found both")
-        return found
+                raise ValueError(f"{OWNER}: expected sources.{task} as a mapping, found {changes!r}")
+        places = {task: f"sources.{task}" if own.get(task) else "source" for task in self.all_tasks}
+        return {task: read(Source, {**common, **own.get(task, {})}, place) for task, place in places.items()}
+
+    def _check_together(self) -> None:
+        """Options that are right alone and wrong together. Raises ValueError."""
+        if self.packed and self.pretrained.attention.startswith("flash"):
+            raise ValueError(
+                f"{OWNER}: expected attn_implementation sdpa or eager for packed rows, found {self.pretrained.attention}"
+            )
+        if self.cache_frozen and self.adapt.full:
+            raise ValueError(f"{OWNER}: expected adapt with frozen layers for cache_frozen, found full")
+        for task in self.tasks:
+            if "pass_at_1" in self.sources[task].metrics and not self.run_code:
+                raise ValueError(f"{OWNER}: expected run_code: true for pass_at_1 of {task!r}: it runs what a model wrote")
+        for task in () if self.built_in else self.all_tasks:
+            if (task in self.places) == (self.sources[task].hub is not None):
+                found = "both" if task in self.places else "neither"
+                raise ValueError(f"{OWNER}: expected a path in data or a hub id in sources for task {task!r}, found {found}")
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
@@ -356,3 +362,9 @@ class FinetuneLM(Problem):
     def facts(self) -> dict[str, Any]:
         """Hash of the examples, the shares in which tasks are drawn, how much was cut, and versions."""
         return self._facts
+
+
+def _check_numbers(**values: tuple[object, int]) -> None:
+    """Option -> its value and the least one. Raises ValueError."""
+    for option, (value, least) in values.items():
+        check(OWNER, option, value, integer=True, ge=least)

@@ -33,6 +33,7 @@ SQUAD = {
     "separator": " ",
     "group": "title",
 }
+HUB = {"hub": "x/y"}
 PAWSX = {
     "columns": ["first", "second", "label"],
     "where": {"first": "!NS", "second": "!NS"},
@@ -345,6 +346,13 @@ def test_built_in_tasks_have_unequal_amounts() -> None:
     assert all((each["validation"], each["test"]) == (16, 32) for each in counts.values())
 
 
+def test_a_built_in_task_may_have_another_amount() -> None:
+    found = FinetuneLM(model="tiny", adapt="full", max_length=512, sources={"yaml": {"most": {"train": 5}}})
+    found.data(0, TRAINING)
+    trains = {task: each["train"] for task, each in found.facts()["examples"].items()}
+    assert trains == {**built_in.EXAMPLES, "yaml": 5}
+
+
 def test_no_built_in_example_is_in_two_splits() -> None:
     """Where text is repeated in the files, as in type stubs, the training example is left out."""
     everything = {"train": 10_000, "validation": 10_000, "test": 10_000}
@@ -379,13 +387,17 @@ def test_no_built_in_example_is_in_two_splits() -> None:
         ({"source": {"prompts": "x"}}, ["source.prompts", "did you mean 'prompt'?"]),
         ({"source": {"prompt": "x"}}, ["source", "prompt and completion together"]),
         ({"source": {"text": "x", "messages": "y"}}, ["one form"]),
-        ({"sources": {"a": {"text": "x", "metrics": ["f1"]}}}, ["sources.a", "prompt and completion for metrics"]),
-        ({"sources": {"a": {**PAIR, "metrics": ["f2"]}}}, ["sources.a.metrics", "'f2'"]),
-        ({"sources": {"a": {**PAIR, "metrics": ["choice_accuracy"]}}}, ["sources.a", "at least two choices"]),
-        ({"sources": {"a": {**PAIR, "metrics": ["pass_at_1"]}}}, ["sources.a", "a test for pass_at_1"]),
-        ({"sources": {"a": {**PAIR, "metrics": ["pass_at_1"], "test": "test"}}}, ["run_code: true", "'a'"]),
-        ({"sources": {"a": {"hub": "x/y", "splits": {"test": "dev"}}}}, ["splits with train"]),
-        ({"tasks": ["b"], "sources": {"a": {}}}, ["expected tasks among a", "'b'"]),
+        ({"sources": {"a": {**HUB, "text": "x", "metrics": ["f1"]}}}, ["sources.a", "prompt and completion for metrics"]),
+        ({"sources": {"a": {**HUB, **PAIR, "metrics": ["f2"]}}}, ["sources.a.metrics", "'f2'"]),
+        ({"sources": {"a": {**HUB, **PAIR, "metrics": ["choice_accuracy"]}}}, ["sources.a", "at least two choices"]),
+        ({"sources": {"a": {**HUB, **PAIR, "metrics": ["pass_at_1"]}}}, ["sources.a", "a test for pass_at_1"]),
+        ({"sources": {"a": {**HUB, **PAIR, "metrics": ["pass_at_1"], "test": "test"}}}, ["run_code: true", "'a'"]),
+        ({"sources": {"a": {**HUB, "splits": {"test": "dev"}}}}, ["splits with train"]),
+        ({"tasks": ["b"], "sources": {"a": {"hub": "x/y"}}}, ["expected tasks among a", "'b'"]),
+        ({"sources": {"pithon": {"most": {"train": 2}}}}, ["sources for tasks among python, cpp, ", "'pithon'"]),
+        ({"sources": {"python": 3}}, ["sources.python as a mapping", "3"]),
+        ({"data": {"a": "x"}, "sources": {"b": PAIR}}, ["hub id in sources for task 'b', found neither"]),
+        ({"data": {"a": "x"}, "source": {"hub": "x/y"}}, ["for task 'a', found both"]),
     ],
 )  # fmt: skip
 def test_options_that_cannot_be_used_get_one_line(options: dict[str, Any], words: list[str]) -> None:
@@ -452,8 +464,6 @@ def test_a_hub_that_does_not_answer_gets_one_line(hub: FakeHub, monkeypatch: pyt
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(ValueError, match=r"expected the package datasets .*pip install 'mtl-weighting\[finetune\]'"):
         found.data(0, TRAINING)
-    with pytest.raises(ValueError, match="expected a path in data or a hub id in sources for task 'a'"):
-        FinetuneLM(sources={"a": PAIR}, model="tiny", adapt="full").data(0, TRAINING)
 
 
 def test_fewer_examples_than_a_batch(tmp_path: Path) -> None:

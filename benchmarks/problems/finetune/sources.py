@@ -130,8 +130,6 @@ def _inside(task: str, found: Any, rows: str | None) -> Iterator[Row]:
 
 
 def _from_hub(task: str, source: Source) -> dict[Split, list[Row]]:
-    if source.hub is None:
-        raise ValueError(f"{OWNER}: expected a path in data or a hub id in sources for task {task!r}, found neither")
     try:
         import datasets
     except ImportError as error:
@@ -140,9 +138,10 @@ def _from_hub(task: str, source: Source) -> dict[Split, list[Row]]:
             "pip install 'mtl-weighting[finetune]'"
         ) from error
     wanted: Mapping[Split, str] = source.splits or {"train": "train"}
+    hub: Any = source.hub
     try:
         return {
-            ours: list(datasets.load_dataset(source.hub, source.config, split=theirs, revision=source.revision))
+            ours: list(datasets.load_dataset(hub, source.config, split=theirs, revision=source.revision))
             for ours, theirs in wanted.items()
         }
     # Whatever goes wrong between here and the hub has a type of its own.
