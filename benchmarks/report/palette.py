@@ -53,6 +53,7 @@ STL_STYLE = Style(_GREY, "", (0, (1, 1.6)))
 _KNOWN = {
     "uniform": Style(_BLACK, "o", DASHES[0]),
     "static": Style(_GREY, "s", DASHES[1]),
+    "token_mean": Style(_GREY, "d", DASHES[2]),
     "random": Style(_GREY, "X", DASHES[0]),
     "gradnorm": Style(_SKY, "^", DASHES[0]),
     "dwa": Style(_ORANGE, "D", DASHES[0]),

