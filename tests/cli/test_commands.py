@@ -247,3 +247,19 @@ def test_a_report_on_nothing_but_damaged_records(bench: Bench, suite: str, out: 
         (place / RUN_FILE).write_text("{", encoding="utf-8")
     assert "28 runs: 0 recorded, 28 to train" in bench(suite, "--dry-run", *out).stdout
     assert_refused(bench("report", suite, *out), "expected recorded runs of suite 'mine' in", "found none")
+
+
+def test_runs_of_unequal_length_are_compared_and_say_so(bench: Bench, out: tuple[str, ...], tmp_path: Path) -> None:
+    training = {"patience": 1, "lr": 0.5, "evaluate_every": 5, "steps": 40}
+    path = suite_file(tmp_path, training=training, seeds=[0, 1], weighters=["uniform", "famo"])
+    assert bench(str(path), "--jobs", "1", *out).code == 0
+    folder = tmp_path / "out" / "mine"
+    runs = [read_run(each) for each in run_folders(folder)]
+    ends = {int(run.trajectory["step"].max()) for run in runs}
+    assert len(ends) > 1 and min(ends) < 40
+    for run in runs:
+        flags = {flag.name: flag.steps for flag in run.record.flags}
+        end = int(run.trajectory["step"].max())
+        assert flags.get("stopped_early") == (end if end < 40 else None)
+        assert run.record.state == "finished" and run.record.costs is not None
+    assert "| stopped early |" in (folder / "report.md").read_text(encoding="utf-8")

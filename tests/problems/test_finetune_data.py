@@ -319,6 +319,14 @@ def test_long_examples_lose_the_beginning_of_the_prompt_first(
     assert (tokens.cuts["a"].prompts, tokens.cuts["a"].completions, tokens.cuts["a"].examples) == (*cuts, 1)
 
 
+def test_templates_take_fields_of_any_name_and_braces_written_twice() -> None:
+    row = {"my field": "x", "more": {"deep": ["y", "z"]}, "prompt": "p", "completion": "c"}
+    example = example_of({"prompt": "{{{my field}}} {more.deep.1} {more.deep}", "completion": "completion"}, row)
+    assert shown(example)[0] == ("{x} z y\nz", False)
+    with pytest.raises(ValueError, match="with the field ' a; ', found my field, more, prompt, completion"):
+        example_of({"prompt": "int main() { a; }", "completion": "completion"}, row)
+
+
 def test_rows_with_a_null_are_left_out() -> None:
     assert written("a", [{"prompt": "p", "completion": None}], Source(**PAIR), tokenizer()) == []
 

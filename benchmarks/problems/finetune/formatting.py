@@ -17,7 +17,8 @@ from benchmarks.problems.finetune import OWNER
 from benchmarks.problems.finetune.options import Source
 from benchmarks.problems.finetune.sources import Row, field_of
 
-FIELD = re.compile(r"\{([\w.-]+)\}")
+FIELD = re.compile(r"\{\{|\}\}|\{([^{}]+)\}")
+"""Of a template: a brace, written twice, or the name of a field in braces."""
 MARK = "\ufdd0{}\ufdd1"
 """Stands for a text in a rendered chat template; these code points are set aside for a program's own use."""
 MARKED = re.compile("\ufdd0(\\d+)\ufdd1")
@@ -114,11 +115,14 @@ def _pieces(task: str, row: Row, texts: Mapping[str, str], source: Source, token
 
 def _text(task: str, row: Row, template: str, values: Mapping[str, Mapping[str, str]]) -> str | None:
     """A field, or a template filled with fields; None where one of them is null."""
-    names = FIELD.findall(template)
-    found = {name: _value(task, row, name, values) for name in names or [template]}
+    is_template = "{" in template
+    names = [name for name in FIELD.findall(template) if name] if is_template else [template]
+    found = {name: _value(task, row, name, values) for name in names}
     if None in found.values():
         return None
-    return FIELD.sub(lambda match: str(found[match.group(1)]), template) if names else found[template]
+    if not is_template:
+        return found[template]
+    return FIELD.sub(lambda match: str(found[match.group(1)]) if match.group(1) else match.group()[0], template)
 
 
 def _value(task: str, row: Row, name: str, values: Mapping[str, Mapping[str, str]]) -> str | None:

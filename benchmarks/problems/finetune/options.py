@@ -52,7 +52,8 @@ class Source(_Option):
     """Where the examples of a task come from, and how a row becomes one.
 
     A text of a row is a field's name, with dots into what is nested (``answers.0.text``), or a template with such names
-    in braces (``"{context}\\n\\n{question}"``). Rows in which a used field is null are left out.
+    in braces (``"{context}\\n\\n{question}"``; a brace itself is written twice). Rows in which a used
+    field is null are left out.
     """
 
     hub: str | None = None
