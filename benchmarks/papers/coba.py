@@ -29,7 +29,7 @@ def measure(scored: Scores) -> Measured:
 EXPERIMENT = Experiment(
     suite="reproduce_coba",
     protocol="coba_code_lm",
-    weighters=(*RIVALS, "coba"),
+    weighters=(*RIVALS, "static", "token_mean", "coba"),
     measure=measure,
     departures=(
         "A small model is trained from scratch on code in five languages; the paper fine-tunes large ones on its own data.",

@@ -110,7 +110,8 @@ class _ProblemPlanner:
     def runs(self) -> list[RunSpec]:
         seeds = self.filters.seeds or self.entry.seeds or self.file.suite.seeds
         runs = [run for seed in dict.fromkeys(seeds) for run in self._runs_of_seed(seed)]
-        return runs if self.file.suite.tune is None else runs + self._trials(self.file.suite.tune, seeds)
+        tune = self.entry.tune or self.file.suite.tune
+        return runs if tune is None else runs + self._trials(tune, seeds)
 
     def _runs_of_seed(self, seed: int) -> list[RunSpec]:
         runs = [self._run(self.problem.tasks, spec, seed) for spec in self._weighters()]
@@ -169,7 +170,7 @@ class _ProblemPlanner:
         """The trials on the tuning seed: as many for each method and each single-task baseline."""
         if tune.seed in seeds:
             raise self.file.error(
-                ["tune", "seed"],
+                [*self._tune_place, "seed"],
                 f"expected a seed that no comparison uses, found {tune.seed} (for problem {self.entry.name})",
             )
         return [
@@ -190,23 +191,42 @@ class _ProblemPlanner:
 
     def _settings(self, spec: WeighterSpec, tune: Tune) -> list[tuple[float, WeighterSpec]]:
         kind = weighter_class(spec.name)
-        # What the suite sets by hand is no part of the search.
         defaults = hyperparameter_defaults(kind)
-        space = {name: values for name, values in kind.search.items() if spec.hyperparameters[name] == defaults[name]}
+        space = self._space(spec, kind, tune)
         usual = {name: defaults[name] for name in space}
         # The learning rate of the comparison is one of those tried, so that the tuned setting can be the default.
         rates = list(dict.fromkeys([self.training.lr, *tune.learning_rates]))
         try:
             chosen = trials(rates, usual, space, tune.trials or len(rates), tune.seed)
         except ValueError as error:
-            raise self.file.error(["tune", "trials"], f"{spec.label}: {error}") from error
+            raise self.file.error([*self._tune_place, "trials"], f"{spec.label}: {error}") from error
         given = {name: value for name, value in spec.hyperparameters.items() if value != AUTO}
         found = []
         for lr, changes in chosen:
             set_here = {name: value for name, value in changes.items() if value != AUTO}
-            checked = self._checked(["tune"], spec.name, kind, spec.source, {**given, **set_here})
+            checked = self._checked(self._tune_place, spec.name, kind, spec.source, {**given, **set_here})
             found.append((lr, checked.model_copy(update={"label": spec.label})))
         return found
+
+    def _space(self, spec: WeighterSpec, kind: type[Weighter], tune: Tune) -> dict[str, Sequence[object]]:
+        """Hyperparameter -> values to search; what the suite sets by hand is no part of it."""
+        named = [*(entry.name for entry in self.entry.weighters or self.file.suite.weighters), *CONTROLS]
+        for name in tune.search:
+            if name not in named:
+                raise self.file.error([*self._tune_place, "search", name], unknown("weighter", name, named))
+        defaults, hints = hyperparameter_defaults(kind), _hints(kind)
+        space: Mapping[str, Sequence[object]] = tune.search.get(spec.name, kind.search)
+        for name, values in space.items():
+            place = [*self._tune_place, "search", spec.name, name]
+            if name not in defaults:
+                raise self.file.error(place, f"{spec.name}: {unknown('hyperparameter', name, defaults)}")
+            for value in values:
+                self._check_type(place, value, hints.get(name, Any))
+        return {name: values for name, values in space.items() if spec.hyperparameters[name] == defaults[name]}
+
+    @property
+    def _tune_place(self) -> list[str | int]:
+        return ["tune"] if self.entry.tune is None else [*self.place, "tune"]
 
     def _wanted(self, weighter: str) -> bool:
         return self.filters.weighters is None or weighter in self.filters.weighters

@@ -14,6 +14,7 @@
         weighters: [uniform, famo]              # instead of the suite's
         hyperparameters:                        # changes for this problem to the weighters named
           static: {weights: [1, 1, 1, 1, 2]}
+        tune: {...}                             # instead of the suite's
     weighters:
       - uniform
       - {name: coba, tau: [2, 5]}               # a list is a grid: one run for each value
@@ -23,6 +24,7 @@
       learning_rates: [3e-4, 1e-3, 3e-3]        # the defaults are tried at each, and at the problem's own learning rate
       trials: 16                                # for each; the rest between these rates and over the search space
       seed: 100                                 # of the trials, none of the seeds above
+      search: {coba: {window: [100, 500]}}      # instead of the method's own search space
     controls:
       simplex: 15                               # static weights over the simplex, at most so many, for a Pareto front
       frozen: true                              # each adaptive method again with its time-averaged weights held fixed
@@ -68,6 +70,16 @@ Weighters = Annotated[list[Annotated[WeighterEntry, BeforeValidator(_named)]], F
 Seeds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 
 
+class Tune(_Entry):
+    """Trials from which every method's best setting is chosen."""
+
+    learning_rates: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1)]
+    trials: Annotated[int, Field(ge=1)] | None = None
+    seed: Annotated[int, Field(ge=0)]
+    search: dict[str, dict[str, Annotated[list[Any], Field(min_length=1)]]] = {}
+    """Weighter -> hyperparameter -> values, instead of the method's own search space."""
+
+
 class ProblemEntry(_Entry):
     """A problem with what the suite changes for it."""
 
@@ -77,14 +89,7 @@ class ProblemEntry(_Entry):
     seeds: Seeds | None = None
     weighters: Weighters | None = None
     hyperparameters: dict[str, dict[str, Any]] = {}
-
-
-class Tune(_Entry):
-    """Trials from which every method's best setting is chosen."""
-
-    learning_rates: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1)]
-    trials: Annotated[int, Field(ge=1)] | None = None
-    seed: Annotated[int, Field(ge=0)]
+    tune: Tune | None = None
 
 
 class Controls(_Entry):

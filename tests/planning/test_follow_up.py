@@ -124,6 +124,37 @@ def test_all_settings_are_tried_where_there_are_no_more() -> None:
     assert len(trials([0.1], {"alpha": 9, "beta": "y"}, space, 5, seed=0)) == 5
 
 
+def test_a_suite_has_a_search_space_of_its_own(tmp_path: Path) -> None:
+    search = {"static": {"weights": [[1.0, 1.0, 2.0], [2.0, 1.0, 1.0]]}}
+    plan = plan_of(tmp_path, tune={"learning_rates": RATES, "seed": 100, "trials": 8, "search": search})
+    found = [run.weighter.hyperparameters["weights"] for run in of_role(plan, "trial") if run.weighter.label == "static"]
+    assert found[: len(RATES)] == [None] * len(RATES)
+    assert {tuple(weights) for weights in found[len(RATES) :]} == {(1.0, 1.0, 2.0), (2.0, 1.0, 1.0)}
+    others = [run.weighter.hyperparameters for run in of_role(plan, "trial") if run.weighter.name == "dwa"]
+    assert len({values["temperature"] for values in others}) > 1
+
+
+def test_a_problem_is_tuned_in_its_own_way(tmp_path: Path) -> None:
+    own = {"name": TINY, "training": {"steps": 10}, "tune": {"learning_rates": [0.01, 0.02], "seed": 7}}
+    plan = plan_of(tmp_path, problems=[TINY, own])
+    tried = {(run.training.steps, run.seed, run.training.lr) for run in of_role(plan, "trial")}
+    assert tried == {*((20, 100, lr) for lr in RATES), *((10, 7, lr) for lr in (0.01, 0.02))}
+
+
+@pytest.mark.parametrize(
+    ("search", "message"),
+    [
+        ({"dva": {}}, r"tune\.search\.dva: .*'dva'.* did you mean 'dwa'"),
+        ({"dwa": {"heat": [1]}}, r"tune\.search\.dwa\.heat: dwa: .*'heat'"),
+        ({"dwa": {"temperature": []}}, r"tune\.search\.dwa\.temperature: expected at least 1 of them"),
+        ({"dwa": {"temperature": [-1.0]}}, r"tune: dwa: expected temperature"),
+    ],
+)
+def test_a_mistake_in_a_search_space_is_one_line(tmp_path: Path, search: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        plan_of(tmp_path, tune={"learning_rates": RATES, "seed": 100, "trials": 4, "search": search})
+
+
 def test_more_trials_than_settings_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"uniform: expected at most as many trials .* different settings, 1, found 4"):
         plan_of(tmp_path, training={"lr": 0.1}, tune={"learning_rates": [0.1], "seed": 100, "trials": 4})
