@@ -72,12 +72,19 @@ class TaskPanel:
     @property
     def name(self) -> str:
         """What is shown, e.g. ``weight``."""
-        return self.column.removeprefix(OF_METHOD)
+        return RISE_NAME if self.column == RISE else self.column.removeprefix(OF_METHOD)
 
     @cached_property
     def spread(self) -> Spread:
         """How the lines lie, where they are too many to be told apart."""
         return spread(self.mean)
+
+
+VALIDATION = "val_loss"
+RISE = "val_loss_above_lowest"
+RISE_NAME = "validation loss\nabove lowest, %"
+LEAST_RISE = 1.0
+"""Percent that the axis of rises shows at least."""
 
 
 def loss_panels(section: Section, points: int) -> list[LossPanel]:
@@ -114,6 +121,34 @@ def task_panels(section: Section, column: str, points: int) -> list[TaskPanel]:
     ]
 
 
+def rise_panels(section: Section, methods: Sequence[str], points: int) -> list[TaskPanel]:
+    """How far each task's validation loss is above its lowest of the run, in percent, one panel for each of some methods.
+
+    The axis ends where the highest loss after its lowest is, so that it shows tasks that turn and not how they began.
+    """
+    lines = {method: found for method in methods if (found := _rises(section, method, points)) is not None}
+    ends = [
+        float(np.nanmax(mean[place, np.nanargmin(mean[place]) :]))
+        for _, mean, _ in lines.values()
+        for place in range(len(mean))
+    ]
+    shown = Scale(0.0, max([LEAST_RISE, *ends]) * 1.1, logarithmic=False)
+    return [TaskPanel(method, RISE, *found, False, shown, False) for method, found in lines.items()]
+
+
+def _rises(section: Section, method: str, points: int) -> tuple[Steps, Floats, Floats] | None:
+    steps, values = _together(shown_runs(section, method), VALIDATION)
+    complete = np.isfinite(values).all(axis=(0, 2))
+    if not complete.any():
+        return None
+    known = values[:, complete]
+    lowest = known.min(axis=1, keepdims=True)
+    rises = 100 * (known - lowest) / np.where(lowest == 0, math.nan, np.abs(lowest))
+    kept = thin(int(complete.sum()), points)
+    lines = [band(rises[:, kept, task]) for task in range(rises.shape[-1])]
+    return steps[complete][kept], np.stack([mean for mean, _ in lines]), np.stack([error for _, error in lines])
+
+
 def probe_columns(section: Section) -> list[str]:
     """The columns of numbers inside the methods that the shown runs have."""
     runs = [run for method in section.methods for run in shown_runs(section, method)]
@@ -133,7 +168,7 @@ def thin(length: int, limit: int) -> list[int]:
 
 def _losses(run: Run) -> tuple[Steps, Floats]:
     """Steps ``(T,)`` and validation losses ``(T, K)``, mean over replicas."""
-    steps, values = run.values("val_loss")
+    steps, values = run.values(VALIDATION)
     return steps, values.mean(axis=1)
 
 

@@ -197,15 +197,15 @@ def check(options: argparse.Namespace) -> int:
 
 def reproduce(options: argparse.Namespace) -> int:
     """Train what a paper's claims need, then put published numbers, others' re-runs and ours side by side."""
-    from benchmarks.papers.experiments import experiment
+    from benchmarks.papers.experiments import experiments
     from benchmarks.papers.reproduction import write_reproduction
 
-    found = experiment(options.paper)
+    found = experiments(options.paper)
     folder: Path = options.out / f"reproduce_{options.paper}"
     result, keys = PlanResult(), set[str]()
-    if found is not None:
-        options.suite = found.suite
-        options.weighters = options.weighters or list(found.weighters)
+    if found:
+        options.suite = found[0].suite
+        options.weighters = options.weighters or list(dict.fromkeys(name for each in found for name in each.weighters))
         trained = _train(_plan(options), options)
         if trained is None:
             return 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,7 +14,7 @@ from benchmarks.analysis.paired import LEVEL
 from benchmarks.analysis.scores import Scores
 from benchmarks.analysis.sections import Section
 from benchmarks.analysis.verdict import Judged, Verdict, judge
-from benchmarks.records.schema import Floats
+from benchmarks.records.schema import Floats, Role
 
 Says = Literal["holds", "does not hold", "cannot be judged"]
 SAYS: dict[Verdict, Says] = {
@@ -56,6 +56,8 @@ class Measured:
 
     ours: tuple[Ours, ...]
     checks: tuple[Check, ...]
+    notes: tuple[str, ...] = ()
+    """What a reader of the claims has to know of the runs."""
 
 
 @dataclass(frozen=True)
@@ -63,11 +65,14 @@ class Experiment:
     """What of a paper can be run here."""
 
     suite: str
+    problem: str
+    """The problem of the suite; its runs may be several sections, which differ in options."""
     protocol: str
     """The published protocol that the runs stand beside."""
     weighters: tuple[str, ...]
     """Those of the suite that the claims need."""
-    measure: Callable[[Scores], Measured]
+    measure: Callable[[Mapping[str, Scores]], Measured]
+    """From the sections of the problem, by name."""
     departures: tuple[str, ...]
     """In what the runs differ from the paper's."""
 
@@ -78,23 +83,34 @@ def label_of(section: Section, weighter: str) -> str:
     return next((label for label in section.methods if names.get(label) == weighter), weighter)
 
 
-def means(scored: Scores, weighters: Sequence[str], columns: Sequence[str]) -> tuple[Ours, ...]:
-    """Mean, standard error and number of runs with the number, for each weighter and column of the scores."""
+def means(scored: Scores, methods: Sequence[str], columns: Sequence[str], role: Role = "method") -> tuple[Ours, ...]:
+    """Mean, standard error and number of runs with the number, for each method and column of the scores.
+
+    methods: labels, or names of weighters.
+    """
     found = []
-    for weighter in weighters:
-        own = scored.of("method", label_of(scored.section, weighter))
+    for method in methods:
+        own = scored.of(role, label_of(scored.section, method))
         for column in columns:
             known = own[column].dropna().to_numpy(np.float64)
-            found.append(Ours(weighter, column, *statistics.mean_and_error(known), len(known)))
+            found.append(Ours(method, column, *statistics.mean_and_error(known), len(known)))
     return tuple(found)
 
 
-def below(scored: Scores, column: str, weighter: str, rivals: Sequence[str], claim: str) -> tuple[Check, ...]:
+def best_of(scored: Scores, column: str, methods: Sequence[str], role: Role = "method") -> str:
+    """The method with the lowest mean of a column, among those with the most runs."""
+    found = means(scored, methods, [column], role)
+    return min(found, key=lambda each: (-each.n, each.mean if each.n else math.inf)).method
+
+
+def below(
+    scored: Scores, column: str, weighter: str, rivals: Sequence[str], claim: str, role: Role = "method"
+) -> tuple[Check, ...]:
     """One check for each rival: the weighter's ``column`` is below the rival's, paired by seed, Holm over the rivals.
 
     column: of the scores; claim: a sentence with ``{rival}`` in it.
     """
-    values = [_pairs(scored, column, weighter, rival) for rival in rivals]
+    values = [_pairs(scored, column, weighter, rival, role) for rival in rivals]
     judged = judge([pairs[:, 0] - pairs[:, 1] for pairs in values])
     criterion = (
         f"{column} of {weighter} minus that of the rival, same seeds: holds if below 0 with p < {LEVEL:g}, does not hold if "
@@ -106,9 +122,9 @@ def below(scored: Scores, column: str, weighter: str, rivals: Sequence[str], cla
     )
 
 
-def _pairs(scored: Scores, column: str, weighter: str, rival: str) -> Floats:
+def _pairs(scored: Scores, column: str, weighter: str, rival: str, role: Role) -> Floats:
     """``(n, 2)``: the weighter's and the rival's value on every seed on which both are known."""
-    runs = (scored.of("method", label_of(scored.section, name)) for name in (weighter, rival))
+    runs = (scored.of(role, label_of(scored.section, name)) for name in (weighter, rival))
     own, other = (dict(zip(rows["seed"], rows[column], strict=True)) for rows in runs)
     pairs = [(own.get(seed, math.nan), other.get(seed, math.nan)) for seed in scored.section.seeds]
     values = np.array(pairs, dtype=np.float64).reshape(-1, 2)

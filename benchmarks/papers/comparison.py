@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -60,16 +60,17 @@ class _Value:
         return number + error + ("" if self.n is None else f" (n = {self.n})")
 
 
-def compare(paper: Sequence[str], ours: Sequence[Ours], protocol_of_ours: str | None) -> list[ProtocolComparison]:
-    """The protocols of a paper, that of our runs first; others' runs of a protocol stand beside it.
+def compare(paper: Sequence[str], ours: Mapping[str, Sequence[Ours]]) -> list[ProtocolComparison]:
+    """The protocols of a paper, those of our runs first; others' runs of a protocol stand beside it.
 
-    paper: ids of its protocols. Where it has only others' runs of a protocol, the rows are those of their methods.
+    paper: ids of its protocols; ours: protocol -> our numbers. Where it has only others' runs of a protocol, the rows are
+    those of their methods.
     """
-    own = sorted(paper, key=lambda protocol: protocol != protocol_of_ours)
+    own = sorted(paper, key=lambda protocol: protocol not in ours)
     found = []
     for protocol in own:
         shown = published(protocol)
-        measured = ours if protocol == protocol_of_ours else ()
+        measured = ours.get(protocol, ())
         if shown.reruns is None:
             reruns = [published(other) for other in protocols() if published(other).reruns == protocol]
             found.append(_comparison(shown, reruns, measured, None))

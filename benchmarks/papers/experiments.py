@@ -7,7 +7,12 @@ from benchmarks.papers import coba, famo, gradnorm
 from benchmarks.papers.claims import Experiment
 from benchmarks.papers.published import papers
 
-EXPERIMENTS = {"famo": famo.EXPERIMENT, "gradnorm": gradnorm.EXPERIMENT, "coba": coba.EXPERIMENT}
+EXPERIMENTS: dict[str, tuple[Experiment, ...]] = {
+    "famo": (famo.EXPERIMENT,),
+    "gradnorm": (gradnorm.EXPERIMENT,),
+    "coba": coba.EXPERIMENTS,
+}
+"""Those of one paper are one suite."""
 
 
 def names() -> list[str]:
@@ -15,8 +20,8 @@ def names() -> list[str]:
     return list(dict.fromkeys([*EXPERIMENTS, *papers()]))
 
 
-def experiment(paper: str) -> Experiment | None:
-    """What of the paper can be run here; None where only published numbers can be shown. Raises UserError."""
+def experiments(paper: str) -> tuple[Experiment, ...]:
+    """What of the paper can be run here; nothing where only published numbers can be shown. Raises UserError."""
     if paper not in names():
         raise UserError(unknown("paper", paper, names()))
-    return EXPERIMENTS.get(paper)
+    return EXPERIMENTS.get(paper, ())

@@ -5,7 +5,7 @@ Source    Liu et al., FAMO, NeurIPS 2023, Figure 1 and section 5.1.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -23,9 +23,9 @@ CLAIMS = {
 }
 
 
-def measure(scored: Scores) -> Measured:
+def measure(found: Mapping[str, Scores]) -> Measured:
     """The starts that each method misses, and whether these are as many as in the paper."""
-    section = scored.section
+    section = found["famo_toy"].section
     runs = {weighter: section.finished(label_of(section, weighter)) for weighter in EXPECTED}
     tolerance = float(section.problem.options["tolerance"])
     ours = []
@@ -70,6 +70,7 @@ def _numbers(run: Run, tolerance: float) -> str:
 
 EXPERIMENT = Experiment(
     suite="reproduce_famo",
+    problem="famo_toy",
     protocol="famo_toy",
     weighters=tuple(EXPECTED),
     measure=measure,

@@ -5,6 +5,8 @@ Source    Chen et al., GradNorm, ICML 2018, arXiv:1711.02257v4, section 4.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from benchmarks.analysis.scores import Scores
 from benchmarks.papers.claims import Experiment, Measured, below, means
 
@@ -14,8 +16,9 @@ RULES = {"gradnorm": "GradNorm with weights kept at or above 0.001", "gradnorm[f
 """Label -> which of its two rules it is."""
 
 
-def measure(scored: Scores) -> Measured:
+def measure(found: Mapping[str, Scores]) -> Measured:
     """Summed relative losses on test, and those of both of GradNorm's rules against its rivals'."""
+    scored = found["gradnorm_toy"]
     checks = [
         check
         for label, rule in RULES.items()
@@ -26,6 +29,7 @@ def measure(scored: Scores) -> Measured:
 
 EXPERIMENT = Experiment(
     suite="reproduce_gradnorm",
+    problem="gradnorm_toy",
     protocol="gradnorm_toy",
     weighters=(*RIVALS, "gradnorm"),
     measure=measure,

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from benchmarks.analysis.loading import load
 from benchmarks.analysis.scores import scores
 from benchmarks.analysis.sections import Section, sections
 from benchmarks.errors import UserError
-from benchmarks.papers.claims import Experiment, Measured
+from benchmarks.papers.claims import Experiment
 from benchmarks.papers.comparison import compare
-from benchmarks.papers.experiments import experiment
+from benchmarks.papers.experiments import experiments
 from benchmarks.papers.published import papers
-from benchmarks.papers.reproduction_page import markdown, terminal
+from benchmarks.papers.reproduction_page import Outcome, markdown, terminal
 from benchmarks.records.files import write
 
 FILE = "reproduce.md"
@@ -25,17 +25,27 @@ def write_reproduction(paper: str, folder: Path, keys: Collection[str]) -> str:
     folder: of the paper's suite; keys: of the runs that count. Raises UserError where runs are needed and none can be read,
     OSError if the file cannot be written.
     """
-    found = experiment(paper)
-    section = None if found is None else _section(found, folder, keys)
-    measured = Measured((), ()) if found is None or section is None else found.measure(scores(section))
-    comparisons = compare(papers()[paper], measured.ours, None if found is None else found.protocol)
-    write(folder / FILE, markdown(paper, found, section, measured.checks, comparisons))
-    return terminal(paper, found, section, measured.checks, comparisons)
+    outcomes = _outcomes(experiments(paper), folder, keys)
+    ours = {each.experiment.protocol: each.measured.ours for each in outcomes}
+    comparisons = compare(papers()[paper], ours)
+    write(folder / FILE, markdown(paper, outcomes, comparisons))
+    return terminal(paper, outcomes, comparisons)
 
 
-def _section(found: Experiment, folder: Path, keys: Collection[str]) -> Section:
-    """The runs of the experiment, which are comparable with each other."""
+def _outcomes(found: Sequence[Experiment], folder: Path, keys: Collection[str]) -> list[Outcome]:
+    """Of the experiments whose problem has runs. Raises UserError where none has."""
+    if not found:
+        return []
     sectioned, _ = sections(load(folder, keys).runs)
-    if len(sectioned) != 1:
-        raise UserError(f"{folder}: expected the runs of suite {found.suite} on one problem, found {len(sectioned)}")
-    return sectioned[0]
+    by_problem: dict[str, list[Section]] = {}
+    for section in sectioned:
+        by_problem.setdefault(section.problem.name, []).append(section)
+    outcomes = [_outcome(each, by_problem[each.problem]) for each in found if each.problem in by_problem]
+    if not outcomes:
+        needed = " or ".join(each.problem for each in found)
+        raise UserError(f"{folder}: expected the runs of suite {found[0].suite} on {needed}, found none")
+    return outcomes
+
+
+def _outcome(experiment: Experiment, found: Sequence[Section]) -> Outcome:
+    return Outcome(experiment, tuple(found), experiment.measure({section.name: scores(section) for section in found}))

@@ -5,13 +5,15 @@ from __future__ import annotations
 import textwrap
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import pandas as pd
 
 from benchmarks.analysis.sections import Section
 from benchmarks.analysis.table import Column, Table
-from benchmarks.papers.claims import Check, Experiment
+from benchmarks.papers.claims import Experiment, Measured
 from benchmarks.papers.comparison import ProtocolComparison, PublishedRow
+from benchmarks.records.schema import Run
 from benchmarks.report.formatting import escape_markdown, to_markdown, to_terminal
 
 WIDTH = 140
@@ -32,44 +34,41 @@ CAPTION = (
 NOTHING = "Nothing of this paper can be run here: published numbers and others' re-runs only."
 
 
-def markdown(
-    paper: str,
-    experiment: Experiment | None,
-    section: Section | None,
-    checks: Sequence[Check],
-    comparisons: Sequence[ProtocolComparison],
-) -> str:
+@dataclass(frozen=True)
+class Outcome:
+    """An experiment, the sections of its runs, the plain one first, and what they come to."""
+
+    experiment: Experiment
+    sections: tuple[Section, ...]
+    measured: Measured
+
+
+def markdown(paper: str, outcomes: Sequence[Outcome], comparisons: Sequence[ProtocolComparison]) -> str:
     """The whole report."""
     lines = [f"# Reproduction: {escape_markdown(paper)}", ""]
-    if experiment is None or section is None:
+    if not outcomes:
         lines += [NOTHING, ""]
-    else:
-        lines += ["## What was run here", "", *_listed(_run_here(experiment, section)), ""]
-        lines += [_claims(checks), "## Where the runs depart from the paper's", ""]
-        lines += [*_listed(experiment.departures), ""]
+    for outcome in outcomes:
+        name = outcome.experiment.problem
+        lines += [f"## What was run here: {name}", "", *_listed([*_run_here(outcome), *outcome.measured.notes]), ""]
+        lines += [_claims(outcome), f"### Where the runs of {name} depart from the paper's", ""]
+        lines += [*_listed(outcome.experiment.departures), ""]
     lines += ["## Published, re-run by others, ours", "", escape_markdown(CAPTION), ""]
     for comparison in comparisons:
         lines += [_protocol(comparison)]
     return "\n".join(lines).rstrip() + "\n"
 
 
-def terminal(
-    paper: str,
-    experiment: Experiment | None,
-    section: Section | None,
-    checks: Sequence[Check],
-    comparisons: Sequence[ProtocolComparison],
-) -> str:
+def terminal(paper: str, outcomes: Sequence[Outcome], comparisons: Sequence[ProtocolComparison]) -> str:
     """At most 140 columns: the claims, then the headline numbers of every protocol."""
-    if experiment is None or section is None:
-        parts = [f"{paper}: {NOTHING}"]
-    else:
-        parts = textwrap.wrap(_run_here(experiment, section)[0], WIDTH)
-    for check in checks:
-        lines = [f"{check.verdict.upper()}: {check.claim}"]
-        for text in (check.numbers, check.criterion):
-            lines += textwrap.wrap(text, WIDTH, initial_indent="    ", subsequent_indent="    ")
-        parts.append("\n".join(lines))
+    parts = [] if outcomes else [f"{paper}: {NOTHING}"]
+    for outcome in outcomes:
+        parts += ["\n".join(textwrap.wrap(text, WIDTH)) for text in (_run_here(outcome)[0], *outcome.measured.notes)]
+        for check in outcome.measured.checks:
+            lines = [f"{check.verdict.upper()}: {check.claim}"]
+            for text in (check.numbers, check.criterion):
+                lines += textwrap.wrap(text, WIDTH, initial_indent="    ", subsequent_indent="    ")
+            parts.append("\n".join(lines))
     for comparison in comparisons:
         title = f"{comparison.shown.protocol}: {comparison.shown.title}"
         rows = [row for row in comparison.rows if row.headline]
@@ -80,23 +79,30 @@ def terminal(
     return "\n\n".join(parts)
 
 
-def _run_here(experiment: Experiment, section: Section) -> list[str]:
-    runs = [run for run in section.runs.values() if run.record.state == "finished"]
-    seeds = ", ".join(map(str, section.seeds))
+def _run_here(outcome: Outcome) -> list[str]:
+    planned = [run for section in outcome.sections for run in _all_runs(section)]
+    runs = [run for run in planned if run.record.state == "finished"]
+    first = outcome.sections[0]
+    seeds = ", ".join(map(str, first.seeds))
     return [
-        f"Suite {experiment.suite}, problem {section.name}: {section.training.steps} steps, seeds {seeds}; "
-        f"{len(runs)} of {len(section.runs)} runs finished.",
+        f"Suite {outcome.experiment.suite}, problem {first.name}: {first.training.steps} steps, seeds {seeds}; "
+        f"{len(runs)} of {len(planned)} runs finished.",
         f"Machine: {_common(_pairs(run.record.machine) for run in runs)}",
         f"Versions: {_common(_pairs(run.record.versions) for run in runs)}",
         f"Commit: {_common(run.record.commit or 'unknown' for run in runs)}",
     ]
 
 
-def _claims(checks: Sequence[Check]) -> str:
+def _all_runs(section: Section) -> list[Run]:
+    others = [run for by_label in section.others.values() for runs in by_label.values() for run in runs]
+    return [*section.runs.values(), *others]
+
+
+def _claims(outcome: Outcome) -> str:
     shown = tuple(Column(key, key) for key in ("claim", "verdict", "numbers", "criterion"))
-    frame = pd.DataFrame([vars(check) for check in checks], columns=[column.key for column in shown])
+    frame = pd.DataFrame([vars(check) for check in outcome.measured.checks], columns=[column.key for column in shown])
     caption = "A claim that does not hold here is a result; it says nothing about the paper's own setting."
-    return to_markdown(Table("claims", "Claims as checks", caption, shown, frame)).replace("### ", "## ", 1)
+    return to_markdown(Table("claims", f"Claims as checks: {outcome.experiment.problem}", caption, shown, frame))
 
 
 def _protocol(comparison: ProtocolComparison) -> str:

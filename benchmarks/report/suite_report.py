@@ -23,9 +23,9 @@ from benchmarks.report.figures import (
     landscape,
     overview,
     pareto,
-    probes,
     profiles,
     style,
+    timeline,
     weights,
 )
 from benchmarks.report.markdown import Chapter, Picture, failures, page, terminal
@@ -117,7 +117,7 @@ def _section_pictures(draw: _Drawer, tables: SectionTables, styles: Mapping[str,
         *draw(ablation.figure(tables, styles), f"{name}_settings", f"{name}: settings", ablation.CAPTION),
         *draw(curves.figure(section, styles), f"{name}_curves", f"{section.name}: validation loss", curves.CAPTION),
         *draw(weights.figure(section), f"{name}_weights", f"{section.name}: weights", weights.CAPTION),
-        *draw(probes.figure(section), f"{name}_probes", f"{section.name}: inside the methods", probes.CAPTION),
+        *draw(timeline.figure(section), f"{name}_timeline", f"{section.name}: inside the methods", timeline.CAPTION),
         *draw(pareto.figure(tables, styles), f"{name}_front", f"{section.name}: front", pareto.CAPTION),
         *draw(landscape.figure(section, styles), f"{name}_landscape", f"{section.name}: paths", landscape.CAPTION),
     )

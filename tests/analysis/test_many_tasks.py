@@ -18,7 +18,7 @@ from benchmarks.analysis.sections import Section, sections
 from benchmarks.analysis.spread import MOST_LINES, alike, spread
 from benchmarks.analysis.suite_tables import suite_tables
 from benchmarks.records.schema import Run
-from benchmarks.report.figures import probes, style, weights
+from benchmarks.report.figures import style, timeline, weights
 from benchmarks.report.html.page import write_html
 from benchmarks.report.palette import COMMON, HALF, MEDIAN, MOST
 from benchmarks.report.suite_report import write_report
@@ -39,12 +39,17 @@ def one(found: list[Run]) -> Section:
     return section
 
 
-def drawn(found: list[Run], kind: Any = probes) -> Figure:
+def drawn(found: list[Run], kind: Any = timeline) -> Figure:
     with style.settings():
         figure = kind.figure(one(found))
         assert isinstance(figure, Figure)
         figure.canvas.draw()
     return figure
+
+
+def inside(figure: Figure) -> list[Axes]:
+    """The panels of numbers inside methods; losses and weights are in others."""
+    return [axis for axis in figure.axes if str(axis.get_label()).startswith(("score", "share"))]
 
 
 def labels(axis: Axes) -> list[str]:
@@ -84,11 +89,16 @@ def test_tasks_are_alike_where_no_number_differs() -> None:
 @pytest.mark.parametrize("number", NUMBERS)
 def test_every_number_of_every_method_has_a_panel(number: int) -> None:
     figure = drawn(runs(number))
-    assert [axis.get_title() for axis in figure.axes] == ["score, famo", "score, coba", "share, famo", "share, coba"]
+    panels = ["validation loss\nabove lowest, %, {}", "weight, {}", "score, {}", "share, {}"]
+    assert [axis.get_label() for axis in figure.axes] == [
+        panel.format(name) for name in ("famo", "coba") for panel in panels
+    ]
+    for axis, below in zip(figure.axes, figure.axes[1:4], strict=False):
+        assert axis.get_xlim() == below.get_xlim()
     tasks = [f"language <{index}>" for index in range(number)]
     few = number <= MOST_LINES
     for axis in figure.axes:
-        expected = [COMMON] if "share" in axis.get_title() else tasks if few else [MEDIAN]
+        expected = [COMMON] if "share" in str(axis.get_label()) else tasks if few else [MEDIAN]
         assert labels(axis) == expected
     entries = [text.get_text() for text in figure.legends[0].get_texts()]
     assert entries == [*(tasks if few else [MEDIAN, HALF, MOST]), COMMON]
@@ -105,7 +115,7 @@ def test_pictures_of_weights_and_of_numbers_inside_change_at_the_same_number_of_
 
 
 def test_the_curve_is_the_mean_over_seeds_at_its_steps() -> None:
-    axis = drawn(runs(3)).axes[0]
+    axis = inside(drawn(runs(3)))[0]
     steps, values = curve(axis, "language <1>").T
     np.testing.assert_allclose(values, 2 * (1 + steps / 400) * 1.005, atol=0.01)
     assert (steps[0], steps[-1]) == (5, 400)
@@ -124,7 +134,7 @@ def test_numbers_that_begin_later_in_one_run_are_meaned_where_both_have_them(sta
     for seed, start in enumerate(starts):
         run = fake_runs.probed(fake_runs.make("famo", seed, tasks=found[0].record.tasks))
         found.append(changed(run, lambda frame, start=start: frame["step"].where(frame["step"] >= start).astype(float)))
-    axis = drawn(found).axes[0]
+    axis = inside(drawn(found))[0]
     steps, values = curve(axis, COMMON).T
     assert steps[0] >= 200
     np.testing.assert_allclose(values, steps, atol=1)
@@ -132,13 +142,13 @@ def test_numbers_that_begin_later_in_one_run_are_meaned_where_both_have_them(sta
 
 def test_numbers_that_are_not_finite_draw_nothing_and_hide_nothing() -> None:
     found = [run if run.label == "uniform" else changed(run, lambda frame: np.inf) for run in runs(2, ("uniform", "famo"))]
-    assert [axis.get_title() for axis in drawn(found).axes] == ["share, famo"]
+    assert [axis.get_label() for axis in inside(drawn(found))] == ["share, famo"]
     found = [
         run if run.label == "uniform" else changed(run, lambda frame: np.where(frame["step"] < 100, np.nan, frame["step"]))
         for run in runs(2, ("uniform", "famo"))
     ]
     found[-1].trajectory.loc[found[-1].trajectory["step"] == 300, "method.score"] = -np.inf
-    axis = drawn(found).axes[0]
+    axis = inside(drawn(found))[0]
     steps, values = curve(axis, COMMON).T
     assert steps[0] >= 100 and np.isfinite(values).all()
     assert np.isfinite(axis.get_ylim()).all()
@@ -146,10 +156,11 @@ def test_numbers_that_are_not_finite_draw_nothing_and_hide_nothing() -> None:
 
 def test_panels_of_one_number_share_their_axis() -> None:
     wild = [changed(run, lambda frame: frame["method.score"] * 1000) for run in runs(3, ("dwa",))]
-    axes = {axis.get_title(): axis for axis in drawn([*runs(3, ("uniform", "famo", "coba", "gradnorm")), *wild]).axes}
+    axes = {axis.get_label(): axis for axis in drawn([*runs(3, ("uniform", "famo", "coba", "gradnorm")), *wild]).axes}
     assert axes["score, famo"].get_ylim() == axes["score, coba"].get_ylim() == axes["score, gradnorm"].get_ylim()
     assert axes["score, famo"].get_ylim() != axes["share, famo"].get_ylim()
-    own = axes["score, dwa\n[own scale]"]
+    own = axes["score, dwa"]
+    assert own.get_title() == "[own scale]"
     found = scale([np.array([1000.0, 6030.0])])
     assert found is not None and own.get_ylim()[1] == pytest.approx(found.high, rel=0.05)
 
@@ -157,26 +168,27 @@ def test_panels_of_one_number_share_their_axis() -> None:
 def test_a_method_whose_runs_all_failed_shows_the_first() -> None:
     failed = fake_runs.make("famo", 0, tasks=("left", "right"), state="diverged", failed_step=120)
     found = [fake_runs.make("uniform", 0), fake_runs.probed(failed)]
-    titles = [axis.get_title() for axis in drawn(found).axes]
-    assert titles == ["score, famo (0/1 seeds)", "share, famo (0/1 seeds)"]
+    figure = drawn(found)
+    assert [axis.get_label() for axis in inside(figure)] == ["score, famo", "share, famo"]
+    assert figure.axes[0].get_title() == "famo (0/1 seeds)"
 
 
 def test_shares_are_on_a_linear_axis_however_small_they_become() -> None:
     found = [run if run.label == "uniform" else changed(run, lambda frame: 10.0 ** (-frame["step"] / 20)) for run in runs(3)]
-    assert {axis.get_yscale() for axis in drawn(found).axes} == {"linear"}
+    assert {axis.get_yscale() for axis in inside(drawn(found))} == {"linear"}
     found = [run if run.label == "uniform" else changed(run, lambda frame: 10.0 ** (frame["step"] / 200)) for run in runs(3)]
-    assert [axis.get_yscale() for axis in drawn(found).axes] == ["log", "log", "linear", "linear"]
+    assert [axis.get_yscale() for axis in inside(drawn(found))] == ["log", "linear", "log", "linear"]
 
 
 def test_no_numbers_no_picture_and_with_them_one_on_the_page(tmp_path: Path) -> None:
     plain = [fake_runs.make(name) for name in METHODS]
-    assert probes.figure(one(plain)) is None
+    assert timeline.figure(one(plain)) is None
     report = write_report(suite_tables(fake_runs.write_suite(tmp_path / "plain", plain)), tmp_path / "plots" / "plain")
-    assert not any("probes" in path.name for path in report.paths)
+    assert not any("timeline" in path.name for path in report.paths)
     folder = fake_runs.write_suite(tmp_path / "fake", runs(3))
     report = write_report(suite_tables(folder), tmp_path / "plots" / "fake")
-    assert "pictures_probes.png" in {path.name for path in report.paths}
-    assert "![pictures: inside the methods](<../plots/fake/pictures_probes.png>)" in (folder / "report.md").read_text()
+    assert "pictures_timeline.png" in {path.name for path in report.paths}
+    assert "![pictures: inside the methods](<../plots/fake/pictures_timeline.png>)" in (folder / "report.md").read_text()
 
 
 # ---- the page --------------------------------------------------------------------------------------------------------

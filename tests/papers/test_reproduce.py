@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import fake_runs
 import numpy as np
@@ -11,31 +12,35 @@ import pandas as pd
 import pytest
 
 from benchmarks.analysis.scores import scores
-from benchmarks.analysis.sections import Section, sections
+from benchmarks.analysis.sections import sections
 from benchmarks.cli import main as command_line
 from benchmarks.contract import Training
-from benchmarks.papers.claims import Check, Ours
+from benchmarks.papers.claims import Check, Measured, Ours
 from benchmarks.papers.comparison import PublishedRow, compare
-from benchmarks.papers.experiments import EXPERIMENTS, experiment, names
+from benchmarks.papers.experiments import EXPERIMENTS, experiments, names
 from benchmarks.papers.published import papers, published
 from benchmarks.papers.reproduction import write_reproduction
 from benchmarks.planning.plan import Filters, make_plan
 from benchmarks.planning.suite import read_suite
 from benchmarks.problems.famo_toy import STARTS
-from benchmarks.records.schema import MetricInfo, Run
-from benchmarks.report.formatting import MISSING
+from benchmarks.records.schema import MetricInfo, Role, Run
+from benchmarks.report.formatting import MISSING, escape_markdown
 
 SEEDS = tuple(range(8))
 
 
-def section_of(runs: Sequence[Run]) -> Section:
-    found, _ = sections(runs)
-    assert len(found) == 1
-    return found[0]
+def measured(paper: str, runs: Sequence[Run]) -> list[Measured]:
+    """Of the experiments whose problem has runs."""
+    found = {section.name: scores(section) for section in sections(runs)[0]}
+    return [
+        each.measure({name: own for name, own in found.items() if own.section.problem.name == each.problem})
+        for each in EXPERIMENTS[paper]
+        if any(own.section.problem.name == each.problem for own in found.values())
+    ]
 
 
 def checks_of(paper: str, runs: Sequence[Run]) -> list[Check]:
-    return list(EXPERIMENTS[paper].measure(scores(section_of(runs))).checks)
+    return [check for each in measured(paper, runs) for check in each.checks]
 
 
 def verdicts(paper: str, runs: Sequence[Run]) -> list[str]:
@@ -155,73 +160,167 @@ def test_both_of_gradnorms_rules_are_judged() -> None:
 # ---- CoBa ------------------------------------------------------------------------------------------------------------
 
 LANGUAGE_MODEL = Training(steps=400, log_every=20, evaluate_every=20)
+TASKS = ("python", "stubs")
+BITS = [MetricInfo(key=f"{task}/bits", name="bits", task=task, higher_is_better=False, primary=True) for task in TASKS]
+RIVALS = ("gradnorm", "lbtw", "famo", "famo[losses_from=validation]")
 
 
-def language_model(method: str, seed: int, apart: int, seconds: float) -> Run:
-    """Two tasks whose validation losses are lowest ``apart`` steps from each other."""
+def language_model(
+    method: str,
+    seed: int,
+    apart: int,
+    seconds: float = 0.001,
+    *,
+    problem: str = "code_lm",
+    bits: float = 1.0,
+    stubs: float = 0.5,
+    role: Role = "method",
+    warmup: int = 80,
+    options: dict[str, Any] | None = None,
+) -> Run:
+    """Two tasks whose validation losses are lowest ``apart`` steps from each other. stubs: the weight of the second."""
     steps = np.arange(0, 401, 20)
     frames = []
-    for task, best in (("python", 100), ("yaml", 100 + apart)):
+    for task, best, weight in (("python", 100, 1 - stubs), ("stubs", 100 + apart, stubs)):
         loss = 1 + np.abs(steps - best) * (1e-3 + 1e-6 * seed)
         frame = pd.DataFrame(
-            {"step": steps, "replica": 0, "task": task, "train_loss": loss, "val_loss": loss, "weight": 1.0}
+            {"step": steps, "replica": 0, "task": task, "train_loss": loss, "val_loss": loss, "weight": weight}
         )
         frame.loc[frame["step"] == 400, ["train_loss", "weight"]] = np.nan
         frames.append(frame)
-    return fake_runs.make(
+    run = fake_runs.make(
         method,
         seed,
-        problem="code_lm",
-        tasks=("python", "yaml"),
+        problem=problem,
+        tasks=TASKS,
+        infos=BITS,
+        metrics={info.key: bits * (1 + 0.001 * seed) for info in BITS},
         trajectory=pd.concat(frames, ignore_index=True),
         training=LANGUAGE_MODEL,
         seconds=seconds * (1 + 0.001 * seed),
+        role=role,
+        options=options,
     )
+    spec = run.record.run.weighter.model_copy(update={"name": method.partition("[")[0]})
+    changes = {"run": run.record.run.model_copy(update={"weighter": spec}), "resolved": {"warmup": warmup}}
+    return Run(run.record.model_copy(update=changes), run.trajectory)
 
 
-def languages(coba: tuple[int, float], others: tuple[int, float], seeds: Sequence[int] = SEEDS) -> list[Run]:
-    """Steps apart and seconds per step of CoBa and of its rivals; equal weights take 1 ms."""
+def languages(
+    coba: tuple[int, float], others: tuple[int, float], seeds: Sequence[int] = SEEDS, bits: tuple[float, float] = (1.0, 1.0)
+) -> list[Run]:
+    """Steps apart, seconds per step and bits per byte of CoBa and of its rivals; equal weights take 1 ms."""
     jitter = {seed: 20 * (seed % 2) for seed in seeds}
-    runs = [language_model("coba", seed, coba[0], coba[1]) for seed in seeds]
-    for method in ("gradnorm", "lbtw", "famo"):
-        runs += [language_model(method, seed, others[0] + jitter[seed], others[1]) for seed in seeds]
-    return runs + [language_model("uniform", seed, others[0] + jitter[seed], 0.001) for seed in seeds]
+    runs = [language_model("coba", seed, *coba, bits=bits[0]) for seed in seeds]
+    for method in RIVALS:
+        runs += [language_model(method, seed, others[0] + jitter[seed], others[1], bits=bits[1]) for seed in seeds]
+    return runs + [language_model("uniform", seed, others[0] + jitter[seed], bits=bits[1] + 0.1) for seed in seeds]
+
+
+def of_claims(words: str, checks: Sequence[Check]) -> list[str]:
+    return [check.verdict for check in checks if words in check.claim]
 
 
 @pytest.mark.parametrize(
-    ("coba", "others", "expected"),
+    ("coba", "others", "even", "cheap"),
     [
-        ((40, 0.0011), (200, 0.002), ["holds"] * 11),
-        ((240, 0.003), (40, 0.002), ["does not hold"] * 11),
-        ((40, 0.003), (200, 0.002), ["holds"] * 8 + ["does not hold"] * 3),
+        ((40, 0.0011), (200, 0.002), "holds", "holds"),
+        ((240, 0.003), (40, 0.002), "does not hold", "does not hold"),
+        ((40, 0.003), (200, 0.002), "holds", "does not hold"),
     ],
 )
 def test_coba_is_judged_by_spread_price_and_cost(
-    coba: tuple[int, float], others: tuple[int, float], expected: list[str]
+    coba: tuple[int, float], others: tuple[int, float], even: str, cheap: str
 ) -> None:
-    assert verdicts("coba", languages(coba, others)) == expected
+    found = checks_of("coba", languages(coba, others))
+    assert of_claims("converge more evenly", found) == [even] * 5
+    assert of_claims("One checkpoint", found) == [even] * 5
+    assert of_claims("A step of CoBa", found) == [cheap] * 4
 
 
 def test_the_numbers_of_coba_are_those_of_the_report() -> None:
-    measured = EXPERIMENTS["coba"].measure(scores(section_of(languages((40, 0.0011), (200, 0.002)))))
-    ours = {(each.method, each.metric): each for each in measured.ours}
+    (scratch,) = measured("coba", languages((40, 0.0011), (200, 0.002)))
+    ours = {(each.method, each.metric): each for each in scratch.ours}
     assert ours["coba", "convergence_spread"].mean == pytest.approx(0.1)
     assert ours["famo", "convergence_spread"].mean == pytest.approx((200 + 10) / 400)
     assert ours["famo", "relative_seconds"].mean == pytest.approx(2.0)
     assert ours["coba", "price_of_one_checkpoint"].mean == pytest.approx(0.02, rel=0.01)
-    assert {each.n for each in measured.ours} == {8}
+    assert ours["coba", "mean_bits_per_byte"].mean == pytest.approx(1.0035)
+    there = {each.method for each in scratch.ours if each.n}
+    assert there == {"uniform", "coba", *RIVALS}
+    assert {each.n for each in scratch.ours if each.method in there} == {8}
 
 
 def test_coba_on_three_seeds_cannot_be_judged() -> None:
     assert set(verdicts("coba", languages((40, 0.0011), (200, 0.002), SEEDS[:3]))) == {"cannot be judged"}
 
 
+@pytest.mark.parametrize(("bits", "expected"), [((0.9, 1.0), "holds"), ((1.05, 1.0), "does not hold")])
+def test_coba_is_held_against_the_best_of_its_rivals(bits: tuple[float, float], expected: str) -> None:
+    """In the second case it is better than equal weights, which are not the best rival."""
+    found = [
+        check for check in checks_of("coba", languages((40, 0.001), (40, 0.001), bits=bits)) if "fewer bits" in check.claim
+    ]
+    assert [check.verdict for check in found] == [expected, "cannot be judged", "cannot be judged"]
+    assert "gradnorm, the best rival" in found[0].claim
+
+
+def test_tuned_coba_is_held_against_tuned_rivals() -> None:
+    runs = languages((40, 0.001), (40, 0.001), bits=(2.0, 1.0))
+    for seed in SEEDS:
+        runs += [language_model("coba", seed, 40, bits=0.8, role="tuned")]
+        runs += [language_model("lbtw", seed, 40, bits=0.85, role="tuned")]
+        runs += [language_model("famo", seed, 40, bits=0.9, role="tuned")]
+    (found,) = [check for check in checks_of("coba", runs) if check.claim.startswith("Tuned CoBa")]
+    assert (found.verdict, "tuned lbtw" in found.claim) == ("holds", True)
+
+
+def test_a_warm_up_that_ends_too_late_is_said() -> None:
+    soon, late = ([language_model("uniform", 0, 40), language_model("coba", 0, 40, warmup=warmup)] for warmup in (80, 100))
+    assert "did not end before" not in measured("coba", soon)[0].notes[0]
+    assert "The warm-up did not end before that." in measured("coba", late)[0].notes[0]
+    assert "turns at step 100 to 100" in measured("coba", late)[0].notes[0]
+
+
+def finetuned(famo: float, fed: float) -> list[Run]:
+    """stubs has the fewest examples; equal weights are drawn in two ways."""
+    weights = {"uniform": 0.5, "token_mean": 0.5, "famo": famo, "famo[losses_from=validation]": fed, "coba": 0.5}
+    runs = [
+        language_model(name, seed, 40 if name != "famo" else 0, problem="finetune_lm", stubs=weight + 0.001 * seed)
+        for name, weight in weights.items()
+        for seed in SEEDS
+    ]
+    return runs + [
+        language_model("uniform", seed, 40, problem="finetune_lm", bits=0.7, options={"sampling": "proportional"})
+        for seed in SEEDS
+    ]
+
+
+@pytest.mark.parametrize(
+    ("famo", "fed", "expected"), [(0.7, 0.4, ["holds", "holds"]), (0.3, 0.4, ["does not hold", "does not hold"])]
+)
+def test_where_the_weight_of_famo_goes(famo: float, fed: float, expected: list[str]) -> None:
+    found = checks_of("coba", finetuned(famo, fed))
+    assert of_claims("more than an equal share", found) + of_claims("Fed with validation losses", found) == expected
+    # Its loss is lowest earlier than under equal weights, and so ends higher above.
+    assert of_claims("ends further above its lowest", found) == ["holds"]
+
+
+def test_ways_to_draw_tasks_are_among_the_rivals() -> None:
+    runs = finetuned(0.7, 0.4)
+    (only,) = measured("coba", runs)
+    drawn = [each for each in only.ours if each.method == "uniform[sampling=proportional]"]
+    assert {each.n for each in drawn} == {8}
+    claims = [check.claim for check in only.checks if "best rival" in check.claim]
+    assert all("uniform[sampling=proportional], the best rival" in claim for claim in claims)
+
+
 # ---- side by side ----------------------------------------------------------------------------------------------------
 
 
 def rows_of(paper: str, protocol: str, ours: Sequence[Ours] = ()) -> dict[tuple[str, str], PublishedRow]:
-    own = protocol if ours else None
-    found = next(each for each in compare(papers()[paper], ours, own) if each.shown.protocol == protocol)
+    own = {protocol: ours} if ours else {}
+    found = next(each for each in compare(papers()[paper], own) if each.shown.protocol == protocol)
     return {(row.method, row.metric): row for row in found.rows}
 
 
@@ -250,7 +349,7 @@ def test_a_re_run_within_its_error_agrees() -> None:
 
 
 def test_the_misprint_is_replaced_and_said() -> None:
-    found = next(each for each in compare(papers()["famo"], (), None) if each.shown.protocol == "famo_cityscapes")
+    found = next(each for each in compare(papers()["famo"], {}) if each.shown.protocol == "famo_cityscapes")
     shown = [row.published for row in found.rows if (row.method, row.metric) == ("LS", "Δm")]
     assert shown == ["22.60"]
     assert "misprinted" in found.shown.note()
@@ -273,7 +372,7 @@ def test_our_numbers_without_published_ones_are_not_judged() -> None:
     assert (row.published, row.ours, row.verdict) == (MISSING, "3.641 ± 0.051 (n = 7)", "nothing published")
 
 
-@pytest.mark.parametrize("paper", [paper for paper in names() if experiment(paper) is None])
+@pytest.mark.parametrize("paper", [paper for paper in names() if not experiments(paper)])
 def test_a_paper_of_which_nothing_can_be_run_is_shown(paper: str, tmp_path: Path) -> None:
     said = write_reproduction(paper, tmp_path, set())
     text = (tmp_path / "reproduce.md").read_text(encoding="utf-8")
@@ -301,7 +400,7 @@ def test_the_report_has_claims_tables_and_what_is_held_back(
     text = (folder / "reproduce.md").read_text(encoding="utf-8")
     for check in checks_of(paper, made):
         assert f"{check.verdict.upper()}: {check.claim}" in said
-        assert check.claim in text
+        assert escape_markdown(check.claim) in text
         assert check.numbers.partition(" (")[0] in text
     assert "| published | re-run by others | ours (mean ± s.e., n) | difference | verdict |" in text
     for protocol in papers()[paper]:
@@ -314,12 +413,13 @@ def test_the_report_has_claims_tables_and_what_is_held_back(
 
 @pytest.mark.parametrize("paper", EXPERIMENTS)
 def test_the_suite_of_a_paper_has_what_its_claims_need(paper: str) -> None:
-    found = EXPERIMENTS[paper]
-    plan = make_plan(read_suite(found.suite), Filters(weighters=found.weighters), "cpu")
-    assert found.suite == f"reproduce_{paper}"
-    assert {run.weighter.name for run in plan.runs} == set(found.weighters)
-    assert {run.role for run in plan.runs} == {"method"}
-    assert found.protocol in papers()[paper]
+    for found in EXPERIMENTS[paper]:
+        filters = Filters(problems=[found.problem], weighters=found.weighters)
+        plan = make_plan(read_suite(found.suite), filters, "cpu", to_train=False)
+        assert found.suite == f"reproduce_{paper}"
+        assert {run.weighter.name for run in plan.runs} == set(found.weighters)
+        assert {run.role for run in plan.runs} <= {"method", "trial"}
+        assert found.protocol in papers()[paper]
 
 
 # ---- the command -----------------------------------------------------------------------------------------------------
