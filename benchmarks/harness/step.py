@@ -97,7 +97,8 @@ class Stepper:
             value.backward()  # type: ignore[no-untyped-call]
             if norms is not None:
                 norms.after_backward()
-            losses.add(own.detach() * self._units(part), self._units(part))
+            if graph is None:
+                losses.add(own.detach() * self._units(part), self._units(part))
             health = health + value.detach() + _sum_of_present(own, part.counts)
         self.health.append(health)
         if graph is None:
