@@ -50,6 +50,7 @@ LISTS = {
     "benchmarks/report/palette.py": "fixed colours",
     "benchmarks/overhead/short_runs.py": "a short comparison beside hand-written loops",
     "benchmarks/overhead/steps.py": "hand-written PyTorch beside a method",
+    "benchmarks/overhead/finetune_steps.py": "loops with transformers beside methods",
     "benchmarks/overhead/weighter_steps.py": "hand-written PyTorch beside a method",
     "benchmarks/records/migrate.py": "records of a form that had no versions",
     "benchmarks/records/renames.py": "records that call methods otherwise",
