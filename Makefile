@@ -46,7 +46,7 @@ soak: $(VENV)/.installed-test  ## damage records FAULTS times and show them to a
 
 reference: $(VENV)/.installed-test  ## train all committed numbers and pictures again: two hours
 	rm -rf results/reference plots/reference
-	set -e; for suite in quick full coba_ablation val_feedback fair aa; do \
+	set -e; for suite in quick full coba_ablation val_feedback fair aa finetune; do \
 		$(BIN)/python run_bench.py $$suite --out results/reference --plots plots/reference; done
 	set -e; for paper in famo gradnorm coba; do \
 		$(BIN)/python run_bench.py reproduce $$paper --out results/reference; done
