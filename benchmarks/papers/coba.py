@@ -54,8 +54,7 @@ def from_scratch(found: Mapping[str, Scores]) -> Measured:
 
 def finetuned(found: Mapping[str, Scores]) -> Measured:
     """The same on finetune_lm at the default settings, with other ways to draw tasks, and where FAMO's weight goes."""
-    by_sampling = {str(each.section.problem.options.get("sampling", EQUAL)): each for each in found.values()}
-    by_sampling = {sampling: _smallest(_with_mean(each)) for sampling, each in by_sampling.items()}
+    by_sampling = {_sampling(each): _smallest(_with_mean(each)) for each in found.values()}
     drawn = {f"uniform[sampling={sampling}]": each for sampling, each in by_sampling.items() if sampling != EQUAL}
     scored = _joined(by_sampling[EQUAL], drawn)
     rivals = (*FINETUNED, *drawn)
@@ -139,9 +138,16 @@ def _with_mean(scored: Scores) -> Scores:
     return replace(scored, frame=scored.frame.assign(**{MEAN: scored.frame[keys].mean(axis=1, skipna=False)}))
 
 
+def _sampling(scored: Scores) -> str:
+    value = scored.section.problem.options.get("sampling", EQUAL)
+    return f"temperature {value['temperature']:g}" if isinstance(value, dict) else str(value)
+
+
 def _joined(scored: Scores, others: Mapping[str, Scores]) -> Scores:
     """With the uniform runs of other sections, under labels of their own: what they were tested on is the same."""
-    rows = [each.of("method", "uniform").assign(method=label) for label, each in others.items()]
+    # Their own uniform run is what their seconds are relative to.
+    changes = {label: {"method": label, RELATIVE: float("nan")} for label in others}
+    rows = [each.of("method", "uniform").assign(**changes[label]) for label, each in others.items()]
     return replace(scored, frame=pd.concat([scored.frame, *rows], ignore_index=True))
 
 

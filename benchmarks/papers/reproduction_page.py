@@ -14,7 +14,7 @@ from benchmarks.analysis.table import Column, Table
 from benchmarks.papers.claims import Experiment, Measured
 from benchmarks.papers.comparison import ProtocolComparison, PublishedRow
 from benchmarks.records.schema import Run
-from benchmarks.report.formatting import escape_markdown, to_markdown, to_terminal
+from benchmarks.report.formatting import MISSING, escape_markdown, to_markdown, to_terminal
 
 WIDTH = 140
 
@@ -27,6 +27,7 @@ COLUMNS = (
     Column("difference", "difference"),
     Column("verdict", "verdict"),
 )
+OURS = tuple(column for column in COLUMNS if column.key in {"method", "metric", "ours"})
 CAPTION = (
     "Difference: ours minus published; where nothing was run here, re-run minus published. Numbers that are not verified "
     "are not shown."
@@ -133,8 +134,10 @@ def _notes(comparison: ProtocolComparison) -> list[str]:
 
 
 def _table(comparison: ProtocolComparison, rows: Sequence[PublishedRow]) -> Table:
-    frame = pd.DataFrame([vars(row) for row in rows], columns=[column.key for column in COLUMNS])
-    return Table(comparison.shown.protocol, _title(comparison), "", COLUMNS, frame)
+    """Where nobody published anything, ours alone."""
+    columns = COLUMNS if any({row.published, row.rerun} != {MISSING} for row in rows) else OURS
+    frame = pd.DataFrame([vars(row) for row in rows], columns=[column.key for column in columns])
+    return Table(comparison.shown.protocol, _title(comparison), "", columns, frame)
 
 
 def _listed(lines: Sequence[str]) -> list[str]:

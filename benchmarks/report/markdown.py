@@ -121,11 +121,11 @@ def _compared(suite: SuiteTables) -> list[str]:
     lines = ["## What was compared", ""]
     for section in _sections(suite):
         seeds = ", ".join(map(str, section.seeds))
-        options = _compact(section.problem.options)
+        options = _compact(_given(section.problem.options))
         lines.append(
             escape_markdown(
                 f"- {section.name}{f' ({options})' if options else ''}: tasks {', '.join(section.tasks)}; seeds {seeds}; "
-                f"training {_compact(section.training.model_dump(mode='json'))}"
+                f"training {_compact(_given(section.training.model_dump(mode='json')))}"
             ).replace("\\*", "*")
         )
     lines += ["", _methods(_sections(suite)), ""]
@@ -185,6 +185,11 @@ def _listed(values: Iterable[str]) -> str:
     return "; ".join(
         f"{value} ({number} runs)" for value, number in sorted(count.items(), key=lambda item: (-item[1], item[0]))
     )
+
+
+def _given(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what is off: a page is read for what was done."""
+    return {name: value for name, value in values.items() if value not in (None, False, "none")}
 
 
 def _compact(values: Mapping[str, Any]) -> str:

@@ -8,19 +8,26 @@ from __future__ import annotations
 import csv
 import itertools
 import re
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from benchmarks.analysis.paired import LEVEL
 from benchmarks.cli import parsers
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = ("README.md", "docs/results.md", "docs/cli.md", "docs/methods/coba.md")
+PAGES = ("README.md", "docs/results.md", "docs/cli.md", "docs/finetuning.md", "docs/methods/coba.md")
 REFERENCE = ROOT / "results" / "reference"
 BLOCK = re.compile(r"(<!-- begin (\w+) -->\n).*?(<!-- end -->)", flags=re.DOTALL)
 QUICK = ("code_lm", "multidigits")
 """The problems of the suite quick."""
 DELTA = "delta_m_over_metrics"
+PRICE = "price_of_one_checkpoint"
+ADAPTIVE = ("gradnorm", "lbtw", "famo")
 PAPERS = ("famo", "gradnorm", "coba")
+
+WIDTH = 140
+"""Of a paragraph of a page."""
 
 HELP = "--help, -h"
 """Every command has it."""
@@ -67,6 +74,15 @@ def better() -> str:
     )
 
 
+def finetune() -> str:
+    """What ``make finetune`` ends with."""
+    rows = [
+        [f"`{method}`", _with_error(row, DELTA), f"{100 * float(row[PRICE]):.1f}", _number(row["relative_seconds"], 2)]
+        for method, row in _by_method("finetune/tables/finetune_lm_overview.csv").items()
+    ]
+    return _table(["method", "Δm %", "price of one checkpoint, %", "s/step"], rows, ":rrr")
+
+
 def terminal() -> str:
     """The table of the suite quick, as the terminal shows it."""
     return "```\n" + (REFERENCE / "quick" / "summary.txt").read_text(encoding="utf-8").strip() + "\n```"
@@ -102,41 +118,69 @@ def tuning() -> str:
 
 def claims() -> str:
     """The claims of papers and what became of them here."""
-    rows = [[f"`{paper}`", claim, verdict] for paper in PAPERS for claim, verdict, *_ in _claims(paper)]
-    return _table(["paper", "claim", "here"], rows, ":::")
+    rows = [[f"`{paper}`", f"`{on}`", claim, verdict] for paper in PAPERS for on, claim, verdict, *_ in _claims(paper)]
+    return _table(["paper", "problem", "claim", "here"], rows, "::::")
 
 
 def coba() -> str:
     """What holds of CoBa, where and with which setting."""
-    scratch, digits = (_by_method(f"full/tables/{problem}_overview.csv") for problem in QUICK)
+    fine, scratch = (_of_coba(problem) for problem in ("finetune_lm", "code_lm"))
     batches = ("", "_validation_batches_8")
     one, eight = (_by_method(f"coba_ablation/tables/code_lm{number}_overview.csv") for number in batches)
     short, usual = (f"coba[{{}}window={window}]" for window in (100, 500))
-    spread, dearer = (
-        {claim.rsplit(" ", 1)[-1]: numbers for claim, _, numbers, *_ in _claims("coba") if start in claim}
-        for start in ("converge more evenly", "A step of CoBa")
-    )
-    means = {rival.rstrip("."): numbers.partition(";")[0].split(" against ") for rival, numbers in (spread | dearer).items()}
-    (own, uniform), p = means["uniform"], re.search(r"p = ([0-9.]+)", spread["uniform."])
-    assert p is not None
-    return (
-        "CoBa at its defaults (warm-up 100, window 500) is near uniform weights in 1,500 steps: Δm "
-        f"{_with_error(scratch['coba'], DELTA)} against {_with_error(scratch['uniform'], DELTA)} on\n`code_lm`, "
-        f"{_with_error(digits['coba'], DELTA)} against {_with_error(digits['uniform'], DELTA)} on `multidigits`. Its window "
-        "decides: in 600 steps of `code_lm` one of 100 makes the weights swing\n"
-        f"({_with_error(one[short.format('warmup=20, ')], DELTA)}, with eight times the validation batch "
+    cost = {
+        rival: _pair(numbers) for claim, numbers in fine.items() for rival in ADAPTIVE if claim.endswith(f"one of {rival}.")
+    }
+    text = (
+        "**Fine-tuning** a pretrained model on five small tasks (`finetune_lm`, 5 seeds), CoBa by its authors' advice "
+        f"{_best(fine)}; {_checkpoint(fine)}, and a step takes {cost['famo'][0]:.2f} of a uniform one "
+        f"(FAMO {cost['famo'][1]:.2f}, GradNorm {cost['gradnorm'][1]:.2f}, LBTW {cost['lbtw'][1]:.2f}). "
+        f"**From scratch** (`code_lm`, 8 seeds, warm-up 100, window 500) it {_best(scratch)}. "
+        "**The window decides**: in 600 steps of `code_lm` one of 100 makes the weights swing (Δm "
+        f"{_with_error(one[short.format('warmup=20, ')], DELTA)}, with eight times the validation batch "
         f"{_with_error(eight[short.format('')], DELTA)}), one of 500 does not "
         f"({_with_error(one[usual.format('warmup=20, ')], DELTA)} and {_with_error(eight[usual.format('')], DELTA)}; "
-        f"uniform: {_with_error(one['uniform'], DELTA)}).\nOver 8 seeds its tasks reach their lowest losses closer together "
-        f"(spread {float(own):.2f} against {float(uniform):.2f}, not established at p = {p[1]}), and a\nstep takes "
-        f"{float(means['gradnorm'][0]):.2f} of a uniform one (GradNorm {float(means['gradnorm'][1]):.2f}, LBTW "
-        f"{float(means['lbtw'][1]):.2f}, FAMO {float(means['famo'][1]):.2f})."
+        f"uniform: {_with_error(one['uniform'], DELTA)})."
     )
+    return textwrap.fill(text, WIDTH, break_long_words=False, break_on_hyphens=False)
+
+
+def _of_coba(problem: str) -> dict[str, str]:
+    """Claim -> numbers, on one of the two problems."""
+    return {claim: numbers for on, claim, _, numbers, *_ in _claims("coba") if on == problem}
+
+
+def _best(claims: dict[str, str]) -> str:
+    claim, numbers = next(pair for pair in claims.items() if pair[0].startswith("CoBa by its authors' advice ends"))
+    rival = claim.partition(" than ")[2].partition(",")[0].replace("\\", "")
+    drawn = re.fullmatch(r"uniform\[sampling=(.*)\]", rival)
+    named = f"`{rival}`" if drawn is None else f"uniform weights with `sampling: {drawn[1]}`"
+    own, other = _pair(numbers)
+    return f"ends at {own:.4f} bits per byte, the best of its rivals, {named}, at {other:.4f} ({_established(numbers)})"
+
+
+def _checkpoint(claims: dict[str, str]) -> str:
+    numbers = claims["One checkpoint costs CoBa's tasks less than under uniform."]
+    own, uniform = (100 * number for number in _pair(numbers))
+    return f"one checkpoint costs its tasks {own:.2f} % of their lowest losses, {uniform:.2f} % under uniform"
+
+
+def _pair(numbers: str) -> tuple[float, float]:
+    own, other = numbers.partition(";")[0].split(" against ")
+    return float(own), float(other)
+
+
+def _established(numbers: str) -> str:
+    """What the test says of a difference."""
+    found = re.search(r"p = ([0-9.e-]+)", numbers)
+    if found is None:
+        return "too few seeds for a test"
+    return f"p = {found[1]}" if float(found[1]) < LEVEL else f"not established, p = {found[1]}"
 
 
 def gradnorm() -> str:
     """The sums on which GradNorm's claim hangs."""
-    against_uniform = {claim: numbers for claim, _, numbers, *_ in _claims("gradnorm") if "uniform" in claim}
+    against_uniform = {claim: numbers for _, claim, _, numbers, *_ in _claims("gradnorm") if "uniform" in claim}
     pairs = {claim: numbers.partition(";")[0].split(" against ") for claim, numbers in against_uniform.items()}
     kept, written = (next(pairs[claim] for claim in pairs if rule in claim) for rule in ("kept at", "as it is written"))
     return (
@@ -180,11 +224,15 @@ def _by_method(name: str) -> dict[str, Row]:
 
 
 def _claims(paper: str) -> list[list[str]]:
-    """Claim, verdict, numbers and criterion of each row of a reproduction."""
+    """Problem, claim, verdict, numbers and criterion of each row of a reproduction."""
     page = (REFERENCE / f"reproduce_{paper}" / "reproduce.md").read_text(encoding="utf-8")
-    lines = page.split("| claim | verdict | numbers | criterion |")[1].splitlines()[2:]
-    rows = itertools.takewhile(str.strip, lines)
-    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in rows]
+    found = []
+    for part in page.split("### Claims as checks: ")[1:]:
+        problem, _, after = part.partition("\n")
+        lines = after.split("| claim | verdict | numbers | criterion |")[1].splitlines()[2:]
+        rows = itertools.takewhile(str.strip, lines)
+        found += [[problem, *(cell.strip() for cell in line.strip("|").split(" | "))] for line in rows]
+    return found
 
 
 def _number(text: str, digits: int) -> str:
@@ -214,7 +262,8 @@ def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], alignment: str) 
 
 
 BLOCKS: dict[str, Callable[[], str]] = {
-    block.__name__: block for block in (quick, better, terminal, fair, tuning, claims, coba, gradnorm, errors, commands)
+    block.__name__: block
+    for block in (quick, better, finetune, terminal, fair, tuning, claims, coba, gradnorm, errors, commands)
 }
 
 
