@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -146,7 +147,7 @@ def _sampling(scored: Scores) -> str:
 def _joined(scored: Scores, others: Mapping[str, Scores]) -> Scores:
     """With the uniform runs of other sections, under labels of their own: what they were tested on is the same."""
     # Their own uniform run is what their seconds are relative to.
-    changes = {label: {"method": label, RELATIVE: float("nan")} for label in others}
+    changes: dict[str, dict[str, Any]] = {label: {"method": label, RELATIVE: float("nan")} for label in others}
     rows = [each.of("method", "uniform").assign(**changes[label]) for label, each in others.items()]
     return replace(scored, frame=pd.concat([scored.frame, *rows], ignore_index=True))
 
