@@ -32,9 +32,11 @@ from weighting.random import RandomLossWeighting
 from weighting.replaying import replay
 from weighting.scale_invariant import ScaleInvariant
 from weighting.static import Static
+from weighting.step import WeightedStep
 from weighting.token_mean import TokenMean
 from weighting.uncertainty import UncertaintyWeighting
 from weighting.uniform import Uniform
+from weighting.validation import ValidationFeed
 
 __all__ = [
     "METHODS",
@@ -43,6 +45,8 @@ __all__ = [
     "Observation",
     "RunFacts",
     "TaskLosses",
+    "ValidationFeed",
+    "WeightedStep",
     "Weighter",
     "__version__",
     "citation",

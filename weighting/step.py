@@ -1,0 +1,425 @@
+"""One optimizer step of anybody's training loop, over its micro-batches and ranks, with the weights of a method.
+
+The semantics: L_i = sum of the task's losses / its count, over ALL micro-batches and ALL ranks of one optimizer step; one
+``weights`` and one ``update`` per optimizer step that was made::
+
+    step = weighting.WeightedStep(weighting.create("dwa", 2, window=100), ["code", "text"])
+    for micro_batches in loader:
+        step.open(sum(count_tokens(batch) for batch in micro_batches))       # (K,) units of the whole step
+        for batch in micro_batches:
+            step.total(task_sums(model, batch)).backward()                   # (K,) each task's losses, summed
+        optimizer.step(); optimizer.zero_grad()
+        step.close()
+        print(step.logs())
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, distributed, nn
+
+from weighting._checks import check
+from weighting.contract import Weighter
+from weighting.losses import TaskLosses, total
+from weighting.observation import Needs, Numbers, Observation, as_tensor
+from weighting.passes import Draws, apart
+from weighting.shared_gradients import SharedGradients
+from weighting.step_log import StepLog
+from weighting.validation import ValidationFeed
+
+PerTask = Numbers | Mapping[str, Any]
+"""K numbers in the order of the tasks, or a number by task; those that are left out are 0."""
+Losses = PerTask | Callable[[], PerTask]
+"""Numbers per task, or a function that makes the pass that gives them, called without gradient and only where needed."""
+Measure = Callable[[Any], tuple[PerTask, PerTask]]
+"""From a batch to each task's summed loss and its count."""
+
+
+class WeightedStep:
+    """A method, and what has to be known of an optimizer step before, during and after its backward passes.
+
+    weighter      of K tasks
+    tasks         their names, K, in the order of all numbers per task
+    ranks_averaged  over how many ranks the framework takes the MEAN of gradients (``DistributedDataParallel``, FSDP: the
+                  number of ranks; gradients that are summed: 1); may be left out on one process alone
+    loss_divided_by  what the framework divides the loss by before its backward pass (Accelerate and Lightning: the
+                  accumulation steps; your own loop: 1)
+    validation, measure  mini-batches for methods that read validation losses, and the function from a batch to each task's
+                  summed loss and count
+    model         whose modes and buffers the extra passes keep
+    shared        the layer, or its parameters, whose gradients GradNorm compares
+    lagged        methods that read the step's losses before its backward pass, where nobody gives them, are shown those of
+                  the last step; at the first step, equal losses
+    check_every   every how many steps the weights of all ranks are compared; 0: never
+    group         process group to reduce over; None: the default one, where ``torch.distributed`` runs
+
+    Raises ValueError where the names do not fit the method, or where it needs what was not given.
+    """
+
+    def __init__(
+        self,
+        weighter: Weighter,
+        tasks: Sequence[str],
+        *,
+        ranks_averaged: int | None = None,
+        loss_divided_by: int = 1,
+        validation: ValidationFeed | None = None,
+        measure: Measure | None = None,
+        model: nn.Module | None = None,
+        shared: nn.Module | Iterable[Tensor] | None = None,
+        lagged: bool = False,
+        check_every: int = 100,
+        group: distributed.ProcessGroup | None = None,
+    ) -> None:
+        self.weighter, self.tasks = weighter, tuple(tasks)
+        _check_tasks(weighter, self.tasks)
+        self.ranks_averaged = ranks_averaged
+        self.loss_divided_by: int = check("WeightedStep", "loss_divided_by", loss_divided_by, integer=True, ge=1)
+        self.check_every: int = check("WeightedStep", "check_every", check_every, integer=True, ge=0)
+        self.validation, self.measure, self.model = validation, measure, model
+        if (validation is None) != (measure is None):
+            raise ValueError("WeightedStep: expected validation and measure together, found one of them")
+        self.gradients = None if shared is None else SharedGradients(shared, model)
+        self.lagged, self.group = lagged, group
+        self.steps = 0
+        """Optimizer steps that were made."""
+        self.skipped = 0
+        """Optimizer steps that were not, because a gradient scaler skipped them."""
+        self.started = False
+        self.log = StepLog(self.tasks)
+        self.weights: Tensor | None = None
+        """``(K,)`` of the open step, or of the last one; no gradient, at least float32."""
+        self.counts: Tensor | None = None
+        """``(K,)`` units of the open step over all micro-batches and ranks."""
+        self.previous: Tensor | None = None
+        """``(K,)`` each task's newest loss; NaN: it has had none."""
+        self._sums: Tensor | None = None
+        self._before: Observation | None = None
+        self._draws: Draws | None = None
+        self._wanted = Needs.NOTHING
+        self._own = torch.zeros(len(self.tasks), dtype=torch.float64)
+        self._is_open = self._measured = False
+
+    # ---- the three calls of a step -----------------------------------------------------------------------------------
+
+    def open(self, counts: PerTask, losses: Losses | None = None) -> Tensor:
+        """The weights of a step, ``(K,)``; all ranks must call.
+
+        counts  units (tokens, pixels, examples) of each task over all micro-batches of this rank; 0: absent here
+        losses  each task's mean loss over those units before the step, or a function that gives it, called without gradient
+                at the first step, and where the method reads the losses before it answers
+
+        Raises ValueError where the method needs losses and nothing gives them, RuntimeError where a step is still open or
+        the ranks have not the same weights.
+        """
+        if self._is_open:
+            raise RuntimeError("WeightedStep: expected close() before the next open(), found the step still open")
+        self._check_ranks()
+        self._own = own = _wide(self._per_task("counts", counts))
+        self.counts = self._reduced(own)
+        self._draws, self._wanted = Draws.now(), self.weighter.wants()
+        exact = self._means(losses) if not self.started or self.weighter.answers_from == "losses" else None
+        if not self.started:
+            self._start(exact)
+        if Needs.VAL_LOSSES_BEFORE_STEP in self._wanted:
+            self._before = self._validation_losses()
+        self.weights = _wide(self.weighter.weights(Observation(losses=self._answered_from(exact), counts=self.counts)))
+        self._compare_ranks()
+        self._sums, self._is_open = torch.zeros_like(own), True
+        return self.weights
+
+    def total(self, sums: PerTask) -> Tensor:
+        """The scalar to call ``backward`` on for one micro-batch, the factors of the framework undone.
+
+        sums  each task's loss, summed over its units of this micro-batch, with graph; of one that is absent, 0 or left out
+
+        Raises RuntimeError where no step is open.
+        """
+        weights, counts, known = self._opened()
+        own = self._per_task("sums", sums)
+        self._sums = known + own.detach().to(known)
+        # At least float32, whatever the model computes in.
+        own = own.to(torch.promote_types(own.dtype, torch.float32))
+        shares = own / counts.clamp(min=1).to(own)
+        if self._measures and not self._measured:
+            self._gradients.add(shares)
+        return total(weights.to(shares), shares, counts.to(shares)) * (self._averaged * self.loss_divided_by)
+
+    def gradients_of(self, sums: PerTask) -> None:
+        """Measure the tasks' gradients at the shared layer by whole backward passes, before ``total`` of the step.
+
+        sums  as for ``total``, of a pass of their own through the bare model
+
+        For re-entrant activation checkpointing, which hides them from ``total``.
+        """
+        _, counts, _ = self._opened()
+        if self._measures:
+            self._measured = True
+            self._gradients.add_by_backward(self._per_task("sums", sums) / counts.clamp(min=1))
+
+    def close(
+        self,
+        *,
+        skipped: bool = False,
+        losses_after: Losses | None = None,
+        val_losses: PerTask | None = None,
+        val_counts: PerTask | None = None,
+        grad_norms: PerTask | None = None,
+    ) -> None:
+        """The optimizer has made its step: let the method learn; all ranks must call.
+
+        skipped       the step was not made (a gradient scaler found infinities): nothing is learned, nothing logged
+        losses_after  mean losses of this rank over the same micro-batches after the step, or a function that gives them,
+                      called without gradient with the random draws of the training pass
+        val_losses, val_counts  in place of ``validation``: means of this rank's validation mini-batch, and their counts
+        grad_norms    in place of ``shared``: norms of the whole step's unweighted task gradients
+
+        Raises RuntimeError where no step is open, ValueError where the method needs what nothing gives.
+        """
+        _, counts, sums = self._opened()
+        if skipped:
+            self.skipped += 1
+            self._forget()
+            return
+        losses = self._reduced(sums) / counts.clamp(min=1)
+        seen = self._with_losses_after(Observation(losses=losses, counts=counts), losses_after)
+        seen = self._with_validation(seen, val_losses, val_counts)
+        self.weighter.update(self._with_norms(seen, grad_norms))
+        self._remember(losses, counts)
+        self.steps += 1
+        self._forget()
+
+    # ---- logs and state ----------------------------------------------------------------------------------------------
+
+    def logs(self, *, scores: bool = False) -> dict[str, float]:
+        """``loss/<task>``, ``weight/<task>``, ``count/<task>``: means since the last call over the steps in which the task
+        was present; NaN where it was in none.
+
+        scores  the numbers inside the method too, as they are now: CoBa's ``RCS/<task>``, ``ACS/<task>`` and ``DF``
+        """
+        found = self.log.read()
+        for name, value in self.weighter.probes().items() if scores else ():
+            numbers = value.tolist()
+            if isinstance(numbers, list):
+                found |= {f"{name}/{task}": number for task, number in zip(self.tasks, numbers, strict=True)}
+            else:
+                found[name] = numbers
+        return found
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a run needs to go on as if it had not stopped, the validation feed's position included."""
+        if self._is_open:
+            raise RuntimeError("WeightedStep: expected a closed step to save, found it open")
+        return {
+            "tasks": list(self.tasks),
+            "weighter": self.weighter.state_dict(),
+            "previous": self.previous,
+            "steps": self.steps,
+            "skipped": self.skipped,
+            "started": self.started,
+            "log": self.log.state_dict(),
+            "validation": None if self.validation is None else self.validation.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where ``state`` was taken. Raises ValueError on the state of other tasks."""
+        if tuple(state["tasks"]) != self.tasks:
+            raise ValueError(f"WeightedStep: expected the state of tasks {list(self.tasks)}, found {state['tasks']}")
+        self.weighter.load_state_dict(state["weighter"])
+        self.previous, self.started = state["previous"], state["started"]
+        self.steps, self.skipped = state["steps"], state["skipped"]
+        self.log.load_state_dict(state["log"])
+        if self.validation is not None and state["validation"] is not None:
+            self.validation.load_state_dict(state["validation"])
+        self._forget()
+
+    # ---- before the backward pass ------------------------------------------------------------------------------------
+
+    def _start(self, exact: Tensor | None) -> None:
+        """Show the method the losses of the first batch and, where it reads them, those of the whole validation set."""
+        self.started = True
+        first = Observation(losses=exact, counts=self.counts)
+        if Needs.VAL_LOSSES in self.weighter.needs:
+            if self.validation is None:
+                return
+            found = self._losses_of(self.validation.everything())
+            first = first.replace(val_losses=found.losses, val_counts=found.counts)
+        if first.losses is not None or first.val_losses is not None:
+            self.weighter.start(first)
+
+    def _answered_from(self, exact: Tensor | None) -> Tensor | None:
+        """The losses that the method answers from; None where it answers from its state."""
+        if self.weighter.answers_from == "state" or exact is not None:
+            return exact
+        if not self.lagged:
+            raise ValueError(
+                f"{self.weighter.name}: expected losses= in open(), as its weights follow from this step's losses, found "
+                "none; or let those of the last step stand for them: lagged=True"
+            )
+        known = torch.full_like(self._own, torch.nan) if self.previous is None else self.previous
+        return torch.where(known.isnan(), known.nanmean().nan_to_num(nan=1.0), known)
+
+    def _means(self, losses: Losses | None, draws: Draws | None = None) -> Tensor | None:
+        """Mean losses ``(K,)`` over all ranks, from this rank's means or a pass that gives them."""
+        if losses is None or self.counts is None:
+            return None
+        if callable(losses):
+            with apart(self.model, evaluation=False, draws=draws):
+                losses = losses()
+        means = self._per_task("losses", losses).detach().to(self._own)
+        return self._reduced(torch.where(self._own > 0, means * self._own, 0.0)) / self.counts.clamp(min=1)
+
+    # ---- after the optimizer -----------------------------------------------------------------------------------------
+
+    def _with_losses_after(self, seen: Observation, losses_after: Losses | None) -> Observation:
+        if Needs.LOSSES_AFTER_STEP not in self._wanted:
+            return seen
+        if losses_after is None:
+            raise ValueError(f"{self.weighter.name}: expected losses_after= in close(), found none")
+        return seen.replace(losses_after=self._means(losses_after, self._draws))
+
+    def _with_validation(self, seen: Observation, losses: PerTask | None, counts: PerTask | None) -> Observation:
+        if Needs.VAL_LOSSES not in self._wanted:
+            return seen
+        if losses is not None:
+            means = self._per_task("val_losses", losses)
+            own = torch.ones_like(means) if counts is None else self._per_task("val_counts", counts)
+            found = TaskLosses(len(self.tasks), group=self.group)
+            found.add(means * own, own)
+            now = found.observation()
+        else:
+            now = self._validation_losses()
+            if self.validation is not None:
+                self.validation.advance()
+        before = None if self._before is None else self._before.losses
+        return seen.replace(val_losses=now.losses, val_counts=now.counts, val_losses_before=before)
+
+    def _with_norms(self, seen: Observation, norms: PerTask | None) -> Observation:
+        if Needs.GRAD_NORMS not in self._wanted:
+            return seen
+        if norms is not None:
+            return seen.replace(grad_norms=self._per_task("grad_norms", norms))
+        return seen.replace(grad_norms=self._gradients.norms(shared=self._ranks > 1, group=self.group))
+
+    def _validation_losses(self) -> Observation:
+        """Losses of the coming validation mini-batches over all ranks, in evaluation mode."""
+        if self.validation is None:
+            raise ValueError(f"{self.weighter.name}: expected validation=, or val_losses= in close(), found neither")
+        return self._losses_of(self.validation.take())
+
+    def _losses_of(self, batches: Iterable[Any]) -> Observation:
+        assert self.measure is not None
+        losses = TaskLosses(len(self.tasks), group=self.group, device=self._own.device)
+        with apart(self.model, evaluation=True):
+            for batch in batches:
+                sums, counts = self.measure(batch)
+                losses.add(self._per_task("sums", sums), self._per_task("counts", counts))
+        return losses.observation()
+
+    def _remember(self, losses: Tensor, counts: Tensor) -> None:
+        known = torch.full_like(losses, torch.nan) if self.previous is None else self.previous.to(losses)
+        self.previous = torch.where((counts > 0) & losses.isfinite(), losses, known)
+        assert self.weights is not None
+        self.log.add(losses, self.weights, counts)
+
+    def _forget(self) -> None:
+        self._is_open = self._measured = False
+        self._before = self._draws = self._sums = None
+        if self.gradients is not None:
+            self.gradients.clear()
+
+    # ---- ranks and numbers per task ----------------------------------------------------------------------------------
+
+    @property
+    def _ranks(self) -> int:
+        running = distributed.is_available() and distributed.is_initialized()
+        return distributed.get_world_size(self.group) if running else 1
+
+    @property
+    def _averaged(self) -> int:
+        return 1 if self.ranks_averaged is None else self.ranks_averaged
+
+    @property
+    def _measures(self) -> bool:
+        """Whether the step's gradient norms are measured here."""
+        return Needs.GRAD_NORMS in self._wanted and self.gradients is not None
+
+    @property
+    def _gradients(self) -> SharedGradients:
+        if self.gradients is None:
+            raise ValueError(
+                f"{self.weighter.name}: expected shared=, the layer whose gradients it compares, or grad_norms= in close(), "
+                "found neither"
+            )
+        return self.gradients
+
+    def _check_ranks(self) -> None:
+        if self.ranks_averaged is None and self._ranks > 1:
+            raise ValueError(
+                f"WeightedStep: expected ranks_averaged={self._ranks} where gradients are averaged over the ranks "
+                "(DistributedDataParallel, FSDP), or 1 where they are summed, found nothing said"
+            )
+
+    def _compare_ranks(self) -> None:
+        """Raise RuntimeError on all ranks unless they have the same weights."""
+        assert self.weights is not None
+        if self._ranks == 1 or not self.check_every or self.steps % self.check_every:
+            return
+        ends = torch.stack([self.weights, -self.weights])
+        distributed.all_reduce(ends, op=distributed.ReduceOp.MAX, group=self.group)
+        highest, lowest = ends[0].tolist(), (-ends[1]).tolist()
+        for task, high, low in zip(self.tasks, highest, lowest, strict=True):
+            if high != low:
+                raise RuntimeError(
+                    f"WeightedStep: expected the same weights on all ranks, found {low:.6g} to {high:.6g} for task {task!r} "
+                    f"in step {self.steps}; were the ranks given one state, and the method with one seed?"
+                )
+
+    def _reduced(self, values: Tensor) -> Tensor:
+        """The sum over all ranks."""
+        if self._ranks == 1:
+            return values
+        found = values.clone()
+        distributed.all_reduce(found, group=self.group)
+        return found
+
+    def _opened(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Weights, counts and the sums so far of the open step, each ``(K,)``."""
+        if not self._is_open or self.weights is None or self.counts is None or self._sums is None:
+            raise RuntimeError("WeightedStep: expected open() before total() and close(), found no open step")
+        return self.weights, self.counts, self._sums
+
+    def _per_task(self, name: str, values: PerTask) -> Tensor:
+        """``(K,)`` in the order of the tasks. Raises ValueError on an unknown task or another number of them."""
+        if isinstance(values, Mapping):
+            values = self._by_name(name, values)
+        found = as_tensor(name, values)
+        if found.shape != (len(self.tasks),):
+            raise ValueError(f"WeightedStep: expected {name} of {len(self.tasks)} tasks, found shape {tuple(found.shape)}")
+        return found
+
+    def _by_name(self, name: str, values: Mapping[str, Any]) -> Tensor:
+        unknown = [task for task in values if task not in self.tasks]
+        if unknown or not values:
+            raise ValueError(f"WeightedStep: expected {name} of tasks {list(self.tasks)}, found {unknown or 'none'}")
+        given = [as_tensor(name, value).reshape(()) for value in values.values()]
+        widest = max((value.dtype for value in given), key=lambda dtype: (dtype.is_floating_point, dtype.itemsize))
+        by_task = {task: value.to(widest) for task, value in zip(values, given, strict=True)}
+        absent = torch.zeros_like(next(iter(by_task.values())), requires_grad=False)
+        return torch.stack([by_task.get(task, absent) for task in self.tasks])
+
+
+def _wide(values: Tensor) -> Tensor:
+    """In float64, or in float32 on devices without it."""
+    return values.to(torch.float32 if values.device.type == "mps" else torch.float64)
+
+
+def _check_tasks(weighter: Weighter, tasks: tuple[str, ...]) -> None:
+    if len(set(tasks)) != len(tasks) or len(tasks) != weighter.num_tasks or weighter.batch_shape:
+        raise ValueError(
+            f"WeightedStep: expected {weighter.num_tasks} different task names and a method without replicas, "
+            f"found {list(tasks)} and batch_shape {weighter.batch_shape}"
+        )
