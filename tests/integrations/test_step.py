@@ -1,0 +1,407 @@
+"""The step object against training by hand on whole batches: micro-batches, ranks, resuming, skipped steps, mistakes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from integrations.by_hand import (
+    LR,
+    METHODS,
+    STEPS,
+    TASKS,
+    Batch,
+    K,
+    Result,
+    assert_equal,
+    by_hand,
+    counts_of,
+    flat,
+    means,
+    measure,
+    method,
+    model,
+    sums_of,
+    training_batches,
+    validation_rows,
+)
+from integrations.ranks import RANKS, on_ranks
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
+
+import weighting
+from weighting import ValidationFeed, WeightedStep
+
+
+def feed(rank: int = 0, ranks: int = 1, **settings: Any) -> ValidationFeed:
+    rows = validation_rows()
+    return ValidationFeed(
+        range(len(rows.task)), lambda chosen: rows[chosen], **{"batch_size": 6, "rank": rank, "ranks": ranks, **settings}
+    )
+
+
+def parts_of(whole: Batch, pieces: int, rank: int = 0, ranks: int = 1) -> list[Batch]:
+    """This rank's micro-batches, of unequal size where the rows do not divide."""
+    own = torch.arange(len(whole.task))[rank::ranks]
+    return [whole[rows] for rows in own.tensor_split(pieces)]
+
+
+def stepped(trained: nn.Sequential, name: str, rank: int = 0, ranks: int = 1, **settings: Any) -> WeightedStep:
+    return WeightedStep(
+        method(name),
+        TASKS,
+        ranks_averaged=ranks,
+        validation=feed(rank, ranks),
+        measure=measure(trained),
+        model=trained,
+        shared=[trained[2].weight],
+        check_every=1,
+        **settings,
+    )
+
+
+def local_means(trained: nn.Module, parts: list[Batch]) -> Callable[[], Tensor]:
+    counted = torch.stack([counts_of(part) for part in parts]).sum(0).clamp(min=1)
+    return lambda: torch.stack([sums_of(trained, part) for part in parts]).sum(0) / counted
+
+
+def one_step(step: WeightedStep, trained: nn.Sequential, forward: nn.Module, optimizer: Any, parts: list[Batch]) -> None:
+    losses = local_means(trained, parts)
+    step.open(torch.stack([counts_of(part) for part in parts]).sum(0), losses)
+    optimizer.zero_grad()
+    for place, part in enumerate(parts):
+        if isinstance(forward, DistributedDataParallel) and place < len(parts) - 1:
+            with forward.no_sync():
+                step.total(sums_of(forward, part)).backward()  # type: ignore[no-untyped-call]
+        else:
+            step.total(sums_of(forward, part)).backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+    step.close(losses_after=losses)
+
+
+def by_step(name: str, pieces: int, rank: int = 0, ranks: int = 1) -> Result:
+    trained = model()
+    forward = DistributedDataParallel(trained) if ranks > 1 else trained
+    step = stepped(trained, name, rank, ranks)
+    optimizer = torch.optim.SGD(trained.parameters(), lr=LR)
+    losses, weights = [], []
+    for whole in training_batches():
+        one_step(step, trained, forward, optimizer, parts_of(whole, pieces, rank, ranks))
+        logged = step.logs()
+        losses.append([logged[f"loss/{task}"] for task in TASKS])
+        assert step.weights is not None
+        weights.append(step.weights)
+    return Result(torch.tensor(losses, dtype=torch.float64), torch.stack(weights), flat(trained))
+
+
+@pytest.mark.parametrize("pieces", [1, 2, 4])
+@pytest.mark.parametrize("name", METHODS)
+def test_micro_batches_train_as_the_whole_batch_by_hand(name: str, pieces: int) -> None:
+    assert_equal(by_step(name, pieces), by_hand(name))
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "uniform"])
+def test_the_weights_move(name: str) -> None:
+    """Else the equality would say nothing of them."""
+    weights = by_hand(name).weights
+    present = weights[[0, 2, 3, 5]]
+    assert (present[-1] - present[0]).abs().max() > 1e-3
+
+
+def of_all_methods(rank: int) -> dict[str, Result]:
+    return {name: by_step(name, 2, rank, RANKS) for name in METHODS}
+
+
+@pytest.mark.slow
+def test_two_ranks_with_two_micro_batches_train_as_the_whole_batch_by_hand(tmp_path: Path) -> None:
+    """All methods in one test, as starting the ranks takes longer than all that they do."""
+    for found in on_ranks(tmp_path, of_all_methods):
+        for name in METHODS:
+            assert_equal(found[name], by_hand(name))
+
+
+# ---- resuming --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stop", range(1, STEPS))
+@pytest.mark.parametrize("name", METHODS)
+def test_a_run_that_stops_at_any_step_goes_on_as_if_it_had_not(name: str, stop: int, tmp_path: Path) -> None:
+    trained = model()
+    step, optimizer = stepped(trained, name), torch.optim.SGD(trained.parameters(), lr=LR)
+    batches = training_batches()
+    for whole in batches[:stop]:
+        one_step(step, trained, trained, optimizer, parts_of(whole, 2))
+    torch.save({"model": trained.state_dict(), "step": step.state_dict()}, tmp_path / "saved.pt")
+
+    other = model()
+    saved = torch.load(tmp_path / "saved.pt", weights_only=True)
+    other.load_state_dict(saved["model"])
+    resumed, optimizer = stepped(other, name), torch.optim.SGD(other.parameters(), lr=LR)
+    resumed.load_state_dict(saved["step"])
+    for whole in batches[stop:]:
+        one_step(resumed, other, other, optimizer, parts_of(whole, 2))
+    torch.testing.assert_close(flat(other), by_hand(name).parameters, rtol=1e-10, atol=1e-10)
+    again = model()
+    whole_run = stepped(again, name)
+    optimizer = torch.optim.SGD(again.parameters(), lr=LR)
+    for whole in batches:
+        one_step(whole_run, again, again, optimizer, parts_of(whole, 2))
+    assert resumed.logs() == pytest.approx(whole_run.logs(), rel=1e-12, nan_ok=True)
+
+
+def test_the_state_of_other_tasks_is_refused() -> None:
+    step = WeightedStep(weighting.create("uniform", 2), ["a", "b"])
+    with pytest.raises(ValueError, match=r"expected the state of tasks \['b', 'a'\], found \['a', 'b'\]"):
+        WeightedStep(weighting.create("uniform", 2), ["b", "a"]).load_state_dict(step.state_dict())
+
+
+# ---- factors, skipped steps, precision -------------------------------------------------------------------------------
+
+
+def test_what_the_framework_divides_by_is_undone() -> None:
+    step = WeightedStep(weighting.create("uniform", 2), ["a", "b"], ranks_averaged=3, loss_divided_by=4)
+    step.open([2, 0])
+    sums = torch.tensor([6.0, 0.0], requires_grad=True)
+    assert step.total(sums).item() == 6 / 2 * 3 * 4
+
+
+def test_a_step_that_a_scaler_skipped_teaches_nothing() -> None:
+    trained = model()
+    step, optimizer = stepped(trained, "coba"), torch.optim.SGD(trained.parameters(), lr=LR)
+    for whole in training_batches()[:3]:
+        one_step(step, trained, trained, optimizer, parts_of(whole, 2))
+    step.logs()
+    before = {key: value.clone() for key, value in step.weighter.state_dict().items()}
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
+    (part,) = parts_of(training_batches()[3], 1)
+    step.open(counts_of(part))
+    scaler.scale(step.total(sums_of(trained, part))).backward()
+    trained[0].weight.grad.fill_(torch.inf)
+    scale = scaler.get_scale()
+    scaler.step(optimizer)
+    scaler.update()
+    assert scaler.get_scale() < scale
+    step.close(skipped=scaler.get_scale() < scale)
+    torch.testing.assert_close(step.weighter.state_dict(), before, rtol=0, atol=0)
+    assert (step.steps, step.skipped, step.logs()) == (3, 1, {})
+    assert step.validation is not None
+    assert step.validation.position == 3
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_bfloat16_model_has_weights_of_at_least_float32(name: str) -> None:
+    trained = model().bfloat16()
+    step = stepped(trained, name, lagged=True)
+    optimizer = torch.optim.SGD(trained.parameters(), lr=0.01)
+    for whole in training_batches():
+        parts = [Batch(part.inputs.bfloat16(), part.targets.bfloat16(), part.mask, part.task) for part in parts_of(whole, 2)]
+        step.measure = lambda part: measure(trained)(Batch(part.inputs.bfloat16(), part.targets, part.mask, part.task))
+        one_step(step, trained, trained, optimizer, parts)
+        assert step.weights is not None
+        assert step.weights.dtype.itemsize >= 4
+        assert step.weights.isfinite().all()
+
+
+def test_dropout_is_drawn_alike_before_and_after_the_step() -> None:
+    """FAMO compares the losses of one batch before and after: with a learning rate of 0 they must be the same."""
+    torch.manual_seed(5)
+    trained = nn.Sequential(nn.Linear(4, 6), nn.Dropout(0.5), nn.Linear(6, 1)).double()
+    shown: list[Any] = []
+    step = stepped(trained, "famo")
+    update = step.weighter.update
+    step.weighter.update = lambda seen: (shown.append(seen), update(seen))[1]  # type: ignore[method-assign]
+    optimizer = torch.optim.SGD(trained.parameters(), lr=0.0)
+    for whole in training_batches():
+        one_step(step, trained, trained, optimizer, parts_of(whole, 2))
+    for seen in shown:
+        torch.testing.assert_close(seen.losses, seen.losses_after, rtol=1e-12, atol=0)
+
+
+# ---- losses before the backward pass ---------------------------------------------------------------------------------
+
+
+def test_a_method_that_answers_from_losses_asks_for_them() -> None:
+    with pytest.raises(ValueError, match=r"gls: expected losses= in open\(\).*lagged=True"):
+        WeightedStep(weighting.create("gls", 2), ["a", "b"]).open([1, 1])
+
+
+def test_lagged_losses_are_those_of_the_last_step() -> None:
+    step = WeightedStep(weighting.create("gls", 2), ["a", "b"], lagged=True)
+    step.open([1, 1])
+    step.total(torch.tensor([2.0, 8.0], requires_grad=True))
+    step.close()
+    found = step.open([1, 1])
+    torch.testing.assert_close(found, weighting.create("gls", 2).weights(weighting.Observation(losses=[2.0, 8.0])))
+
+
+def test_a_dictionary_of_losses_is_taken_and_a_wrong_name_is_not() -> None:
+    step = WeightedStep(weighting.create("uniform", 2), ["depth", "normal"])
+    step.open({"depth": 4, "normal": 2})
+    total = step.total({"normal": torch.tensor(6.0, requires_grad=True)})
+    assert total.item() == 3
+    with pytest.raises(ValueError, match=r"expected sums of tasks \['depth', 'normal'\], found \['dept'\]"):
+        step.total({"dept": torch.tensor(1.0)})
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (lambda step: step.close(), r"expected open\(\) before"),
+        (lambda step: (step.open([1, 1]), step.open([1, 1])), r"expected close\(\) before the next open\(\)"),
+        (lambda step: (step.open([1, 1]), step.state_dict()), "expected a closed step"),
+    ],
+)
+def test_calls_out_of_order_are_one_line(wrong: Callable[[WeightedStep], Any], message: str) -> None:
+    with pytest.raises(RuntimeError, match=message):
+        wrong(WeightedStep(weighting.create("uniform", 2), ["a", "b"]))
+
+
+def test_logs_are_means_since_the_last_and_nan_for_absent_tasks() -> None:
+    step = WeightedStep(weighting.create("uniform", 3), ["a", "b", "c"])
+    for sums, counts in [([2.0, 3.0, 0.0], [2, 1, 0]), ([12.0, 0.0, 0.0], [4, 0, 0])]:
+        step.open(counts)
+        step.total(torch.tensor(sums, requires_grad=True))
+        step.close()
+    nan = float("nan")
+    expected = {"loss/a": 2.0, "loss/b": 3.0, "loss/c": nan, "weight/a": 1.0, "weight/b": 1.0, "weight/c": nan}
+    expected |= {"count/a": 3.0, "count/b": 1.0, "count/c": nan}
+    assert step.logs() == pytest.approx(expected, nan_ok=True)
+    assert step.logs() == {}
+
+
+def test_scores_are_logged_on_request() -> None:
+    trained = model()
+    step, optimizer = stepped(trained, "coba"), torch.optim.SGD(trained.parameters(), lr=LR)
+    one_step(step, trained, trained, optimizer, parts_of(training_batches()[0], 1))
+    assert {"RCS/code", "ACS/text", "DF"} <= set(step.logs(scores=True))
+
+
+# ---- ranks -----------------------------------------------------------------------------------------------------------
+
+
+def mistakes_on_ranks(rank: int) -> list[str]:
+    found = []
+    unsaid = WeightedStep(weighting.create("uniform", 2), ["a", "b"])
+    parted = WeightedStep(weighting.create("static", 2, weights=[1.0 + rank, 1.0]), ["a", "b"], ranks_averaged=2)
+    for step in (unsaid, parted):
+        try:
+            step.open([1, 1])
+        except (ValueError, RuntimeError) as error:
+            found.append(str(error))
+    return found
+
+
+@pytest.mark.slow
+def test_ranks_that_part_and_factors_that_are_not_said_are_one_line(tmp_path: Path) -> None:
+    for unsaid, parted in on_ranks(tmp_path, mistakes_on_ranks):
+        assert "expected ranks_averaged=2 where gradients are averaged" in unsaid
+        assert "expected the same weights on all ranks, found" in parted
+        assert "for task 'a' in step 0" in parted
+
+
+# ---- gradient norms under checkpointing ------------------------------------------------------------------------------
+
+
+class Checkpointed(nn.Module):
+    """A model whose layers are recomputed in the backward pass."""
+
+    def __init__(self, inner: nn.Sequential, *, reentrant: bool) -> None:
+        super().__init__()
+        self.inner, self.reentrant = inner, reentrant
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        found: Tensor = checkpoint(self.inner, inputs.requires_grad_(self.reentrant), use_reentrant=self.reentrant)
+        return found
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_gradient_norms_come_through_activation_checkpointing(reentrant: bool) -> None:
+    trained = model()
+    forward = Checkpointed(trained, reentrant=reentrant)
+    step, optimizer = stepped(trained, "gradnorm"), torch.optim.SGD(trained.parameters(), lr=LR)
+    for whole in training_batches():
+        parts = parts_of(whole, 2)
+        step.open(torch.stack([counts_of(part) for part in parts]).sum(0), local_means(trained, parts))
+        optimizer.zero_grad()
+        for part in parts if reentrant else []:
+            step.gradients_of(sums_of(forward, part))
+        for part in parts:
+            step.total(sums_of(forward, part)).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        step.close()
+    torch.testing.assert_close(flat(trained), by_hand("gradnorm").parameters, rtol=1e-10, atol=1e-10)
+
+
+def test_hidden_gradients_are_an_error_and_not_zeros() -> None:
+    trained = model()
+    forward = Checkpointed(trained, reentrant=True)
+    step = stepped(trained, "gradnorm")
+    (part,) = parts_of(training_batches()[0], 1)
+    step.open(counts_of(part))
+    with pytest.raises(RuntimeError, match=r"re-entrant activation checkpointing; use use_reentrant=False"):
+        step.total(sums_of(forward, part))
+
+
+# ---- the validation feed ---------------------------------------------------------------------------------------------
+
+
+def test_a_balanced_feed_gives_each_task_equally_many_and_wraps() -> None:
+    tasks = [0, 0, 0, 1, 1, 1, 1, 1]
+    found = ValidationFeed(range(8), list, batch_size=4, tasks=tasks)
+    seen = []
+    for _ in range(3):
+        assert found.take() == found.take()
+        seen.append(found.take()[0])
+        found.advance()
+    assert seen == [[0, 1, 3, 4], [2, 0, 5, 6], [1, 2, 7, 3]]
+    assert list(found.everything()) == [[0, 1, 2, 3], [4, 5, 6, 7]]
+
+
+@pytest.mark.parametrize("tasks", [None, [0, 1] * 5 + [1]])
+def test_ranks_share_each_mini_batch_without_repeats(tasks: list[int] | None) -> None:
+    whole = ValidationFeed(range(11), list, batch_size=4, tasks=tasks, batches=2)
+    ranks = [ValidationFeed(range(11), list, batch_size=4, tasks=tasks, batches=2, rank=r, ranks=3) for r in range(3)]
+    for _ in range(5):
+        expected = [row for each in whole.take() for row in each]
+        shared = [row for rank in ranks for each in rank.take() for row in each]
+        assert sorted(shared) == sorted(expected)
+        for each in (whole, *ranks):
+            each.advance()
+    assert sorted(row for rank in ranks for each in rank.everything() for row in each) == list(range(11))
+
+
+def test_validation_passes_are_made_in_evaluation_mode_and_leave_the_mode() -> None:
+    trained = nn.Sequential(nn.Linear(4, 6), nn.Dropout(0.5), nn.Linear(6, 1)).double()
+    modes: list[bool] = []
+    trained[1].register_forward_hook(lambda layer, *_: modes.append(layer.training))
+    step, optimizer = stepped(trained, "coba"), torch.optim.SGD(trained.parameters(), lr=LR)
+    one_step(step, trained, trained, optimizer, parts_of(training_batches()[0], 1))
+    assert set(modes) == {True, False}
+    assert trained[1].training
+
+
+def test_wrong_sizes_of_a_feed_are_one_line() -> None:
+    with pytest.raises(ValueError, match="expected batch_size as a multiple of 2 tasks, found 3"):
+        ValidationFeed(range(4), list, batch_size=3, tasks=[0, 1, 0, 1])
+    with pytest.raises(ValueError, match="expected validation examples, found none"):
+        ValidationFeed([], list, batch_size=3)
+
+
+def test_losses_of_validation_feed_methods_made_for_training_losses() -> None:
+    trained = model()
+    weighter = weighting.create("famo", K, lr=0.2, losses_from="validation")
+    step = WeightedStep(weighter, TASKS, validation=feed(), measure=measure(trained), model=trained)
+    optimizer = torch.optim.SGD(trained.parameters(), lr=LR)
+    shown: list[Any] = []
+    update = weighter.update
+    weighter.update = lambda seen: (shown.append(seen), update(seen))[1]  # type: ignore[method-assign]
+    for number, whole in enumerate(training_batches()):
+        rows = validation_rows()[[(number * 6 + place) % 13 for place in range(6)]]
+        before = means(trained, rows).detach()
+        one_step(step, trained, trained, optimizer, parts_of(whole, 2))
+        torch.testing.assert_close(shown[-1].val_losses_before, before)
+        torch.testing.assert_close(shown[-1].val_losses, means(trained, rows).detach())
