@@ -1,0 +1,247 @@
+"""Task weights in ``transformers.Trainer``::
+
+    class MyTrainer(WeightedTasks, Trainer): ...
+
+    trainer = MyTrainer(model, args, train_dataset=data, weighter=weighting.create("dwa", 2), tasks=["code", "text"])
+
+The data have a column ``task``, names or numbers. Losses are means over the predicted tokens of each task in the whole step;
+other losses: ``task_losses`` and ``task_counts``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import TrainerCallback
+
+from weighting.contract import Weighter
+from weighting.integrations._transformers_private import TrainerPrivate
+from weighting.integrations.tokens import COLUMN, TaskCollator, number_of, token_counts, token_sums
+from weighting.losses import TaskLosses
+from weighting.observation import Needs, as_tensor
+from weighting.passes import apart
+from weighting.step import PerTask, WeightedStep
+from weighting.validation import ValidationFeed
+
+FILE = "weighting.pt"
+"""What is saved in every checkpoint folder."""
+
+
+class WeightedTasks(TrainerPrivate):
+    """A mixin, before the Trainer's class.
+
+    weighter    of K tasks
+    tasks       their names
+    validation  a data set like the training data, for methods that read validation losses: mini-batches of the training
+                batch's size, balanced by task; or a ``ValidationFeed``
+    shared      the layer, or its parameters, whose gradients GradNorm compares
+    lagged, check_every  as in ``WeightedStep``
+
+    Logs ``loss/<task>``, ``weight/<task>`` and ``count/<task>``; evaluation gives ``eval_<task>_loss``, raw, and their mean
+    ``eval_mean_task_loss``. Raises ValueError where one process drives several devices, or a checkpoint holds no weights.
+    """
+
+    def __init__(
+        self,
+        *arguments: Any,
+        weighter: Weighter,
+        tasks: Sequence[str],
+        validation: Any = None,
+        shared: nn.Module | Iterable[Tensor] | None = None,
+        lagged: bool = False,
+        check_every: int = 100,
+        **options: Any,
+    ) -> None:
+        self.tasks = tuple(tasks)
+        super().__init__(*arguments, **options)
+        given: Any = self
+        self.data_collator = TaskCollator(given.data_collator, self.tasks)
+        if given.args.n_gpu > 1:
+            raise ValueError(
+                f"WeightedTasks: expected one device per process, found {given.args.n_gpu}; start with torchrun"
+            )
+        self.undivided()
+        self.step = WeightedStep(
+            weighter,
+            self.tasks,
+            ranks_averaged=given.args.world_size,
+            validation=validation if isinstance(validation, ValidationFeed | None) else self._feed(validation),
+            measure=None if validation is None else self._measure,
+            model=given.model,
+            shared=shared,
+            lagged=lagged,
+            check_every=check_every,
+        )
+        self._waiting: list[Any] = []
+        self._kept: list[Any] = []
+        self._evaluated = TaskLosses(len(self.tasks), device=given.args.device)
+        given.add_callback(_AtTheStep(self))
+
+    # ---- what other losses override ----------------------------------------------------------------------------------
+
+    def task_sums(self, model: nn.Module, inputs: dict[str, Any]) -> PerTask:
+        """Each task's loss, summed over its units of a batch, with graph: by default the nats of its predicted tokens."""
+        if type(self).task_losses is not WeightedTasks.task_losses:
+            means, counts = self.task_losses(model, inputs), self._vector(self.task_counts(inputs))
+            return {task: loss * counts[self.tasks.index(task)] for task, loss in means.items()}
+        passed = {key: value for key, value in inputs.items() if key not in (COLUMN, "labels")}
+        return token_sums(model(**passed).logits, inputs, len(self.tasks))
+
+    def task_losses(self, model: nn.Module, inputs: dict[str, Any]) -> Mapping[str, Tensor]:
+        """For losses that are not those of tokens: each task's mean loss over its units of a batch, with graph, by name."""
+        raise NotImplementedError
+
+    def task_counts(self, inputs: dict[str, Any]) -> PerTask:
+        """Units of each task in a batch: its predicted tokens, or, with losses of one's own, the rows of the batch."""
+        if type(self).task_losses is not WeightedTasks.task_losses:
+            rows = next(len(value) for value in inputs.values() if isinstance(value, Tensor))
+            return dict.fromkeys(self.tasks, rows)
+        return token_counts(inputs, len(self.tasks))
+
+    # ---- the Trainer's methods ---------------------------------------------------------------------------------------
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list[Any], Any]:
+        """All micro-batches of the coming optimizer step."""
+        batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)  # type: ignore[misc]
+        self._waiting = batches
+        return batches, torch.tensor(1, device=device) if items is None else items
+
+    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+        """The weighted total of a micro-batch; in evaluation, what the Trainer computes."""
+        given: Any = self
+        if not given.model.training:
+            passed = {key: value for key, value in inputs.items() if key != COLUMN}
+            return super().compute_loss(model, passed, return_outputs, num_items_in_batch)  # type: ignore[misc]
+        if self._waiting:
+            # Not before: a Trainer that resumes sets its random generators after it has fetched the batches.
+            batches, self._waiting = self._waiting, []
+            self._open([self.on_device(batch) for batch in batches])
+        total = self.step.total(self.task_sums(model, inputs))
+        return (total, {}) if return_outputs else total
+
+    def prediction_step(self, model: Any, inputs: Any, prediction_loss_only: bool, ignore_keys: Any = None) -> Any:
+        """Adds up each task's losses beside the Trainer's."""
+        given: Any = self
+        inputs = self.on_device(inputs)
+        with torch.no_grad(), given.compute_loss_context_manager():
+            sums, counts = self._vector(self.task_sums(model, inputs)), self._vector(self.task_counts(inputs))
+        self._evaluated.add(sums, counts)
+        if prediction_loss_only or type(self).task_losses is not WeightedTasks.task_losses:
+            return (sums.sum() / counts.sum().clamp(min=1)).detach(), None, None
+        return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)  # type: ignore[misc]
+
+    def evaluation_loop(self, *arguments: Any, metric_key_prefix: str = "eval", **options: Any) -> Any:
+        """With each task's raw loss over the whole set, and their mean."""
+        self._evaluated.clear()
+        output = super().evaluation_loop(*arguments, metric_key_prefix=metric_key_prefix, **options)  # type: ignore[misc]
+        seen = self._evaluated.observation()
+        assert seen.losses is not None
+        assert seen.present is not None
+        losses = torch.where(seen.present, seen.losses, torch.nan)
+        for task, loss in zip(self.tasks, losses.tolist(), strict=True):
+            output.metrics[f"{metric_key_prefix}_{task}_loss"] = loss
+        output.metrics[f"{metric_key_prefix}_mean_task_loss"] = float(losses.nanmean())
+        return output
+
+    def log(self, logs: dict[str, float], *arguments: Any, **options: Any) -> None:
+        """With the step's means beside the Trainer's loss."""
+        if "loss" in logs:
+            logs |= self.step.logs()
+        super().log(logs, *arguments, **options)  # type: ignore[misc]
+
+    # ---- the step ----------------------------------------------------------------------------------------------------
+
+    def _open(self, batches: list[dict[str, Any]]) -> None:
+        counts = torch.stack([self._vector(self.task_counts(batch)) for batch in batches]).sum(0)
+        given: Any = self
+        self.step.open(counts.to(given.args.device), None if self.step.lagged else lambda: self._means(batches))
+        if self._is_reentrant():
+            with apart(given.model, evaluation=False, grad=True), given.compute_loss_context_manager():
+                for batch in batches:
+                    self.step.gradients_of(self.task_sums(given.model, batch))
+        self._kept = batches if Needs.LOSSES_AFTER_STEP in self.step.weighter.needs else []
+
+    def close_step(self) -> None:
+        """After the optimizer, whether it made its step or skipped it."""
+        given: Any = self
+        batches, self._kept = self._kept, []
+        self.step.close(
+            skipped=given.accelerator.optimizer_step_was_skipped,
+            losses_after=(lambda: self._means(batches)) if batches else None,
+        )
+
+    def _means(self, batches: list[dict[str, Any]]) -> Tensor:
+        """This rank's mean losses over all micro-batches, by the bare model: ranks may differ in their number."""
+        measured = [self._measure(batch) for batch in batches]
+        sums = torch.stack([each for each, _ in measured]).sum(0)
+        return sums / torch.stack([counts for _, counts in measured]).sum(0).clamp(min=1)
+
+    def _measure(self, batch: Any) -> tuple[Tensor, Tensor]:
+        given: Any = self
+        inputs = self.on_device(batch)
+        with given.compute_loss_context_manager():
+            sums = self._vector(self.task_sums(given.model, inputs))
+        return sums, self._vector(self.task_counts(inputs)).to(sums.device)
+
+    def _vector(self, values: PerTask) -> Tensor:
+        """``(K,)``, 0 for tasks that are left out."""
+        if not isinstance(values, Mapping):
+            return as_tensor("task losses", values)
+        return torch.stack([as_tensor(task, values.get(task, 0.0)).double() for task in self.tasks])
+
+    def _is_reentrant(self) -> bool:
+        given: Any = self
+        options = given.args.gradient_checkpointing_kwargs or {}
+        asked = Needs.GRAD_NORMS in self.step.weighter.needs
+        return asked and given.args.gradient_checkpointing and options.get("use_reentrant", False)
+
+    def _feed(self, data: Any) -> ValidationFeed:
+        """Balanced by task, in mini-batches of the training batch's size over all ranks."""
+        given: Any = self
+        data = self.prepared_validation(data)
+        tasks = [number_of(data[row][COLUMN], self.tasks) for row in range(len(data))] if COLUMN in data[0] else None
+        groups = 1 if tasks is None else len(set(tasks))
+        size = given.args.per_device_train_batch_size * given.args.world_size
+        rank, ranks = given.args.process_index, given.args.world_size
+        size = -(-size // groups) * groups
+        return ValidationFeed(data, self.collate_known_columns, batch_size=size, tasks=tasks, rank=rank, ranks=ranks)
+
+    def prepared_validation(self, data: Any) -> Any:
+        """Validation data as the collator takes them."""
+        return data
+
+    # ---- checkpoints -------------------------------------------------------------------------------------------------
+
+    def save_step(self, folder: str) -> None:
+        """Into a checkpoint's folder."""
+        torch.save(self.step.state_dict(), Path(folder) / FILE)
+
+    def load_step(self, checkpoint: str) -> None:
+        """From a checkpoint's folder. Raises ValueError where it lacks the file."""
+        given: Any = self
+        place = Path(checkpoint) / FILE
+        if not place.exists():
+            raise ValueError(
+                f"WeightedTasks: expected {FILE} in {checkpoint}, found none; it was saved without task weights"
+            )
+        self.step.load_state_dict(torch.load(place, map_location=given.args.device, weights_only=True))
+
+
+class _AtTheStep(TrainerCallback):  # type: ignore[misc]
+    """Calls of the Trainer at the moments that matter."""
+
+    def __init__(self, trainer: WeightedTasks) -> None:
+        self.trainer = trainer
+
+    def on_optimizer_step(self, *arguments: Any, **options: Any) -> None:
+        """The optimizer was asked for its step."""
+        self.trainer.close_step()
+
+    def on_save(self, args: Any, state: Any, control: Any, **options: Any) -> None:
+        """A checkpoint was written."""
+        if state.is_world_process_zero:
+            self.trainer.save_step(str(Path(args.output_dir) / f"checkpoint-{state.global_step}"))
