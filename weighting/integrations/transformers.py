@@ -36,8 +36,8 @@ class WeightedTasks(TrainerPrivate):
 
     weighter    of K tasks
     tasks       their names
-    validation  a data set like the training data, for methods that read validation losses: mini-batches of the training
-                batch's size, balanced by task; or a ``ValidationFeed``
+    validation  a data set like the training data, for methods that read validation losses: mini-batches as large as
+                a whole step, balanced by task; or a ``ValidationFeed``
     shared      the layer, or its parameters, whose gradients GradNorm compares
     lagged, check_every  as in ``WeightedStep``
 
@@ -200,13 +200,13 @@ class WeightedTasks(TrainerPrivate):
         return asked and given.args.gradient_checkpointing and options.get("use_reentrant", False)
 
     def _feed(self, data: Any) -> ValidationFeed:
-        """Balanced by task, in mini-batches of the training batch's size over all ranks."""
+        """Balanced by task, in mini-batches of the size of a whole step over micro-batches and ranks."""
         given: Any = self
         data = self.prepared_validation(data)
         tasks = [number_of(data[row][COLUMN], self.tasks) for row in range(len(data))] if COLUMN in data[0] else None
         groups = 1 if tasks is None else len(set(tasks))
-        size = given.args.per_device_train_batch_size * given.args.world_size
         rank, ranks = given.args.process_index, given.args.world_size
+        size = given.args.per_device_train_batch_size * given.args.gradient_accumulation_steps * ranks
         size = -(-size // groups) * groups
         return ValidationFeed(data, self.collate_known_columns, batch_size=size, tasks=tasks, rank=rank, ranks=ranks)
 

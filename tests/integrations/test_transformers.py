@@ -1,0 +1,207 @@
+"""transformers.Trainer with task weights against training by hand: accumulation, ranks, resuming, evaluation, logs."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from integrations import tiny_language_model as tiny
+from integrations.by_hand import METHODS, Result, assert_equal
+from integrations.ranks import RANKS, free_port, on_ranks
+from torch.utils.data import SequentialSampler
+
+import weighting
+
+pytest.importorskip("transformers")
+from transformers import Trainer, TrainerCallback, TrainingArguments, default_data_collator
+
+from weighting.integrations import _transformers_private as private
+from weighting.integrations.tokens import TaskCollator
+from weighting.integrations.transformers import WeightedTasks
+
+
+class InOrder(WeightedTasks, Trainer):  # type: ignore[misc]
+    """Rows in their order, so that steps can be told in advance."""
+
+    def _get_train_sampler(self, *_: Any) -> SequentialSampler:
+        return SequentialSampler(self.train_dataset)
+
+
+class Stop(TrainerCallback):  # type: ignore[misc]
+    """At a step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        control.should_training_stop = state.global_step == self.step
+
+
+def arguments(folder: Path, batch: int, accumulation: int, **settings: Any) -> TrainingArguments:
+    given: dict[str, Any] = {
+        "per_device_train_batch_size": batch,
+        "gradient_accumulation_steps": accumulation,
+        "num_train_epochs": 1,
+        "max_grad_norm": 0.0,
+        "logging_steps": 1,
+        "report_to": "none",
+        "use_cpu": True,
+        "disable_tqdm": True,
+        "save_strategy": "no",
+        "dataloader_pin_memory": False,
+        "accelerator_config": {"even_batches": False},
+    }
+    return TrainingArguments(str(folder), **{**given, **settings})
+
+
+def trainer(folder: Path, name: str, batch: int = 4, accumulation: int = 2, kind: Any = InOrder, **settings: Any) -> Any:
+    trained = tiny.model(settings.pop("dropout", 0.0))
+    optimizer = torch.optim.SGD(trained.parameters(), lr=tiny.LR)
+    constant = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)
+    rest = {key: settings.pop(key) for key in ("eval_dataset", "callbacks") if key in settings}
+    return kind(
+        trained,
+        arguments(folder, batch, accumulation, **settings),
+        data_collator=default_data_collator,
+        train_dataset=tiny.rows(),
+        optimizers=(optimizer, constant),
+        weighter=tiny.method(name),
+        tasks=tiny.TASKS,
+        validation=tiny.validation_rows(),
+        shared=tiny.shared(trained),
+        check_every=1,
+        **rest,
+    )
+
+
+def logged(found: Any, field: str) -> torch.Tensor:
+    rows = [row for row in found.state.log_history if "loss" in row]
+    return torch.tensor([[row[f"{field}/{task}"] for task in tiny.TASKS] for row in rows], dtype=torch.float64)
+
+
+def result(found: Any) -> Result:
+    found.train()
+    return Result(logged(found, "loss"), logged(found, "weight"), tiny.flat(found.model))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("batch", "accumulation"), [(8, 1), (4, 2), (2, 4)])
+@pytest.mark.parametrize("name", METHODS)
+def test_accumulation_trains_as_whole_batches_by_hand(name: str, batch: int, accumulation: int, tmp_path: Path) -> None:
+    assert_equal(result(trainer(tmp_path, name, batch, accumulation)), tiny.by_hand(name))
+
+
+def on_a_rank(rank: int, folder: str) -> dict[str, Result]:
+    return {name: result(trainer(Path(folder), name, 2, 2)) for name in METHODS}
+
+
+@pytest.mark.slow
+def test_two_ranks_with_accumulation_train_as_whole_batches_by_hand(tmp_path: Path) -> None:
+    first, second = on_ranks(tmp_path, on_a_rank, str(tmp_path), port=free_port())
+    for name in METHODS:
+        assert_equal(first[name], tiny.by_hand(name))
+        torch.testing.assert_close(second[name].parameters, first[name].parameters, rtol=0, atol=0)
+    assert RANKS == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("name", ["coba", "famo", "gradnorm"])
+def test_a_run_that_resumes_is_the_same_run(name: str, dropout: float, tmp_path: Path) -> None:
+    whole = result(trainer(tmp_path / "whole", name, dropout=dropout))
+    for step in range(1, tiny.STEPS):
+        folder = tmp_path / str(step)
+        saving = {"save_strategy": "steps", "save_steps": step, "dropout": dropout}
+        trainer(folder, name, callbacks=[Stop(step)], **saving).train()
+        resumed = trainer(folder, name, **saving)
+        resumed.train(resume_from_checkpoint=str(folder / f"checkpoint-{step}"))
+        assert_equal(Result(logged(resumed, "loss"), logged(resumed, "weight"), tiny.flat(resumed.model)), whole)
+
+
+def test_a_checkpoint_without_weights_is_refused_and_not_restarted(tmp_path: Path) -> None:
+    found = trainer(tmp_path, "dwa", save_strategy="steps", save_steps=2, callbacks=[Stop(2)])
+    found.train()
+    (tmp_path / "checkpoint-2" / "weighting.pt").unlink()
+    with pytest.raises(ValueError, match=r"expected weighting.pt in .*, found none; it was saved without task weights"):
+        trainer(tmp_path, "dwa").train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+
+
+def test_evaluation_gives_each_task_s_raw_loss_and_can_select_the_model(tmp_path: Path) -> None:
+    selecting = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1}
+    selecting |= {"load_best_model_at_end": True, "metric_for_best_model": "eval_text_loss", "greater_is_better": False}
+    found = trainer(tmp_path, "uniform", eval_dataset=tiny.validation_rows(), per_device_eval_batch_size=5, **selecting)
+    found.train()
+    evaluated = [row for row in found.state.log_history if "eval_text_loss" in row]
+    assert len(evaluated) == tiny.STEPS
+    assert found.state.best_metric == min(row["eval_text_loss"] for row in evaluated)
+    losses, _ = tiny.means(found.model.eval(), tiny.validation_rows())
+    told = found.evaluate()
+    assert [told[f"eval_{task}_loss"] for task in tiny.TASKS] == pytest.approx(losses.tolist(), rel=1e-10)
+    assert told["eval_mean_task_loss"] == pytest.approx(losses.mean().item(), rel=1e-10)
+
+
+def test_re_entrant_checkpointing_lets_gradient_norms_through(tmp_path: Path) -> None:
+    options = {"activation_checkpointing": True, "activation_checkpointing_kwargs": {"use_reentrant": True}}
+    assert_equal(result(trainer(tmp_path, "gradnorm", **options)), tiny.by_hand("gradnorm"))
+
+
+class Dictionary(InOrder):
+    """Losses by name, without tokens."""
+
+    def task_losses(self, model: Any, inputs: dict[str, Any]) -> dict[str, torch.Tensor]:
+        logits = model(input_ids=inputs["input_ids"]).logits
+        return {"code": logits.square().mean(), "text": logits.abs().mean()}
+
+
+def test_a_dictionary_of_losses_trains_as_by_hand(tmp_path: Path) -> None:
+    found = trainer(tmp_path, "dwa", kind=Dictionary)
+    found.train()
+    trained = tiny.model()
+    optimizer = torch.optim.SGD(trained.parameters(), lr=tiny.LR)
+    weighter, data = tiny.method("dwa"), tiny.rows()
+    for step in range(tiny.STEPS):
+        ids = torch.tensor([row["input_ids"] for row in data[step * 8 : step * 8 + 8]])
+        logits = trained(input_ids=ids).logits
+        losses = torch.stack([logits.square().mean(), logits.abs().mean(), torch.zeros(()).double()])
+        now = weighting.Observation(losses=losses, counts=[len(ids)] * 3)
+        optimizer.zero_grad()
+        if step == 0:
+            weighter.start(now)
+        weighting.total(weighter.weights(now), losses).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        weighter.update(now)
+    torch.testing.assert_close(tiny.flat(found.model), tiny.flat(trained), rtol=1e-10, atol=1e-10)
+
+
+def test_a_missing_or_unknown_task_is_one_line(tmp_path: Path) -> None:
+    found = trainer(tmp_path, "uniform")
+    found.train_dataset = [{key: value for key, value in row.items() if key != "task"} for row in tiny.rows()]
+    with pytest.raises(ValueError, match="expected a batch with 'task', found"):
+        found.train()
+    with pytest.raises(ValueError, match=r"expected in column 'task' one of \['a'\] or 0 to 0, found 'b'"):
+        TaskCollator(default_data_collator, ["a"])([{"task": "b"}])
+
+
+# ---- what is private of the library ----------------------------------------------------------------------------------
+
+
+def test_the_private_methods_that_the_adapter_rests_on_are_where_they_were() -> None:
+    assert private.moved(Trainer, private.TRAINER) == []
+    assert private.divides_otherwise(Trainer) == []
+    assert "on_optimizer_step" in inspect.getsource(Trainer)
+
+
+def test_a_moved_method_is_told_in_words() -> None:
+    class Changed:
+        def log(self, messages: Any) -> None: ...
+        def training_step(self) -> None: ...
+
+    told = private.moved(Changed, {"log": ("logs",), "evaluate": ()})
+    assert told == [
+        "Changed.log has no argument logs any more; the adapter gives it",
+        "Changed.evaluate is gone; the adapter rests on it",
+    ]
+    assert "Changed.training_step no longer reads" in private.divides_otherwise(Changed)[0]

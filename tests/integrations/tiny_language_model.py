@@ -1,0 +1,120 @@
+"""A language model of a thousand parameters, rows of three tasks, and its training written by hand on whole batches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from integrations.by_hand import METHODS, Result
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+import weighting
+from weighting import Needs, Observation
+
+TASKS = ("code", "text", "speech")
+K, VOCABULARY, LENGTH, STEPS, LR, WHOLE = len(TASKS), 17, 6, 5, 0.3, 8
+ROWS = STEPS * WHOLE - 1
+"""The last batch is smaller than the others."""
+
+
+def rows(count: int = ROWS, seed: int = 0) -> list[dict[str, Any]]:
+    """Examples with a column ``task`` of names; the third step lacks the last task, and prompts are not predicted."""
+    draw = torch.Generator().manual_seed(seed)
+    found = []
+    for row in range(count):
+        ids = torch.randint(2, VOCABULARY, (LENGTH,), generator=draw)
+        prompt = int(torch.randint(1, 4, (1,), generator=draw))
+        labels = torch.cat([torch.full((prompt,), -100), ids[prompt:]])
+        task = row % (2 if row // WHOLE == 2 else K)
+        found.append({"input_ids": ids.tolist(), "labels": labels.tolist(), "task": TASKS[task]})
+    return found
+
+
+def validation_rows() -> list[dict[str, Any]]:
+    return rows(12, seed=1)
+
+
+def model(dropout: float = 0.0) -> Any:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=8,
+        intermediate_size=12,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        attention_dropout=dropout,
+        pad_token_id=0,
+        bos_token_id=0,
+        eos_token_id=1,
+    )
+    torch.manual_seed(3)
+    made: Any = LlamaForCausalLM(config)
+    for parameter in made.parameters():
+        parameter.data *= 4
+    return made.double()
+
+
+def shared(trained: Any) -> list[Tensor]:
+    return [trained.model.layers[-1].mlp.down_proj.weight]
+
+
+def method(name: str) -> weighting.Weighter:
+    return weighting.create(name, K, **METHODS[name])
+
+
+def flat(trained: nn.Module) -> Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in trained.parameters()])
+
+
+def means(trained: Any, batch: list[dict[str, Any]]) -> tuple[Tensor, Tensor]:
+    """``(K,)`` mean nats of each task's predicted tokens, and how many they are."""
+    ids = torch.tensor([row["input_ids"] for row in batch])
+    labels = torch.tensor([row["labels"] for row in batch])[:, 1:]
+    logits = trained(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[:, :-1]
+    losses, counts = [], []
+    for task in TASKS:
+        own = torch.tensor([row["task"] == task for row in batch])[:, None] & (labels != -100)
+        counts.append(own.sum())
+        losses.append(cross_entropy(logits[own], labels[own], reduction="sum") / own.sum().clamp(min=1))
+    return torch.stack(losses), torch.stack(counts)
+
+
+def validation_places(step: int, size: int = 9) -> list[int]:
+    """Balanced: row r of the validation rows is of task r modulo K."""
+    each = size // K
+    per_task = [[row for row in range(12) if row % K == task] for task in range(K)]
+    return [own[(step * each + place) % len(own)] for own in per_task for place in range(each)]
+
+
+def by_hand(name: str) -> Result:
+    """Plain PyTorch on whole batches."""
+    trained, weighter, data, validation = model(), method(name), rows(), validation_rows()
+    optimizer = torch.optim.SGD(trained.parameters(), lr=LR)
+    losses_of, weights_of = [], []
+    for step in range(STEPS):
+        batch = data[step * WHOLE : (step + 1) * WHOLE]
+        losses, counts = means(trained, batch)
+        now = Observation(losses=losses, counts=counts)
+        if step == 0:
+            first = means(trained, validation)
+            weighter.start(now.replace(val_losses=first[0].detach(), val_counts=first[1]))
+        weights, wanted = weighter.weights(now), weighter.wants()
+        if Needs.GRAD_NORMS in wanted:
+            found = [torch.autograd.grad(loss, shared(trained), retain_graph=True)[0].norm() for loss in losses]
+            now = now.replace(grad_norms=torch.stack(found))
+        optimizer.zero_grad()
+        (weights * losses).sum().backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        with torch.no_grad():
+            if Needs.LOSSES_AFTER_STEP in wanted:
+                now = now.replace(losses_after=means(trained, batch)[0])
+            if Needs.VAL_LOSSES in wanted:
+                shown = means(trained, [validation[place] for place in validation_places(step)])
+                now = now.replace(val_losses=shown[0], val_counts=shown[1])
+        weighter.update(now)
+        losses_of.append(torch.where(counts > 0, losses.detach(), torch.nan))
+        weights_of.append(torch.where(counts > 0, weights, torch.nan))
+    return Result(torch.stack(losses_of), torch.stack(weights_of), flat(trained))
