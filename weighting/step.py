@@ -118,7 +118,7 @@ class WeightedStep:
         if self._is_open:
             raise RuntimeError("WeightedStep: expected close() before the next open(), found the step still open")
         self._check_ranks()
-        self._own = own = _wide(self._per_task("counts", counts))
+        self._own = own = _wide(self.vector("counts", counts))
         self.counts = self._reduced(own)
         self._draws, self._wanted = Draws.now(), self.weighter.wants()
         exact = self._means(losses) if not self.started or self.weighter.answers_from == "losses" else None
@@ -139,7 +139,7 @@ class WeightedStep:
         Raises RuntimeError where no step is open.
         """
         weights, counts, known = self._opened()
-        own = self._per_task("sums", sums)
+        own = self.vector("sums", sums)
         self._sums = known + own.detach().to(known)
         # At least float32, whatever the model computes in.
         own = own.to(torch.promote_types(own.dtype, torch.float32))
@@ -158,7 +158,7 @@ class WeightedStep:
         _, counts, _ = self._opened()
         if self._measures:
             self._measured = True
-            self._gradients.add_by_backward(self._per_task("sums", sums) / counts.clamp(min=1))
+            self._gradients.add_by_backward(self.vector("sums", sums) / counts.clamp(min=1))
 
     def close(
         self,
@@ -269,7 +269,7 @@ class WeightedStep:
         if callable(losses):
             with apart(self.model, evaluation=False, draws=draws):
                 losses = losses()
-        means = self._per_task("losses", losses).detach().to(self._own)
+        means = self.vector("losses", losses).detach().to(self._own)
         return self._reduced(torch.where(self._own > 0, means * self._own, 0.0)) / self.counts.clamp(min=1)
 
     # ---- after the optimizer -----------------------------------------------------------------------------------------
@@ -285,8 +285,8 @@ class WeightedStep:
         if Needs.VAL_LOSSES not in self._wanted:
             return seen
         if losses is not None:
-            means = self._per_task("val_losses", losses)
-            own = torch.ones_like(means) if counts is None else self._per_task("val_counts", counts)
+            means = self.vector("val_losses", losses)
+            own = torch.ones_like(means) if counts is None else self.vector("val_counts", counts)
             found = TaskLosses(len(self.tasks), group=self.group)
             found.add(means * own, own)
             now = found.observation()
@@ -301,7 +301,7 @@ class WeightedStep:
         if Needs.GRAD_NORMS not in self._wanted:
             return seen
         if norms is not None:
-            return seen.replace(grad_norms=self._per_task("grad_norms", norms))
+            return seen.replace(grad_norms=self.vector("grad_norms", norms))
         return seen.replace(grad_norms=self._gradients.norms(shared=self._ranks > 1, group=self.group))
 
     def _validation_losses(self) -> Observation:
@@ -316,7 +316,7 @@ class WeightedStep:
         with apart(self.model, evaluation=True):
             for batch in batches:
                 sums, counts = self.measure(batch)
-                losses.add(self._per_task("sums", sums), self._per_task("counts", counts))
+                losses.add(self.vector("sums", sums), self.vector("counts", counts))
         return losses.observation()
 
     def _remember(self, losses: Tensor, counts: Tensor) -> None:
@@ -392,8 +392,8 @@ class WeightedStep:
             raise RuntimeError("WeightedStep: expected open() before total() and close(), found no open step")
         return self.weights, self.counts, self._sums
 
-    def _per_task(self, name: str, values: PerTask) -> Tensor:
-        """``(K,)`` in the order of the tasks. Raises ValueError on an unknown task or another number of them."""
+    def vector(self, name: str, values: PerTask) -> Tensor:
+        """Numbers per task as ``(K,)``, in their order. Raises ValueError on an unknown task or another number of them."""
         if isinstance(values, Mapping):
             values = self._by_name(name, values)
         found = as_tensor(name, values)

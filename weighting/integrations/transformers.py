@@ -22,7 +22,7 @@ from weighting.contract import Weighter
 from weighting.integrations._transformers_private import TrainerPrivate
 from weighting.integrations.tokens import COLUMN, TaskCollator, number_of, token_counts, token_sums
 from weighting.losses import TaskLosses
-from weighting.observation import Needs, as_tensor
+from weighting.observation import Needs
 from weighting.passes import apart
 from weighting.step import PerTask, WeightedStep
 from weighting.validation import ValidationFeed
@@ -188,10 +188,7 @@ class WeightedTasks(TrainerPrivate):
         return sums, self._vector(self.task_counts(inputs)).to(sums.device)
 
     def _vector(self, values: PerTask) -> Tensor:
-        """``(K,)``, 0 for tasks that are left out."""
-        if not isinstance(values, Mapping):
-            return as_tensor("task losses", values)
-        return torch.stack([as_tensor(task, values.get(task, 0.0)).double() for task in self.tasks])
+        return self.step.vector("task losses or counts", values)
 
     def _is_reentrant(self) -> bool:
         given: Any = self

@@ -1,0 +1,190 @@
+"""Task weights in a ``lightning.LightningModule`` under automatic optimization::
+
+    class MyModule(WeightedTasks, lightning.LightningModule):
+        def task_counts(self, batch): ...                         # (K,), or a number by task
+        def task_sums(self, batch): ...                           # (K,), summed over units, with graph
+
+    module = MyModule(weighter=weighting.create("dwa", 2), tasks=["code", "text"])
+    trainer.fit(module, StepBatches(loader, trainer.accumulate_grad_batches))
+
+``StepBatches`` reads the micro-batches of an optimizer step in advance, as their counts have to be known before the first
+backward pass. With manual optimization use ``WeightedStep`` itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+
+from weighting.contract import Weighter
+from weighting.observation import Needs
+from weighting.step import PerTask, WeightedStep
+
+
+@dataclass
+class MicroBatch:
+    """A micro-batch, and all of its optimizer step where it is the first."""
+
+    batch: Any
+    whole: list[Any] | None
+
+
+class StepBatches:
+    """A loader whose first micro-batch of each optimizer step comes with the others of the step.
+
+    loader      with a length; on several ranks with a sampler of this rank's rows, which Lightning cannot put in here
+    accumulate  ``accumulate_grad_batches`` of the Trainer
+    """
+
+    def __init__(self, loader: Any, accumulate: int = 1) -> None:
+        self.loader, self.accumulate = loader, accumulate
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[MicroBatch]:
+        waiting: list[Any] = []
+        for batch in self.loader:
+            waiting.append(batch)
+            if len(waiting) == self.accumulate:
+                yield from _marked(waiting)
+                waiting = []
+        yield from _marked(waiting)
+
+
+def _marked(batches: list[Any]) -> Iterator[MicroBatch]:
+    for place, batch in enumerate(batches):
+        yield MicroBatch(batch, batches if place == 0 else None)
+
+
+class WeightedTasks:
+    """A mixin, before ``LightningModule``; the module overrides ``task_counts`` and ``task_sums``.
+
+    weighter    of K tasks
+    tasks       their names
+    settings    as those of ``WeightedStep``; its factors are read off the Trainer when training begins
+
+    Logs ``loss/<task>``, ``weight/<task>`` and ``count/<task>``, which are those of all ranks already; checkpoints hold the
+    step's state.
+    """
+
+    def __init__(self, *arguments: Any, weighter: Weighter, tasks: Sequence[str], **options: Any) -> None:
+        settings = {name: options.pop(name) for name in ("validation", "shared", "lagged", "check_every") if name in options}
+        super().__init__(*arguments, **options)
+        self._weighting = (weighter, tuple(tasks), settings)
+        self._step: WeightedStep | None = None
+        self._saved: dict[str, Any] | None = None
+        self._whole: list[Any] = []
+
+    def task_counts(self, batch: Any) -> PerTask:
+        """Units of each task in a micro-batch."""
+        raise NotImplementedError
+
+    def task_sums(self, batch: Any) -> PerTask:
+        """Each task's loss, summed over its units of a micro-batch, with graph."""
+        raise NotImplementedError
+
+    @property
+    def step(self) -> WeightedStep:
+        """The step object; there is one once ``fit`` has begun."""
+        if self._step is None:
+            self._step = self._made()
+        return self._step
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """The weighted total of a micro-batch."""
+        if not isinstance(batch, MicroBatch):
+            raise TypeError(
+                f"WeightedTasks: expected micro-batches of StepBatches(loader, ...), found {type(batch).__name__}"
+            )
+        if batch.whole is not None:
+            self._open(batch.whole)
+        return self.step.total(self.task_sums(batch.batch))
+
+    def configure_callbacks(self) -> Any:
+        """Those of the module, and what closes a step."""
+        found = super().configure_callbacks()  # type: ignore[misc]
+        return [*(found if isinstance(found, list | tuple) else [found]), _AtTheStep()]
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """All micro-batches of a step, where it begins."""
+        move = super().transfer_batch_to_device  # type: ignore[misc]
+        if not isinstance(batch, MicroBatch):
+            return move(batch, device, dataloader_idx)
+        whole = None if batch.whole is None else [move(each, device, dataloader_idx) for each in batch.whole]
+        return MicroBatch(whole[0] if whole else move(batch.batch, device, dataloader_idx), whole)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """With the step's state."""
+        super().on_save_checkpoint(checkpoint)  # type: ignore[misc]
+        checkpoint["weighting"] = self.step.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Raises ValueError where the checkpoint lacks the step's state."""
+        super().on_load_checkpoint(checkpoint)  # type: ignore[misc]
+        if "weighting" not in checkpoint:
+            raise ValueError(
+                "WeightedTasks: expected 'weighting' in the checkpoint, found none; it was saved without weights"
+            )
+        self._saved = checkpoint["weighting"]
+
+    def _made(self) -> WeightedStep:
+        given: Any = self
+        weighter, tasks, settings = self._weighting
+        step = WeightedStep(
+            weighter,
+            tasks,
+            ranks_averaged=given.trainer.world_size,
+            loss_divided_by=given.trainer.accumulate_grad_batches,
+            measure=self._measure if "validation" in settings else None,
+            model=given,
+            **settings,
+        )
+        if self._saved is not None:
+            step.load_state_dict(self._saved)
+        return step
+
+    def _measure(self, batch: Any) -> tuple[PerTask, PerTask]:
+        return self.task_sums(batch), self.task_counts(batch)
+
+    def _open(self, batches: list[Any]) -> None:
+        names = self.step.vector
+        counts = torch.stack([names("counts", self.task_counts(batch)) for batch in batches]).sum(0)
+        self.step.open(counts, None if self.step.lagged else lambda: self._means(batches))
+        self._whole = batches if Needs.LOSSES_AFTER_STEP in self.step.weighter.needs else []
+
+    def _means(self, batches: list[Any]) -> Tensor:
+        names = self.step.vector
+        sums = torch.stack([names("sums", self.task_sums(batch)) for batch in batches]).sum(0)
+        counts = torch.stack([names("counts", self.task_counts(batch)) for batch in batches]).sum(0)
+        return sums / counts.clamp(min=1)
+
+    def close_step(self) -> None:
+        """After the optimizer."""
+        batches, self._whole = self._whole, []
+        given: Any = self
+        self.step.close(losses_after=(lambda: self._means(batches)) if batches else None)
+        found = self.step.logs()
+        given.log_dict(found, on_step=True, on_epoch=False, batch_size=1)
+
+
+class _AtTheStep(Callback):
+    """Notices that the optimizer has made its step."""
+
+    def __init__(self) -> None:
+        self.seen = 0
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Where a run begins or goes on."""
+        self.seen = trainer.global_step
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """One micro-batch was trained on."""
+        if trainer.global_step > self.seen:
+            self.seen = trainer.global_step
+            pl_module.close_step()
