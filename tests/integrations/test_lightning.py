@@ -60,12 +60,11 @@ def fitted(
     feed = ValidationFeed(range(13), lambda chosen: rows[chosen], batch_size=6, rank=rank, ranks=ranks)
     module = Module(weighter=small.method(name), tasks=TASKS, validation=feed)
     parts = []
-    for whole in small.training_batches():
+    for whole in small.training_batches()[steps]:
         own = torch.arange(len(whole.task))[rank::ranks]
         parts += [whole[each] for each in own.tensor_split(pieces)]
     trainer = lightning.Trainer(
-        max_epochs=1,
-        max_steps=stop,
+        max_epochs=1 if resume is None else 2,
         accumulate_grad_batches=pieces,
         accelerator="cpu",
         devices=ranks,
@@ -78,7 +77,7 @@ def fitted(
         use_distributed_sampler=False,
     )
     trainer.fit(module, StepBatches(parts, pieces), ckpt_path=resume)
-    if stop > 0:
+    if steps.stop:
         trainer.save_checkpoint(folder / "stopped.ckpt")
     return module
 
@@ -100,8 +99,8 @@ def test_accumulation_trains_as_whole_batches_by_hand(name: str, pieces: int, tm
 @pytest.mark.parametrize("name", ["coba", "famo", "gradnorm"])
 def test_a_checkpoint_goes_on_as_if_it_had_not_stopped(name: str, tmp_path: Path) -> None:
     for stop in range(1, STEPS):
-        fitted(tmp_path, name, 2, stop=stop)
-        resumed = fitted(tmp_path, name, 2, resume=tmp_path / "stopped.ckpt")
+        fitted(tmp_path, name, 2, steps=slice(stop))
+        resumed = fitted(tmp_path, name, 2, steps=slice(stop, None), resume=tmp_path / "stopped.ckpt")
         assert resumed.step.steps == STEPS
         torch.testing.assert_close(small.flat(resumed.inner), small.by_hand(name).parameters, rtol=1e-10, atol=1e-10)
 

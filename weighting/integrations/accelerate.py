@@ -32,7 +32,7 @@ class AcceleratedStep(WeightedStep):
         super().__init__(weighter, tasks, ranks_averaged=accelerator.num_processes, loss_divided_by=divided, **settings)
 
     def groups(self, loader: Iterable[Any]) -> Iterator[list[Any]]:
-        """The micro-batches of each optimizer step, as many as the accelerator accumulates; at the end of the loader, fewer."""
+        """The micro-batches of each optimizer step: the accelerator's number of them, at the end of the loader fewer."""
         found: list[Any] = []
         for batch in loader:
             found.append(batch)
