@@ -54,8 +54,9 @@ class Module(WeightedTasks, lightning.LightningModule):  # type: ignore[misc, na
 
 
 def fitted(
-    folder: Path, name: str, pieces: int, rank: int = 0, ranks: int = 1, stop: int = -1, resume: Any = None
+    folder: Path, name: str, pieces: int, rank: int = 0, ranks: int = 1, steps: slice = slice(None), resume: Any = None
 ) -> Module:
+    """steps: those of the epoch that is trained; resume: a checkpoint of the epoch before."""
     rows = small.validation_rows()
     feed = ValidationFeed(range(13), lambda chosen: rows[chosen], batch_size=6, rank=rank, ranks=ranks)
     module = Module(weighter=small.method(name), tasks=TASKS, validation=feed)

@@ -143,6 +143,7 @@ def test_evaluation_gives_each_task_s_raw_loss_and_can_select_the_model(tmp_path
     assert told["eval_mean_task_loss"] == pytest.approx(losses.mean().item(), rel=1e-10)
 
 
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
 def test_re_entrant_checkpointing_lets_gradient_norms_through(tmp_path: Path) -> None:
     options = {"activation_checkpointing": True, "activation_checkpointing_kwargs": {"use_reentrant": True}}
     assert_equal(result(trainer(tmp_path, "gradnorm", **options)), tiny.by_hand("gradnorm"))

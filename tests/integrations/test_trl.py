@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 
 from weighting.integrations import _transformers_private as private
+from weighting.integrations.transformers import WeightedTasks as TrainerTasks
 from weighting.integrations.trl import WeightedTasks
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
@@ -28,6 +29,13 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 class InOrder(WeightedTasks, SFTTrainer):  # type: ignore[misc]
     def _get_train_sampler(self, *_: Any) -> SequentialSampler:
         return SequentialSampler(self.train_dataset)
+
+
+class FromLogits(InOrder):
+    """The fused head computes in float32; here nats are those of the logits, in float64."""
+
+    def task_sums(self, model: Any, inputs: dict[str, Any]) -> Any:
+        return TrainerTasks.task_sums(self, model, inputs)
 
 
 def arguments(folder: Path, **settings: Any) -> SFTConfig:
@@ -59,20 +67,14 @@ def logged(found: Any, field: str) -> torch.Tensor:
     return torch.tensor([[row[f"{field}/{task}"] for task in tiny.TASKS] for row in rows], dtype=torch.float64)
 
 
-@pytest.mark.parametrize(("batch", "accumulation"), [(8, 1), (4, 2), (2, 4)])
-@pytest.mark.parametrize("name", METHODS)
-def test_accumulation_trains_as_whole_batches_by_hand(
-    name: str, batch: int, accumulation: int, place: str, tmp_path: Path
-) -> None:
-    """The column ``task`` stays though TRL drops what it does not know, and nats are those of the fused head."""
+def on_rows(place: str, folder: Path, name: str, batch: int, accumulation: int, kind: Any) -> Any:
+    """A trainer on the rows of the training by hand, tokenized as they are."""
     trained = tiny.model()
     optimizer = torch.optim.SGD(trained.parameters(), lr=tiny.LR)
-    skip = {"skip_prepare_dataset": True}
-    found = InOrder(
+    sizes = {"per_device_train_batch_size": batch, "gradient_accumulation_steps": accumulation}
+    return kind(
         trained,
-        arguments(
-            tmp_path, per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation, dataset_kwargs=skip
-        ),
+        arguments(folder, **sizes, dataset_kwargs={"skip_prepare_dataset": True}),
         train_dataset=Dataset.from_list(tiny.rows()),
         processing_class=AutoTokenizer.from_pretrained(place),
         optimizers=(optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)),
@@ -81,9 +83,24 @@ def test_accumulation_trains_as_whole_batches_by_hand(
         validation=None if name != "coba" else own_feed(),
         shared=tiny.shared(trained),
     )
+
+
+@pytest.mark.parametrize(("batch", "accumulation"), [(8, 1), (4, 2), (2, 4)])
+@pytest.mark.parametrize("name", METHODS)
+def test_accumulation_trains_as_whole_batches_by_hand(
+    name: str, batch: int, accumulation: int, place: str, tmp_path: Path
+) -> None:
+    """The column ``task`` stays though TRL drops what it does not know."""
+    found = on_rows(place, tmp_path, name, batch, accumulation, FromLogits)
     found.train()
-    told = Result(logged(found, "loss"), logged(found, "weight"), tiny.flat(trained))
-    assert_equal(told, tiny.by_hand(name))
+    assert_equal(Result(logged(found, "loss"), logged(found, "weight"), tiny.flat(found.model)), tiny.by_hand(name))
+
+
+def test_the_fused_head_gives_the_nats_of_the_logits(place: str, tmp_path: Path) -> None:
+    found = on_rows(place, tmp_path, "uniform", 8, 1, InOrder)
+    batch = found.data_collator(tiny.rows()[:8])
+    fused, plain = found.task_sums(found.model, dict(batch)), FromLogits.task_sums(found, found.model, dict(batch))
+    torch.testing.assert_close(fused.double(), plain, rtol=1e-5, atol=0)
 
 
 def own_feed() -> Any:
@@ -105,24 +122,19 @@ def examples() -> Dataset:
 
 
 @pytest.mark.parametrize("packing", [False, True])
-def test_completions_with_lora_and_dropout_train_and_resume(packing: bool, place: str, tmp_path: Path) -> None:
-    def made(folder: Path, **settings: Any) -> Any:
-        lora = LoraConfig(r=2, lora_dropout=0.3, target_modules="all-linear", task_type="CAUSAL_LM")
-        return InOrder(
-            AutoModelForCausalLM.from_pretrained(place),
-            arguments(folder, per_device_train_batch_size=3, gradient_accumulation_steps=2, packing=packing, max_length=48),
-            train_dataset=examples(),
-            eval_dataset=examples(),
-            processing_class=AutoTokenizer.from_pretrained(place),
-            peft_config=lora,
-            weighter=tiny.method("coba"),
-            tasks=tiny.TASKS,
-            validation=examples(),
-            **settings,
-        )
-
-    torch.manual_seed(0)
-    found = made(tmp_path)
+def test_completions_with_lora_and_dropout_and_packing_train(packing: bool, place: str, tmp_path: Path) -> None:
+    sizes = {"per_device_train_batch_size": 3, "gradient_accumulation_steps": 2, "max_length": 48}
+    found = InOrder(
+        AutoModelForCausalLM.from_pretrained(place),
+        arguments(tmp_path, packing=packing, **sizes),
+        train_dataset=examples(),
+        eval_dataset=examples(),
+        processing_class=AutoTokenizer.from_pretrained(place),
+        peft_config=LoraConfig(r=2, lora_dropout=0.3, target_modules="all-linear", task_type="CAUSAL_LM"),
+        weighter=tiny.method("coba"),
+        tasks=tiny.TASKS,
+        validation=examples(),
+    )
     predicted = sum(len([x for x in row["labels"] if x != -100]) for row in found.train_dataset)
     found.train()
     assert set(found.train_dataset["task"]) == set(tiny.TASKS), "every row, packed or not, belongs to one task"

@@ -32,7 +32,8 @@ LAYERS = (
 """From the ground up: a module imports from its own package and from lower layers only."""
 
 FORBIDDEN = {
-    "weighting": r"(?!torch\b|weighting\b)",
+    "weighting": r"(?!torch\b|weighting\b)|weighting\.integrations\b",
+    "weighting.integrations": r"(?!torch\b|weighting\b|transformers\b|trl\b|datasets\b|accelerate\b|lightning\b)",
     "benchmarks.problems": r"weighting\b(?!\._checks$)",
     "benchmarks.planning": r"matplotlib|jinja2|pyarrow|torch\.optim",
     "benchmarks.analysis": r"matplotlib|jinja2|plotly|benchmarks\.records\.files",
@@ -41,6 +42,9 @@ FORBIDDEN = {
     "weighting.testing": r"pytest|hypothesis",
 }
 """Package -> modules that it does not import, as the beginning of a pattern."""
+
+ADAPTERS = "weighting.integrations"
+"""The one part of ``weighting`` that imports other libraries, each module on use."""
 
 LISTS = {
     "benchmarks/planning/plan.py": "the controls of every comparison",
@@ -123,7 +127,7 @@ def test_a_package_leaves_to_others_what_is_theirs(package: str) -> None:
     wrong = [
         f"{name_of(path)} imports {module}"
         for path in modules()
-        if is_within(name_of(path), package)
+        if is_within(name_of(path), package) and not (package == "weighting" and is_within(name_of(path), ADAPTERS))
         for module in imported(path)
         if pattern.match(module) and module.partition(".")[0] not in sys.stdlib_module_names
     ]

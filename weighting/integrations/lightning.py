@@ -128,9 +128,7 @@ class WeightedTasks:
         """Raises ValueError where the checkpoint lacks the step's state."""
         super().on_load_checkpoint(checkpoint)  # type: ignore[misc]
         if "weighting" not in checkpoint:
-            raise ValueError(
-                "WeightedTasks: expected 'weighting' in the checkpoint, found none; it was saved without weights"
-            )
+            raise ValueError("WeightedTasks: expected 'weighting' in the checkpoint, found none; it has no weights")
         self._saved = checkpoint["weighting"]
 
     def _made(self) -> WeightedStep:
