@@ -24,6 +24,7 @@ from weighting.gradients import gradient_norms
 from weighting.gradnorm import GradNorm
 from weighting.gradnorm_libmtl import SoftmaxGradNorm
 from weighting.imtl_l import ImpartialLoss
+from weighting.integration_check import IntegrationReport, check_integration
 from weighting.lbtw import LossBalanced
 from weighting.lbtw_official import RescaledLossBalanced
 from weighting.losses import TaskLosses, total
@@ -41,6 +42,7 @@ from weighting.validation import ValidationFeed
 __all__ = [
     "METHODS",
     "Claim",
+    "IntegrationReport",
     "Needs",
     "Observation",
     "RunFacts",
@@ -49,6 +51,7 @@ __all__ = [
     "WeightedStep",
     "Weighter",
     "__version__",
+    "check_integration",
     "citation",
     "create",
     "family",

@@ -302,7 +302,7 @@ class WeightedStep:
             return seen
         if norms is not None:
             return seen.replace(grad_norms=self.vector("grad_norms", norms))
-        return seen.replace(grad_norms=self._gradients.norms(shared=self._ranks > 1, group=self.group))
+        return seen.replace(grad_norms=self._gradients.norms(shared=self.ranks > 1, group=self.group))
 
     def _validation_losses(self) -> Observation:
         """Losses of the coming validation mini-batches over all ranks, in evaluation mode."""
@@ -334,7 +334,8 @@ class WeightedStep:
     # ---- ranks and numbers per task ----------------------------------------------------------------------------------
 
     @property
-    def _ranks(self) -> int:
+    def ranks(self) -> int:
+        """Processes over which is reduced."""
         running = distributed.is_available() and distributed.is_initialized()
         return distributed.get_world_size(self.group) if running else 1
 
@@ -357,16 +358,16 @@ class WeightedStep:
         return self.gradients
 
     def _check_ranks(self) -> None:
-        if self.ranks_averaged is None and self._ranks > 1:
+        if self.ranks_averaged is None and self.ranks > 1:
             raise ValueError(
-                f"WeightedStep: expected ranks_averaged={self._ranks} where gradients are averaged over the ranks "
+                f"WeightedStep: expected ranks_averaged={self.ranks} where gradients are averaged over the ranks "
                 "(DistributedDataParallel, FSDP), or 1 where they are summed, found nothing said"
             )
 
     def _compare_ranks(self) -> None:
         """Raise RuntimeError on all ranks unless they have the same weights."""
         assert self.weights is not None
-        if self._ranks == 1 or not self.check_every or self.steps % self.check_every:
+        if self.ranks == 1 or not self.check_every or self.steps % self.check_every:
             return
         ends = torch.stack([self.weights, -self.weights])
         distributed.all_reduce(ends, op=distributed.ReduceOp.MAX, group=self.group)
@@ -380,7 +381,7 @@ class WeightedStep:
 
     def _reduced(self, values: Tensor) -> Tensor:
         """The sum over all ranks."""
-        if self._ranks == 1:
+        if self.ranks == 1:
             return values
         found = values.clone()
         distributed.all_reduce(found, group=self.group)

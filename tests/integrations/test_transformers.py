@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +185,84 @@ def test_a_missing_or_unknown_task_is_one_line(tmp_path: Path) -> None:
         found.train()
     with pytest.raises(ValueError, match=r"expected in column 'task' one of \['a'\] or 0 to 0, found 'b'"):
         TaskCollator(default_data_collator, ["a"])([{"task": "b"}])
+
+
+# ---- check_integration and mutations --------------------------------------------------------------------------------
+
+
+def test_a_sound_trainer_passes_and_is_left_as_it_was(tmp_path: Path) -> None:
+    found = trainer(tmp_path, "famo")
+    told = weighting.check_integration(found)
+    assert told.ok, str(told)
+    assert "counts: comes through" in str(told)
+    assert_equal(result(found), tiny.by_hand("famo"))
+
+
+def divided_by_accumulation(found: Any) -> None:
+    found.loss_is_scaled_for_ga = False
+
+
+def times_ranks(found: Any) -> None:
+    found.step.ranks_averaged = 2
+
+
+def counts_of_a_micro_batch(found: Any) -> None:
+    whole = found._open
+    found._open = lambda batches: whole(batches[:1])
+
+
+def absent_tasks_count_one(found: Any) -> None:
+    count = found.task_counts
+    found.task_counts = lambda inputs: count(inputs).clamp(min=1)
+
+
+def update_per_micro_batch(found: Any) -> None:
+    total = found.step.total
+    found.step.total = lambda sums: (total(sums), found.step.weighter.update(weighting.Observation(losses=sums)))[0]
+
+
+def another_batch_after_the_step(found: Any) -> None:
+    found._measure = lambda batch: WeightedTasks._measure(found, {**batch, "labels": batch["labels"].roll(1, 0)})
+
+
+MUTATIONS = [
+    divided_by_accumulation,
+    times_ranks,
+    counts_of_a_micro_batch,
+    absent_tasks_count_one,
+    update_per_micro_batch,
+    another_batch_after_the_step,
+]
+"""The silent factors and habits of frameworks and of loops written by hand, each put back."""
+
+
+@pytest.mark.parametrize("mutate", MUTATIONS)
+def test_each_silent_factor_put_back_is_caught_by_the_equality(mutate: Any, tmp_path: Path) -> None:
+    found = trainer(tmp_path, "famo")
+    mutate(found)
+    with pytest.raises((AssertionError, ValueError)):
+        assert_equal(result(found), tiny.by_hand("famo"))
+
+
+@pytest.mark.parametrize(
+    ("mutate", "told"),
+    [
+        (divided_by_accumulation, "accumulation of 2 and 1 ranks: expected the gradient of .* 0.5 times its size"),
+        (times_ranks, "accumulation of 2 and 1 ranks: expected the gradient of .* 2 times its size"),
+        (counts_of_a_micro_batch, "counts: expected .* units of .*, found"),
+    ],
+)
+def test_check_integration_tells_a_factor_in_words(mutate: Any, told: str, tmp_path: Path) -> None:
+    found = trainer(tmp_path, "uniform")
+    mutate(found)
+    report = weighting.check_integration(found)
+    assert not report.ok
+    assert re.search(told, str(report)), str(report)
+
+
+def test_check_integration_of_something_else_is_one_line() -> None:
+    with pytest.raises(TypeError, match="expected a Trainer with WeightedTasks, found int"):
+        weighting.check_integration(3)
 
 
 # ---- what is private of the library ----------------------------------------------------------------------------------
