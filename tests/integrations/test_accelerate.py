@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import by_hand as small
 import pytest
 import torch
-from integrations import by_hand as small
-from integrations.by_hand import METHODS, STEPS, TASKS, Result, assert_equal
-from integrations.ranks import RANKS, free_port, on_ranks
+from by_hand import METHODS, STEPS, TASKS, Result, assert_equal
+from ranks import RANKS, free_port, on_ranks
 
 from weighting import ValidationFeed
 

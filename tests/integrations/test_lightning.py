@@ -7,11 +7,11 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import by_hand as small
 import pytest
 import torch
-from integrations import by_hand as small
-from integrations.by_hand import METHODS, STEPS, TASKS
-from integrations.ranks import RANKS, free_port, on_ranks
+from by_hand import METHODS, STEPS, TASKS
+from ranks import RANKS, free_port, on_ranks
 from torch import Tensor
 
 from weighting import ValidationFeed

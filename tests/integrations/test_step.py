@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from integrations.by_hand import (
+from by_hand import (
     LR,
     METHODS,
     STEPS,
@@ -28,7 +28,7 @@ from integrations.by_hand import (
     training_batches,
     validation_rows,
 )
-from integrations.ranks import RANKS, on_ranks
+from ranks import RANKS, on_ranks
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint

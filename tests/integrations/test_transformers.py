@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_language_model as tiny
 import torch
-from integrations import tiny_language_model as tiny
-from integrations.by_hand import METHODS, Result, assert_equal
-from integrations.ranks import RANKS, free_port, on_ranks
+from by_hand import METHODS, Result, assert_equal
+from ranks import RANKS, free_port, on_ranks
 from torch.utils.data import SequentialSampler
 
 import weighting

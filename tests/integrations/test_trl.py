@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_language_model as tiny
 import torch
-from integrations import tiny_language_model as tiny
-from integrations.by_hand import METHODS, Result, assert_equal
+from by_hand import METHODS, Result, assert_equal
 from tiny_models import write_model
 from torch.utils.data import SequentialSampler
 

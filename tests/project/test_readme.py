@@ -34,6 +34,7 @@ NUMBERED: tuple[str, ...] = BLOCKS["PAGES"]
 PAGES = (
     *NUMBERED,
     "docs/loop.md",
+    "docs/integrations.md",
     "docs/finetuning.md",
     "docs/data.md",
     "docs/architecture.md",

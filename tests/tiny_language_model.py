@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from integrations.by_hand import METHODS, Result
+from by_hand import METHODS, Result
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
