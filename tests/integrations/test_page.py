@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from places import ROOT
@@ -16,20 +17,39 @@ PROGRAMS = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("place", range(len(PROGRAMS)))
-def test_programs_run(
-    place: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_programs_run(place: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
+    run(PROGRAMS[place], tmp_path, monkeypatch)
+    assert "expected" not in capfd.readouterr().out
+
+
+def run(program: str, folder: Path, monkeypatch: pytest.MonkeyPatch, **names: object) -> dict[str, object]:
+    monkeypatch.chdir(folder)
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
-    names: dict[str, object] = {"MODEL": write_model(tmp_path / "model")}
-    exec(compile(PROGRAMS[place], "integrations.md", "exec"), names)
-    told = capsys.readouterr().out
-    assert "expected" not in told
+    known = {"MODEL": write_model(folder / "model"), **names}
+    exec(compile(program, "integrations.md", "exec"), known)
+    return known
 
 
 def test_programs_are_short() -> None:
     assert len(PROGRAMS) == 5
-    assert [
-        len([line for line in program.splitlines() if line.strip()]) for program in PROGRAMS if program.count("\n") > 30
-    ] == []
     assert max(len([line for line in program.splitlines() if line.strip()]) for program in PROGRAMS) <= 25
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_the_difference_on_the_first_page_weights_a_working_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both sides run; the new one has three changed lines, and logs weights."""
+    (diff,) = re.findall(r"```diff\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)
+    assert [line[:1] for line in diff.splitlines()].count("+") == 3
+    from datasets import Dataset
+    from transformers import AutoModelForCausalLM
+    from trl import SFTConfig, SFTTrainer
+
+    rows = [{"prompt": f"{n}", "completion": f" {n} a", "task": task} for n in range(6) for task in ("code", "text")]
+    for kept in (" -", " +"):
+        model = AutoModelForCausalLM.from_pretrained(write_model(tmp_path / "script"))
+        args = SFTConfig(str(tmp_path / "out"), max_steps=2, logging_steps=1, bf16=False, use_cpu=True, report_to="none")
+        given = {"model": model, "args": args, "data": Dataset.from_list(rows), "SFTTrainer": SFTTrainer}
+        program = "\n".join(line[2:] for line in diff.splitlines() if line[:1] in kept)
+        trainer: Any = run("import weighting\n" + program, tmp_path, monkeypatch, **given)["trainer"]
+        assert ("weight/code" in trainer.state.log_history[0]) == (kept == " +")

@@ -112,8 +112,8 @@ def task_losses(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
 
 
 def trained(kept: str) -> dict[str, Any]:
-    """What is left after the loop of the README, with the lines of the difference that begin so."""
-    (diff,) = code("README.md", "diff")
+    """What is left after the loop of the page, with the lines of the difference that begin so."""
+    (diff,) = code("docs/loop.md", "diff")
     program = "\n".join(line[2:] for line in diff.splitlines() if line[:1] in kept)
     torch.manual_seed(0)
     model = nn.Linear(4, 1)
@@ -127,7 +127,7 @@ def trained(kept: str) -> dict[str, Any]:
         "weighting": weighting,
     }
     program = program.replace("window=100", "window=3")
-    exec(compile(program, "README.md", "exec"), names)
+    exec(compile(program, "loop.md", "exec"), names)
     return names
 
 
@@ -153,7 +153,7 @@ def assert_same_parameters(found: nn.Module, expected: nn.Module) -> None:
 
 
 def test_the_difference_is_five_lines_that_train_as_whole_batches_do() -> None:
-    (diff,) = code("README.md", "diff")
+    (diff,) = code("docs/loop.md", "diff")
     assert [line[:1] for line in diff.splitlines()].count("+") == 5
     weighter = weighting.create("dwa", num_tasks=K, window=3)
     expected = by_whole_batches(weighter.weights, weighter.update)
