@@ -60,6 +60,11 @@ def validation_rows() -> Batch:
     return batch(1000, 13)
 
 
+def last_weight(model: nn.Sequential) -> Tensor:
+    """What GradNorm compares gradients at."""
+    return next(model[2].parameters())
+
+
 def model() -> nn.Sequential:
     torch.manual_seed(3)
     return nn.Sequential(nn.Linear(WIDTH, 6), nn.Tanh(), nn.Linear(6, 1)).double()
@@ -114,7 +119,7 @@ def by_hand(name: str) -> Result:
         weights = weighter.weights(now)
         wanted = weighter.wants()
         if Needs.GRAD_NORMS in wanted:
-            rows = [torch.autograd.grad(loss, trained[2].weight, retain_graph=True)[0] for loss in losses]
+            rows = [torch.autograd.grad(loss, last_weight(trained), retain_graph=True)[0] for loss in losses]
             now = now.replace(grad_norms=torch.stack([row.norm() for row in rows]))
         optimizer.zero_grad()
         (weights * losses).sum().backward()  # type: ignore[no-untyped-call]

@@ -81,7 +81,8 @@ class SharedGradients:
             raise RuntimeError("expected total() or gradients_of() before the step is closed, found neither")
         if shared:
             distributed.all_reduce(rows, group=group)
-        return torch.linalg.vector_norm(rows, dim=-1)
+        found: Tensor = torch.linalg.vector_norm(rows, dim=-1)
+        return found
 
     def clear(self) -> None:
         """Forget what was added."""

@@ -43,7 +43,8 @@ def test_the_difference_on_the_first_page_weights_a_working_script(tmp_path: Pat
     assert [line[:1] for line in diff.splitlines()].count("+") == 3
     from datasets import Dataset
     from transformers import AutoModelForCausalLM
-    from trl import SFTConfig, SFTTrainer
+    from trl.trainer.sft_config import SFTConfig
+    from trl.trainer.sft_trainer import SFTTrainer
 
     rows = [{"prompt": f"{n}", "completion": f" {n} a", "task": task} for n in range(6) for task in ("code", "text")]
     for kept in (" -", " +"):

@@ -28,10 +28,11 @@ class InOrder(WeightedTasks, Trainer):  # type: ignore[misc]
     """Rows in their order, so that steps can be told in advance."""
 
     def _get_train_sampler(self, *_: Any) -> SequentialSampler:
-        return SequentialSampler(self.train_dataset)
+        data: Any = self.train_dataset
+        return SequentialSampler(data)
 
 
-class Stop(TrainerCallback):  # type: ignore[misc]
+class Stop(TrainerCallback):
     """At a step."""
 
     def __init__(self, step: int) -> None:
@@ -115,7 +116,7 @@ def test_a_run_that_resumes_is_the_same_run(name: str, dropout: float, tmp_path:
     whole = result(trainer(tmp_path / "whole", name, dropout=dropout))
     for step in range(1, tiny.STEPS):
         folder = tmp_path / str(step)
-        saving = {"save_strategy": "steps", "save_steps": step, "dropout": dropout}
+        saving: dict[str, Any] = {"save_strategy": "steps", "save_steps": step, "dropout": dropout}
         trainer(folder, name, callbacks=[Stop(step)], **saving).train()
         resumed = trainer(folder, name, **saving)
         resumed.train(resume_from_checkpoint=str(folder / f"checkpoint-{step}"))
@@ -131,7 +132,7 @@ def test_a_checkpoint_without_weights_is_refused_and_not_restarted(tmp_path: Pat
 
 
 def test_evaluation_gives_each_task_s_raw_loss_and_can_select_the_model(tmp_path: Path) -> None:
-    selecting = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1}
+    selecting: dict[str, Any] = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1}
     selecting |= {"load_best_model_at_end": True, "metric_for_best_model": "eval_text_loss", "greater_is_better": False}
     found = trainer(tmp_path, "uniform", eval_dataset=tiny.validation_rows(), per_device_eval_batch_size=5, **selecting)
     found.train()
@@ -146,7 +147,7 @@ def test_evaluation_gives_each_task_s_raw_loss_and_can_select_the_model(tmp_path
 
 @pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
 def test_re_entrant_checkpointing_lets_gradient_norms_through(tmp_path: Path) -> None:
-    options = {"activation_checkpointing": True, "activation_checkpointing_kwargs": {"use_reentrant": True}}
+    options: dict[str, Any] = {"activation_checkpointing": True, "activation_checkpointing_kwargs": {"use_reentrant": True}}
     assert_equal(result(trainer(tmp_path, "gradnorm", **options)), tiny.by_hand("gradnorm"))
 
 

@@ -17,7 +17,8 @@ pytest.importorskip("datasets")
 from datasets import Dataset
 from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from trl import SFTConfig, SFTTrainer
+from trl.trainer.sft_config import SFTConfig
+from trl.trainer.sft_trainer import SFTTrainer
 
 from weighting.integrations import _transformers_private as private
 from weighting.integrations.transformers import WeightedTasks as TrainerTasks
@@ -28,7 +29,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 class InOrder(WeightedTasks, SFTTrainer):  # type: ignore[misc]
     def _get_train_sampler(self, *_: Any) -> SequentialSampler:
-        return SequentialSampler(self.train_dataset)
+        data: Any = self.train_dataset
+        return SequentialSampler(data)
 
 
 class FromLogits(InOrder):
@@ -124,7 +126,7 @@ def examples() -> Dataset:
 @pytest.mark.parametrize("packing", [False, True])
 def test_completions_with_lora_and_dropout_and_packing_train(packing: bool, place: str, tmp_path: Path) -> None:
     sizes = {"per_device_train_batch_size": 3, "gradient_accumulation_steps": 2, "max_length": 48}
-    found = InOrder(
+    found: Any = InOrder(
         AutoModelForCausalLM.from_pretrained(place),
         arguments(tmp_path, packing=packing, **sizes),
         train_dataset=examples(),

@@ -20,6 +20,7 @@ from by_hand import (
     by_hand,
     counts_of,
     flat,
+    last_weight,
     means,
     measure,
     method,
@@ -58,7 +59,7 @@ def stepped(trained: nn.Sequential, name: str, rank: int = 0, ranks: int = 1, **
         validation=feed(rank, ranks),
         measure=measure(trained),
         model=trained,
-        shared=[trained[2].weight],
+        shared=[last_weight(trained)],
         check_every=1,
         **settings,
     )
@@ -179,8 +180,10 @@ def test_a_step_that_a_scaler_skipped_teaches_nothing() -> None:
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
     (part,) = parts_of(training_batches()[3], 1)
     step.open(counts_of(part))
-    scaler.scale(step.total(sums_of(trained, part))).backward()
-    trained[0].weight.grad.fill_(torch.inf)
+    scaler.scale(step.total(sums_of(trained, part))).backward()  # type: ignore[no-untyped-call]
+    gradient = last_weight(trained).grad
+    assert gradient is not None
+    gradient.fill_(torch.inf)
     scale = scaler.get_scale()
     scaler.step(optimizer)
     scaler.update()
@@ -206,14 +209,25 @@ def test_a_bfloat16_model_has_weights_of_at_least_float32(name: str) -> None:
         assert step.weights.isfinite().all()
 
 
+def shown_to(weighter: Any) -> list[Any]:
+    """What the method is shown from now on."""
+    shown: list[Any] = []
+    update = weighter.update
+
+    def remember(seen: Any) -> None:
+        shown.append(seen)
+        update(seen)
+
+    weighter.update = remember
+    return shown
+
+
 def test_dropout_is_drawn_alike_before_and_after_the_step() -> None:
     """FAMO compares the losses of one batch before and after: with a learning rate of 0 they must be the same."""
     torch.manual_seed(5)
     trained = nn.Sequential(nn.Linear(4, 6), nn.Dropout(0.5), nn.Linear(6, 1)).double()
-    shown: list[Any] = []
     step = stepped(trained, "famo")
-    update = step.weighter.update
-    step.weighter.update = lambda seen: (shown.append(seen), update(seen))[1]  # type: ignore[method-assign]
+    shown = shown_to(step.weighter)
     optimizer = torch.optim.SGD(trained.parameters(), lr=0.0)
     for whole in training_batches():
         one_step(step, trained, trained, optimizer, parts_of(whole, 2))
@@ -396,9 +410,7 @@ def test_losses_of_validation_feed_methods_made_for_training_losses() -> None:
     weighter = weighting.create("famo", K, lr=0.2, losses_from="validation")
     step = WeightedStep(weighter, TASKS, validation=feed(), measure=measure(trained), model=trained)
     optimizer = torch.optim.SGD(trained.parameters(), lr=LR)
-    shown: list[Any] = []
-    update = weighter.update
-    weighter.update = lambda seen: (shown.append(seen), update(seen))[1]  # type: ignore[method-assign]
+    shown = shown_to(weighter)
     for number, whole in enumerate(training_batches()):
         rows = validation_rows()[[(number * 6 + place) % 13 for place in range(6)]]
         before = means(trained, rows).detach()

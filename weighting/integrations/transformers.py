@@ -228,7 +228,7 @@ class WeightedTasks(TrainerPrivate):
         self.step.load_state_dict(torch.load(place, map_location=given.args.device, weights_only=True))
 
 
-class _AtTheStep(TrainerCallback):  # type: ignore[misc]
+class _AtTheStep(TrainerCallback):
     """Calls of the Trainer at the moments that matter."""
 
     def __init__(self, trainer: WeightedTasks) -> None:
