@@ -417,3 +417,34 @@ def test_losses_of_validation_feed_methods_made_for_training_losses() -> None:
         one_step(step, trained, trained, optimizer, parts_of(whole, 2))
         torch.testing.assert_close(shown[-1].val_losses_before, before)
         torch.testing.assert_close(shown[-1].val_losses, means(trained, rows).detach())
+
+
+# ---- several methods at once -----------------------------------------------------------------------------------------
+
+
+def test_groups_of_tasks_have_methods_of_their_own_side_by_side() -> None:
+    """And constants multiply the weights of any of them."""
+    trained = model()
+    (part,) = parts_of(training_batches()[0], 1)
+    one = WeightedStep(weighting.create("uniform", 2, prior=[20, 1]), TASKS[:2])
+    other = WeightedStep(weighting.create("uniform", 1, prior=3.0), TASKS[2:])
+    one.open(counts_of(part)[:2])
+    other.open(counts_of(part)[2:])
+    sums = sums_of(trained, part)
+    (one.total(sums[:2]) + other.total(sums[2:])).backward()  # type: ignore[no-untyped-call]
+    expected = torch.autograd.grad((torch.tensor([20.0, 1.0, 3.0]) * means(trained, part)).sum(), last_weight(trained))
+    torch.testing.assert_close(last_weight(trained).grad, expected[0], rtol=1e-10, atol=0)
+
+
+def test_groups_of_parameters_have_methods_of_their_own() -> None:
+    trained = model()
+    (part,) = parts_of(training_batches()[0], 1)
+    groups = {(1.0, 1.0, 1.0): [*trained[0].parameters()], (5.0, 1.0, 0.0): [*trained[2].parameters()]}
+    losses = means(trained, part)
+    sums = sums_of(trained, part)
+    for weights, group in groups.items():
+        step = WeightedStep(weighting.create("static", K, weights=list(weights)), TASKS)
+        step.open(counts_of(part))
+        step.total(sums).backward(inputs=group, retain_graph=True)  # type: ignore[no-untyped-call]
+        expected = torch.autograd.grad((torch.tensor(weights) * losses).sum(), group, retain_graph=True)
+        torch.testing.assert_close([p.grad for p in group], list(expected), rtol=1e-10, atol=0)
