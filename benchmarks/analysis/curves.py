@@ -55,7 +55,7 @@ class TaskPanel:
 
     method: str
     column: str
-    """Of the trajectories."""
+    """Of the trajectories, or ``RISE``."""
     steps: Steps
     """``(T,)``, the middles of the windows."""
     mean: Floats
@@ -72,7 +72,7 @@ class TaskPanel:
     @property
     def name(self) -> str:
         """What is shown, e.g. ``weight``."""
-        return RISE_NAME if self.column == RISE else self.column.removeprefix(OF_METHOD)
+        return self.column.removeprefix(OF_METHOD)
 
     @cached_property
     def spread(self) -> Spread:
@@ -81,8 +81,8 @@ class TaskPanel:
 
 
 VALIDATION = "val_loss"
-RISE = "val_loss_above_lowest"
-RISE_NAME = "validation loss\nabove lowest, %"
+RISE = "validation loss\nabove lowest, %"
+"""In the place of a column, for what is computed from one."""
 LEAST_RISE = 1.0
 """Percent that the axis of rises shows at least."""
 
@@ -127,13 +127,15 @@ def rise_panels(section: Section, methods: Sequence[str], points: int) -> list[T
     The axis ends where the highest loss after its lowest is, so that it shows tasks that turn and not how they began.
     """
     lines = {method: found for method in methods if (found := _rises(section, method, points)) is not None}
-    ends = [
-        float(np.nanmax(mean[place, np.nanargmin(mean[place]) :]))
-        for _, mean, _ in lines.values()
-        for place in range(len(mean))
-    ]
+    ends = [_highest_after_lowest(own) for _, mean, _ in lines.values() for own in mean]
     shown = Scale(0.0, max([LEAST_RISE, *ends]) * 1.1, logarithmic=False)
     return [TaskPanel(method, RISE, *found, False, shown, False) for method, found in lines.items()]
+
+
+def _highest_after_lowest(values: Floats) -> float:
+    """0 where no value is known."""
+    known = values[np.isfinite(values)]
+    return float(known[known.argmin() :].max()) if known.size else 0.0
 
 
 def _rises(section: Section, method: str, points: int) -> tuple[Steps, Floats, Floats] | None:

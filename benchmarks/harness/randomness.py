@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from benchmarks.seeds import derive
+from weighting.passes import apart
 
 
 def seed_generators(device: torch.device, seed: int, *purpose: str | int) -> None:
@@ -26,29 +27,13 @@ def seed_generators(device: torch.device, seed: int, *purpose: str | int) -> Non
 
 @contextmanager
 def undisturbed(model: nn.Module, device: torch.device, *, evaluation: bool) -> Iterator[None]:
-    """A pass without gradients after which generators, buffers and modes are as they were before.
+    """A pass without gradients after which generators, NumPy's too, buffers and modes are as they were before.
 
     evaluation  in evaluation mode, as on data that are not trained on; else in the mode that the model is in
     """
-    states = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
-    on_device = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
-    modes = [(module, module.training) for module in model.modules()]
-    buffers = [(buffer, buffer._version, buffer.clone()) for buffer in model.buffers()]
-    if evaluation:
-        model.eval()
+    state = np.random.get_state()  # noqa: NPY002 - the global generator, as above
     try:
-        with torch.no_grad():
+        with apart(model, evaluation=evaluation, device=device):
             yield
     finally:
-        for module, training in modes:
-            module.training = training
-        with torch.no_grad():
-            for buffer, version, value in buffers:
-                # In evaluation mode only what was written to: a backward pass to come may need the rest as it is.
-                if not evaluation or buffer._version != version:
-                    buffer.copy_(value)
-        torch.set_rng_state(states[0])
-        np.random.set_state(states[1])  # noqa: NPY002
-        random.setstate(states[2])
-        if on_device is not None:
-            torch.cuda.set_rng_state(on_device, device)
+        np.random.set_state(state)  # noqa: NPY002

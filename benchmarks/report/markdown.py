@@ -188,8 +188,8 @@ def _listed(values: Iterable[str]) -> str:
 
 
 def _given(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Without what is off: a page is read for what was done."""
-    return {name: value for name, value in values.items() if value not in (None, False, "none")}
+    """Without what is off: a page is read for what was done. A 0 is a number that somebody chose."""
+    return {name: value for name, value in values.items() if value is not None and value is not False and value != "none"}
 
 
 def _compact(values: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ import fake_runs
 import numpy as np
 import pytest
 
-from benchmarks.analysis.curves import loss_panels, probe_columns, task_panels, thin
+from benchmarks.analysis.curves import loss_panels, probe_columns, rise_panels, task_panels, thin
 from benchmarks.analysis.sections import STL, Section, sections
 from benchmarks.analysis.suite_tables import suite_tables
 from benchmarks.contract import Training
@@ -73,6 +73,32 @@ def test_a_failed_run_is_a_line_of_its_own_to_its_last_number() -> None:
     panel = loss_panels(of(runs), 1000)[0]
     assert [(trace.name, trace.steps[-1]) for trace in panel.failed] == [("dwa", 120)]
     assert next(trace for trace in panel.traces if trace.name == "dwa").runs == 1
+
+
+def turning(seed: int, **replaced: float) -> Run:
+    """``left`` turns in the middle at the lowest of 2, to end at 3; ``right`` falls from 2 to 1, or has the value given."""
+    run = fake_runs.make("coba", seed)
+    frame, share = run.trajectory.copy(), run.trajectory["step"] / run.record.run.training.steps
+    losses = np.where(frame["task"] == "left", 2 + 2 * (share - 0.5).abs(), replaced.get("right", 2 - share))
+    frame["val_loss"] = np.where(frame["val_loss"].isna(), np.nan, losses)
+    return Run(run.record, frame)
+
+
+def test_how_far_a_loss_is_above_its_lowest_ends_the_axis_after_that_alone() -> None:
+    section = of([turning(seed) for seed in (0, 1)])
+    (panel,) = rise_panels(section, section.methods, 1000)
+    left, right = panel.mean
+    assert (left[0], left.min(), left[-1]) == pytest.approx((50, 0, 50))
+    assert (right[0], right[-1]) == pytest.approx((100, 0))
+    assert panel.scale is not None
+    assert (panel.scale.low, panel.scale.high) == pytest.approx((0, 55))
+
+
+def test_a_lowest_loss_of_zero_has_no_rise_and_hides_no_other() -> None:
+    section = of([turning(seed, right=0.0) for seed in (0, 1)])
+    (panel,) = rise_panels(section, section.methods, 1000)
+    assert np.isnan(panel.mean[1]).all()
+    assert panel.mean[0][-1] == pytest.approx(50)
 
 
 def test_nothing_measured_has_no_panels() -> None:

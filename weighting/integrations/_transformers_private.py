@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
@@ -57,10 +58,8 @@ class TrainerPrivate:
     """Private methods of the Trainer that the adapter adds to."""
 
     _signature_columns: list[str] | None
-
-    def load_step(self, checkpoint: str) -> None:
-        """Load what the adapter saved beside a checkpoint."""
-        raise NotImplementedError
+    load_step: Callable[[str], None]
+    """Loads what the adapter saved beside a checkpoint."""
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[misc]

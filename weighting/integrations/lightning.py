@@ -83,11 +83,11 @@ class WeightedTasks:
 
     def task_counts(self, batch: Any) -> PerTask:
         """Units of each task in a micro-batch."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__}: expected a method task_counts(batch), found none")
 
     def task_sums(self, batch: Any) -> PerTask:
         """Each task's loss, summed over its units of a micro-batch, with graph."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__}: expected a method task_sums(batch), found none")
 
     @property
     def step(self) -> WeightedStep:

@@ -92,8 +92,11 @@ class WeightedTasks(TrainerPrivate):
         return token_sums(model(**passed).logits, inputs, len(self.tasks))
 
     def task_losses(self, model: nn.Module, inputs: dict[str, Any]) -> Mapping[str, Tensor]:
-        """For losses that are not those of tokens: each task's mean loss over its units of a batch, with graph, by name."""
-        raise NotImplementedError
+        """For losses that are not those of tokens: each task's mean loss over its units of a batch, with graph, by name.
+
+        Who does not override it has losses of tokens, and it is not called.
+        """
+        raise NotImplementedError(f"{type(self).__name__}: expected task_losses(model, inputs) of its own, found none")
 
     def task_counts(self, inputs: dict[str, Any]) -> PerTask:
         """Units of each task in a batch: its predicted tokens, or, with losses of one's own, the rows of the batch."""

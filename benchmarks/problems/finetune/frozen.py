@@ -56,8 +56,8 @@ def hidden_states(model: Adapted, examples: Sequence[Example]) -> Hidden:
 
 
 def _key(model: Adapted, examples: Sequence[Example]) -> str:
-    name, _ = layers_of(model.causal)
-    above = [f".{name}.{place}." for place in range(model.low, model.causal.config.num_hidden_layers)]  # type: ignore
+    name, layers = layers_of(model.causal)
+    above = [f".{name}.{place}." for place in range(model.low, len(layers))]
     frozen = content_of(model.causal, model.causal.config, lambda each: not any(part in each for part in above))
     device = next(model.parameters()).device.type
     facts = [frozen, model.low, model.compute, torch.__version__, torch.get_num_threads(), device]
