@@ -197,14 +197,14 @@ def check(options: argparse.Namespace) -> int:
 
 def reproduce(options: argparse.Namespace) -> int:
     """Train what a paper's claims need, then put published numbers, others' re-runs and ours side by side."""
-    from benchmarks.papers.experiments import experiments
+    from benchmarks.papers.experiments import experiments, suite_of
     from benchmarks.papers.reproduction import write_reproduction
 
     found = experiments(options.paper)
-    folder: Path = options.out / f"reproduce_{options.paper}"
+    folder: Path = options.out / suite_of(options.paper)
     result, keys = PlanResult(), set[str]()
     if found:
-        options.suite = found[0].suite
+        options.suite = suite_of(options.paper)
         options.weighters = options.weighters or list(dict.fromkeys(name for each in found for name in each.weighters))
         trained = _train(_plan(options), options)
         if trained is None:

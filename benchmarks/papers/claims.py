@@ -64,9 +64,8 @@ class Measured:
 class Experiment:
     """What of a paper can be run here."""
 
-    suite: str
     problem: str
-    """The problem of the suite; its runs may be several sections, which differ in options."""
+    """The problem of the paper's suite, ``reproduce_<paper>``; its runs may be several sections, which differ in options."""
     protocol: str
     """The published protocol that the runs stand beside."""
     weighters: tuple[str, ...]

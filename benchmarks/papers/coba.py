@@ -180,6 +180,7 @@ def _tuned_means(scored: Scores, methods: Sequence[str]) -> list[Ours]:
 
 
 _MEASURE = "What counts as even (convergence spread, price of one checkpoint) is this project's measure."
+_ONE_EXAMPLE = "A validation batch is one example of each task, as a training batch is; larger ones were not tried."
 _LEFT_OUT = "MetaWeighting, which the paper has too, is not among the methods here."
 _SECONDS = (
     "Seconds depend on what else the machine does; they are relative to equal weights on the same seed, where the two runs "
@@ -188,7 +189,6 @@ _SECONDS = (
 
 EXPERIMENTS = (
     Experiment(
-        suite="reproduce_coba",
         problem="code_lm",
         protocol="coba_code_lm",
         weighters=("uniform", "static", "gradnorm", "lbtw", "famo", "coba"),
@@ -206,7 +206,6 @@ EXPERIMENTS = (
         ),
     ),
     Experiment(
-        suite="reproduce_coba",
         problem="finetune_lm",
         protocol="coba_finetune_lm",
         weighters=("uniform", "token_mean", "gradnorm", "lbtw", "famo", "coba"),
@@ -218,6 +217,7 @@ EXPERIMENTS = (
             "of computing time.",
             "Ways to draw tasks: equally often (as under all methods), in proportion to their examples, and to the square "
             "root of these.",
+            _ONE_EXAMPLE,
             _MEASURE,
             _LEFT_OUT,
             _SECONDS,

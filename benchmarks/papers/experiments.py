@@ -12,7 +12,12 @@ EXPERIMENTS: dict[str, tuple[Experiment, ...]] = {
     "gradnorm": (gradnorm.EXPERIMENT,),
     "coba": coba.EXPERIMENTS,
 }
-"""Those of one paper are one suite."""
+"""Those of one paper are one suite, see ``suite_of``."""
+
+
+def suite_of(paper: str) -> str:
+    """The suite, and the folder, of a paper's runs."""
+    return f"reproduce_{paper}"
 
 
 def names() -> list[str]:

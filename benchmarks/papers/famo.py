@@ -69,7 +69,6 @@ def _numbers(run: Run, tolerance: float) -> str:
 
 
 EXPERIMENT = Experiment(
-    suite="reproduce_famo",
     problem="famo_toy",
     protocol="famo_toy",
     weighters=tuple(EXPECTED),

@@ -28,7 +28,6 @@ def measure(found: Mapping[str, Scores]) -> Measured:
 
 
 EXPERIMENT = Experiment(
-    suite="reproduce_gradnorm",
     problem="gradnorm_toy",
     protocol="gradnorm_toy",
     weighters=(*RIVALS, "gradnorm"),

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from benchmarks.analysis.curves import probe_columns
 from benchmarks.analysis.sections import Section
 from benchmarks.analysis.table import Column, Table
 from benchmarks.papers.claims import Experiment, Measured
 from benchmarks.papers.comparison import ProtocolComparison, PublishedRow
 from benchmarks.records.schema import Run
+from benchmarks.report.figures import timeline
 from benchmarks.report.formatting import MISSING, escape_markdown, to_markdown, to_terminal
 
 WIDTH = 140
@@ -52,7 +54,7 @@ def markdown(paper: str, outcomes: Sequence[Outcome], comparisons: Sequence[Prot
     for outcome in outcomes:
         name = outcome.experiment.problem
         lines += [f"## What was run here: {name}", "", *_listed([*_run_here(outcome), *outcome.measured.notes]), ""]
-        lines += [_claims(outcome), f"### Where the runs of {name} depart from the paper's", ""]
+        lines += [_claims(outcome), *_pictures(outcome), f"### Where the runs of {name} depart from the paper's", ""]
         lines += [*_listed(outcome.experiment.departures), ""]
     lines += ["## Published, re-run by others, ours", "", escape_markdown(CAPTION), ""]
     for comparison in comparisons:
@@ -86,8 +88,7 @@ def _run_here(outcome: Outcome) -> list[str]:
     first = outcome.sections[0]
     seeds = ", ".join(map(str, first.seeds))
     return [
-        f"Suite {outcome.experiment.suite}, problem {first.name}: {first.training.steps} steps, seeds {seeds}; "
-        f"{len(runs)} of {len(planned)} runs finished.",
+        f"Problem {first.name}: {first.training.steps} steps, seeds {seeds}; {len(runs)} of {len(planned)} runs finished.",
         f"Machine: {_common(_pairs(run.record.machine) for run in runs)}",
         f"Versions: {_common(_pairs(run.record.versions) for run in runs)}",
         f"Commit: {_common(run.record.commit or 'unknown' for run in runs)}",
@@ -97,6 +98,20 @@ def _run_here(outcome: Outcome) -> list[str]:
 def _all_runs(section: Section) -> list[Run]:
     others = [run for by_label in section.others.values() for runs in by_label.values() for run in runs]
     return [*section.runs.values(), *others]
+
+
+def picture_of(section: Section) -> str:
+    """The name of the picture of what is inside the methods, beside the page."""
+    return f"{section.slug}_timeline.png"
+
+
+def _pictures(outcome: Outcome) -> list[str]:
+    found = []
+    for section in outcome.sections:
+        if probe_columns(section):
+            title = escape_markdown(f"{section.name}: losses, weights and inner scores of the methods on one axis")
+            found += [f"![{title}]({picture_of(section)})", "", escape_markdown(timeline.CAPTION), ""]
+    return found
 
 
 def _claims(outcome: Outcome) -> str:

@@ -17,7 +17,7 @@ from benchmarks.cli import main as command_line
 from benchmarks.contract import Training
 from benchmarks.papers.claims import Check, Measured, Ours
 from benchmarks.papers.comparison import PublishedRow, compare
-from benchmarks.papers.experiments import EXPERIMENTS, experiments, names
+from benchmarks.papers.experiments import EXPERIMENTS, experiments, names, suite_of
 from benchmarks.papers.published import papers, published
 from benchmarks.papers.reproduction import write_reproduction
 from benchmarks.planning.plan import Filters, make_plan
@@ -413,14 +413,22 @@ def test_the_report_has_claims_tables_and_what_is_held_back(
     assert (folder / "reproduce.md").read_text(encoding="utf-8") == text
 
 
+def test_what_is_inside_the_methods_is_drawn_beside_the_page(tmp_path: Path) -> None:
+    made = [run if run.label == "uniform" else fake_runs.probed(run) for run in finetuned(0.7, 0.4)]
+    folder = fake_runs.write_suite(tmp_path / "reproduce_coba", made)
+    write_reproduction("coba", folder, {run.record.key for run in made})
+    (picture,) = folder.glob("*.png")
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert f"]({picture.name})" in (folder / "reproduce.md").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("paper", EXPERIMENTS)
 def test_the_suite_of_a_paper_has_what_its_claims_need(paper: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # One of them needs a package with a model, which most environments lack.
     monkeypatch.setattr(models, "installed_file", lambda: tmp_path)
     for found in EXPERIMENTS[paper]:
         filters = Filters(problems=[found.problem], weighters=found.weighters)
-        plan = make_plan(read_suite(found.suite), filters, "cpu", to_train=False)
-        assert found.suite == f"reproduce_{paper}"
+        plan = make_plan(read_suite(suite_of(paper)), filters, "cpu", to_train=False)
         assert {run.weighter.name for run in plan.runs} == set(found.weighters)
         assert {run.role for run in plan.runs} <= {"method", "trial"}
         assert found.protocol in papers()[paper]
