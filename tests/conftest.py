@@ -13,12 +13,13 @@ import torch
 from check_bench import check_bench, recorded_once
 from command_line import bench
 from conformance import Conformance
+from finetune_fixtures import gpt2, hub, llama, model_cache
 from hypothesis import HealthCheck, settings
 from places import TESTS
 
 from benchmarks.harness.interrupts import SIGNALS
 
-__all__ = ["bench", "check_bench", "recorded_once"]
+__all__ = ["bench", "check_bench", "gpt2", "hub", "llama", "model_cache", "recorded_once"]
 
 torch.set_num_threads(1)
 

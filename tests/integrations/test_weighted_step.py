@@ -23,65 +23,17 @@ from by_hand import (
     last_weight,
     means,
     measure,
-    method,
     model,
     sums_of,
     training_batches,
-    validation_rows,
 )
+from by_step import one_step, parts_of, shown_to, stepped
 from ranks import RANKS, on_ranks
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.checkpoint import checkpoint
 
 import weighting
-from weighting import ValidationFeed, WeightedStep
-
-
-def feed(rank: int = 0, ranks: int = 1, **settings: Any) -> ValidationFeed:
-    rows = validation_rows()
-    return ValidationFeed(
-        range(len(rows.task)), lambda chosen: rows[chosen], **{"batch_size": 6, "rank": rank, "ranks": ranks, **settings}
-    )
-
-
-def parts_of(whole: Batch, pieces: int, rank: int = 0, ranks: int = 1) -> list[Batch]:
-    """This rank's micro-batches, of unequal size where the rows do not divide."""
-    own = torch.arange(len(whole.task))[rank::ranks]
-    return [whole[rows] for rows in own.tensor_split(pieces)]
-
-
-def stepped(trained: nn.Sequential, name: str, rank: int = 0, ranks: int = 1, **settings: Any) -> WeightedStep:
-    return WeightedStep(
-        method(name),
-        TASKS,
-        ranks_averaged=ranks,
-        validation=feed(rank, ranks),
-        measure=measure(trained),
-        model=trained,
-        shared=[last_weight(trained)],
-        check_every=1,
-        **settings,
-    )
-
-
-def local_means(trained: nn.Module, parts: list[Batch]) -> Callable[[], Tensor]:
-    counted = torch.stack([counts_of(part) for part in parts]).sum(0).clamp(min=1)
-    return lambda: torch.stack([sums_of(trained, part) for part in parts]).sum(0) / counted
-
-
-def one_step(step: WeightedStep, trained: nn.Sequential, forward: nn.Module, optimizer: Any, parts: list[Batch]) -> None:
-    losses = local_means(trained, parts)
-    step.open(torch.stack([counts_of(part) for part in parts]).sum(0), losses)
-    optimizer.zero_grad()
-    for place, part in enumerate(parts):
-        if isinstance(forward, DistributedDataParallel) and place < len(parts) - 1:
-            with forward.no_sync():
-                step.total(sums_of(forward, part)).backward()  # type: ignore[no-untyped-call]
-        else:
-            step.total(sums_of(forward, part)).backward()  # type: ignore[no-untyped-call]
-    optimizer.step()
-    step.close(losses_after=losses)
+from weighting import WeightedStep
 
 
 def by_step(name: str, pieces: int, rank: int = 0, ranks: int = 1) -> Result:
@@ -125,7 +77,7 @@ def test_two_ranks_with_two_micro_batches_train_as_the_whole_batch_by_hand(tmp_p
             assert_equal(found[name], by_hand(name))
 
 
-# ---- resuming --------------------------------------------------------------------------------------------------------
+# ---- resuming -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("stop", range(1, STEPS))
@@ -160,7 +112,7 @@ def test_the_state_of_other_tasks_is_refused() -> None:
         WeightedStep(weighting.create("uniform", 2), ["b", "a"]).load_state_dict(step.state_dict())
 
 
-# ---- factors, skipped steps, precision -------------------------------------------------------------------------------
+# ---- factors, skipped steps, precision ------------------------------------------------------------------------------
 
 
 def test_what_the_framework_divides_by_is_undone() -> None:
@@ -209,19 +161,6 @@ def test_a_bfloat16_model_has_weights_of_at_least_float32(name: str) -> None:
         assert step.weights.isfinite().all()
 
 
-def shown_to(weighter: Any) -> list[Any]:
-    """What the method is shown from now on."""
-    shown: list[Any] = []
-    update = weighter.update
-
-    def remember(seen: Any) -> None:
-        shown.append(seen)
-        update(seen)
-
-    weighter.update = remember
-    return shown
-
-
 def test_dropout_is_drawn_alike_before_and_after_the_step() -> None:
     """FAMO compares the losses of one batch before and after: with a learning rate of 0 they must be the same."""
     torch.manual_seed(5)
@@ -235,7 +174,7 @@ def test_dropout_is_drawn_alike_before_and_after_the_step() -> None:
         torch.testing.assert_close(seen.losses, seen.losses_after, rtol=1e-12, atol=0)
 
 
-# ---- losses before the backward pass ---------------------------------------------------------------------------------
+# ---- losses before the backward pass --------------------------------------------------------------------------------
 
 
 def test_a_method_that_answers_from_losses_asks_for_them() -> None:
@@ -294,7 +233,7 @@ def test_scores_are_logged_on_request() -> None:
     assert {"RCS/code", "ACS/text", "DF"} <= set(step.logs(scores=True))
 
 
-# ---- ranks -----------------------------------------------------------------------------------------------------------
+# ---- ranks ----------------------------------------------------------------------------------------------------------
 
 
 def mistakes_on_ranks(rank: int) -> list[str]:
@@ -317,109 +256,7 @@ def test_ranks_that_part_and_factors_that_are_not_said_are_one_line(tmp_path: Pa
         assert "for task 'a' in step 0" in parted
 
 
-# ---- gradient norms under checkpointing ------------------------------------------------------------------------------
-
-
-class Checkpointed(nn.Module):
-    """A model whose layers are recomputed in the backward pass."""
-
-    def __init__(self, inner: nn.Sequential, *, reentrant: bool) -> None:
-        super().__init__()
-        self.inner, self.reentrant = inner, reentrant
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        found: Tensor = checkpoint(self.inner, inputs.requires_grad_(self.reentrant), use_reentrant=self.reentrant)
-        return found
-
-
-@pytest.mark.parametrize("reentrant", [False, True])
-def test_gradient_norms_come_through_activation_checkpointing(reentrant: bool) -> None:
-    trained = model()
-    forward = Checkpointed(trained, reentrant=reentrant)
-    step, optimizer = stepped(trained, "gradnorm"), torch.optim.SGD(trained.parameters(), lr=LR)
-    for whole in training_batches():
-        parts = parts_of(whole, 2)
-        step.open(torch.stack([counts_of(part) for part in parts]).sum(0), local_means(trained, parts))
-        optimizer.zero_grad()
-        for part in parts if reentrant else []:
-            step.gradients_of(sums_of(forward, part))
-        for part in parts:
-            step.total(sums_of(forward, part)).backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        step.close()
-    torch.testing.assert_close(flat(trained), by_hand("gradnorm").parameters, rtol=1e-10, atol=1e-10)
-
-
-def test_hidden_gradients_are_an_error_and_not_zeros() -> None:
-    trained = model()
-    forward = Checkpointed(trained, reentrant=True)
-    step = stepped(trained, "gradnorm")
-    (part,) = parts_of(training_batches()[0], 1)
-    step.open(counts_of(part))
-    with pytest.raises(RuntimeError, match=r"re-entrant activation checkpointing; use use_reentrant=False"):
-        step.total(sums_of(forward, part))
-
-
-# ---- the validation feed ---------------------------------------------------------------------------------------------
-
-
-def test_a_balanced_feed_gives_each_task_equally_many_and_wraps() -> None:
-    tasks = [0, 0, 0, 1, 1, 1, 1, 1]
-    found = ValidationFeed(range(8), list, batch_size=4, tasks=tasks)
-    seen = []
-    for _ in range(3):
-        assert found.take() == found.take()
-        seen.append(found.take()[0])
-        found.advance()
-    assert seen == [[0, 1, 3, 4], [2, 0, 5, 6], [1, 2, 7, 3]]
-    assert list(found.everything()) == [[0, 1, 2, 3], [4, 5, 6, 7]]
-
-
-@pytest.mark.parametrize("tasks", [None, [0, 1] * 5 + [1]])
-def test_ranks_share_each_mini_batch_without_repeats(tasks: list[int] | None) -> None:
-    whole = ValidationFeed(range(11), list, batch_size=4, tasks=tasks, batches=2)
-    ranks = [ValidationFeed(range(11), list, batch_size=4, tasks=tasks, batches=2, rank=r, ranks=3) for r in range(3)]
-    for _ in range(5):
-        expected = [row for each in whole.take() for row in each]
-        shared = [row for rank in ranks for each in rank.take() for row in each]
-        assert sorted(shared) == sorted(expected)
-        for each in (whole, *ranks):
-            each.advance()
-    assert sorted(row for rank in ranks for each in rank.everything() for row in each) == list(range(11))
-
-
-def test_validation_passes_are_made_in_evaluation_mode_and_leave_the_mode() -> None:
-    trained = nn.Sequential(nn.Linear(4, 6), nn.Dropout(0.5), nn.Linear(6, 1)).double()
-    modes: list[bool] = []
-    trained[1].register_forward_hook(lambda layer, *_: modes.append(layer.training))
-    step, optimizer = stepped(trained, "coba"), torch.optim.SGD(trained.parameters(), lr=LR)
-    one_step(step, trained, trained, optimizer, parts_of(training_batches()[0], 1))
-    assert set(modes) == {True, False}
-    assert trained[1].training
-
-
-def test_wrong_sizes_of_a_feed_are_one_line() -> None:
-    with pytest.raises(ValueError, match="expected batch_size as a multiple of 2 tasks, found 3"):
-        ValidationFeed(range(4), list, batch_size=3, tasks=[0, 1, 0, 1])
-    with pytest.raises(ValueError, match="expected validation examples, found none"):
-        ValidationFeed([], list, batch_size=3)
-
-
-def test_losses_of_validation_feed_methods_made_for_training_losses() -> None:
-    trained = model()
-    weighter = weighting.create("famo", K, lr=0.2, losses_from="validation")
-    step = WeightedStep(weighter, TASKS, validation=feed(), measure=measure(trained), model=trained)
-    optimizer = torch.optim.SGD(trained.parameters(), lr=LR)
-    shown = shown_to(weighter)
-    for number, whole in enumerate(training_batches()):
-        rows = validation_rows()[[(number * 6 + place) % 13 for place in range(6)]]
-        before = means(trained, rows).detach()
-        one_step(step, trained, trained, optimizer, parts_of(whole, 2))
-        torch.testing.assert_close(shown[-1].val_losses_before, before)
-        torch.testing.assert_close(shown[-1].val_losses, means(trained, rows).detach())
-
-
-# ---- several methods at once -----------------------------------------------------------------------------------------
+# ---- several methods at once ----------------------------------------------------------------------------------------
 
 
 def test_groups_of_tasks_have_methods_of_their_own_side_by_side() -> None:

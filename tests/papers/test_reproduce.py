@@ -1,323 +1,33 @@
-"""Claims of papers as checks: each can hold and fail. Published, re-run and own numbers side by side."""
+"""Published, re-run and own numbers side by side, as a page and a command."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import fake_runs
-import numpy as np
-import pandas as pd
 import pytest
+from paper_runs import (
+    OFF,
+    ON,
+    checks_of,
+    finetuned,
+    landscape,
+    languages,
+    regressions,
+)
 
-from benchmarks.analysis.scores import scores
-from benchmarks.analysis.sections import sections
 from benchmarks.cli import main as command_line
-from benchmarks.contract import Training
-from benchmarks.papers.claims import Check, Measured, Ours
+from benchmarks.papers.claims import Ours
 from benchmarks.papers.comparison import PublishedRow, compare
 from benchmarks.papers.experiments import EXPERIMENTS, experiments, names, suite_of
 from benchmarks.papers.published import papers, published
 from benchmarks.papers.reproduction import write_reproduction
 from benchmarks.planning.plan import Filters, make_plan
 from benchmarks.planning.suite import read_suite
-from benchmarks.problems.famo_toy import STARTS
 from benchmarks.problems.finetune import models
-from benchmarks.records.schema import MetricInfo, Role, Run
+from benchmarks.records.schema import Run
 from benchmarks.report.formatting import MISSING, escape_markdown
-
-SEEDS = tuple(range(8))
-
-
-def measured(paper: str, runs: Sequence[Run]) -> list[Measured]:
-    """Of the experiments whose problem has runs."""
-    found = {section.name: scores(section) for section in sections(runs)[0]}
-    return [
-        each.measure({name: own for name, own in found.items() if own.section.problem.name == each.problem})
-        for each in EXPERIMENTS[paper]
-        if any(own.section.problem.name == each.problem for own in found.values())
-    ]
-
-
-def checks_of(paper: str, runs: Sequence[Run]) -> list[Check]:
-    return [check for each in measured(paper, runs) for check in each.checks]
-
-
-def verdicts(paper: str, runs: Sequence[Run]) -> list[str]:
-    return [check.verdict for check in checks_of(paper, runs)]
-
-
-# ---- FAMO ------------------------------------------------------------------------------------------------------------
-
-
-def landscape(method: str, gaps: Sequence[float]) -> Run:
-    keys = [f"front_gap[start {number}]" for number in range(1, len(STARTS) + 1)]
-    infos = [MetricInfo(key=key, name=key, task=None, higher_is_better=False, primary=False) for key in keys]
-    return fake_runs.make(
-        method,
-        problem="famo_toy",
-        tasks=("f1", "f2"),
-        infos=infos,
-        metrics=dict(zip(keys, gaps, strict=True)),
-        options={"tolerance": 0.01},
-    )
-
-
-ON, NEAR, OFF = 0.0, 0.0099, 0.96
-
-
-@pytest.mark.parametrize(
-    ("uniform", "famo", "expected"),
-    [
-        ((ON, ON, OFF, ON, ON), (ON, ON, NEAR, ON, ON), ["holds", "holds"]),
-        ((ON, ON, ON, ON, ON), (ON, ON, ON, ON, ON), ["does not hold", "holds"]),
-        ((OFF, ON, OFF, ON, ON), (ON, ON, ON, 0.0101, ON), ["does not hold", "does not hold"]),
-        ((ON, ON, float("nan"), ON, ON), (OFF, OFF, OFF, OFF, OFF), ["holds", "does not hold"]),
-    ],
-)
-def test_famo_is_judged_by_the_starts_that_are_missed(
-    uniform: Sequence[float], famo: Sequence[float], expected: list[str]
-) -> None:
-    runs = [landscape("uniform", uniform), landscape("famo", famo)]
-    assert verdicts("famo", runs) == expected
-    first, second = checks_of("famo", runs)
-    assert f"missed {sum(not gap <= 0.01 for gap in uniform)} of 5" in first.numbers
-    assert f"missed {sum(not gap <= 0.01 for gap in famo)} of 5" in second.numbers
-    assert "above 0.01" in first.criterion
-
-
-def test_the_missed_start_is_named_with_its_gap() -> None:
-    first, _ = checks_of("famo", [landscape("uniform", (ON, ON, OFF, ON, ON)), landscape("famo", (ON,) * 5)])
-    assert "(9, 9) with a gap of 0.96" in first.numbers
-
-
-def test_famo_cannot_be_judged_without_a_finished_run() -> None:
-    assert verdicts("famo", [landscape("uniform", (ON, ON, OFF, ON, ON))]) == ["holds", "cannot be judged"]
-
-
-# ---- GradNorm --------------------------------------------------------------------------------------------------------
-
-SUMMED = MetricInfo(key="summed_relative_loss", name="summed", task=None, higher_is_better=False, primary=False)
-
-
-def regressions(levels: dict[str, float], seeds: Sequence[int] = SEEDS, noise: float = 0.01) -> list[Run]:
-    draw = np.random.default_rng(0)
-    return [
-        fake_runs.make(
-            method, seed, problem="gradnorm_toy", infos=[SUMMED], metrics={SUMMED.key: level + float(draw.normal(0, noise))}
-        )
-        for seed in seeds
-        for method, level in levels.items()
-    ]
-
-
-@pytest.mark.parametrize(
-    ("levels", "expected"),
-    [
-        ({"uniform": 4.6, "uncertainty": 3.9, "gradnorm": 3.6}, ["holds", "holds"]),
-        ({"uniform": 4.6, "uncertainty": 3.3, "gradnorm": 3.6}, ["holds", "does not hold"]),
-        ({"uniform": 3.2, "uncertainty": 3.3, "gradnorm": 3.6}, ["does not hold", "does not hold"]),
-    ],
-)
-def test_gradnorm_is_judged_against_both_rivals(levels: dict[str, float], expected: list[str]) -> None:
-    assert verdicts("gradnorm", regressions(levels))[:2] == expected
-
-
-def test_few_seeds_or_much_noise_cannot_be_judged() -> None:
-    levels = {"uniform": 4.6, "uncertainty": 3.9, "gradnorm": 3.6}
-    few = checks_of("gradnorm", regressions(levels, SEEDS[:3]))[:2]
-    assert [check.verdict for check in few] == ["cannot be judged"] * 2
-    assert all("3 of 3 better; too few to test: 3 pairs cannot reach p < 0.25" in check.numbers for check in few)
-    equal = {"uniform": 3.6, "uncertainty": 3.6, "gradnorm": 3.6}
-    assert verdicts("gradnorm", regressions(equal, noise=0.5))[:2] == ["cannot be judged"] * 2
-
-
-def test_p_is_corrected_for_the_number_of_rivals() -> None:
-    # Six pairs of one sign have p = 0.031, twice that after Holm; seven are the fewest for two comparisons.
-    levels = {"uniform": 4.6, "uncertainty": 3.9, "gradnorm": 3.6}
-    six, seven = (checks_of("gradnorm", regressions(levels, range(number)))[:2] for number in (6, 7))
-    assert [check.verdict for check in six] == ["cannot be judged"] * 2
-    assert all(float(check.numbers.partition(" against ")[0]) == pytest.approx(3.6, abs=0.02) for check in six)
-    assert all(
-        "6 of 6 better; too few to test: 6 pairs cannot reach p < 0.062 over 2 comparisons" in check.numbers for check in six
-    )
-    assert [check.verdict for check in seven] == ["holds"] * 2
-
-
-def test_a_rival_without_runs_leaves_the_other_claim_alone() -> None:
-    first, second, *_ = checks_of("gradnorm", regressions({"uniform": 4.6, "gradnorm": 3.6}))
-    assert (first.verdict, second.verdict) == ("holds", "cannot be judged")
-    assert second.numbers == "no seed with finished runs of both"
-
-
-def test_both_of_gradnorms_rules_are_judged() -> None:
-    levels = {"uniform": 4.6, "uncertainty": 3.3, "gradnorm": 3.6, "gradnorm[floor=0]": 5.7}
-    checks = checks_of("gradnorm", regressions(levels))
-    assert [check.verdict for check in checks] == ["holds", "does not hold", "does not hold", "does not hold"]
-    assert ["at or above 0.001" in check.claim for check in checks] == [True, True, False, False]
-
-
-# ---- CoBa ------------------------------------------------------------------------------------------------------------
-
-LANGUAGE_MODEL = Training(steps=400, log_every=20, evaluate_every=20)
-TASKS = ("python", "stubs")
-BITS = [MetricInfo(key=f"{task}/bits", name="bits", task=task, higher_is_better=False, primary=True) for task in TASKS]
-RIVALS = ("gradnorm", "lbtw", "famo", "famo[losses_from=validation]")
-
-
-def language_model(
-    method: str,
-    seed: int,
-    apart: int,
-    seconds: float = 0.001,
-    *,
-    problem: str = "code_lm",
-    bits: float = 1.0,
-    stubs: float = 0.5,
-    role: Role = "method",
-    warmup: int = 80,
-    options: dict[str, Any] | None = None,
-) -> Run:
-    """Two tasks whose validation losses are lowest ``apart`` steps from each other. stubs: the weight of the second."""
-    steps = np.arange(0, 401, 20)
-    frames = []
-    for task, best, weight in (("python", 100, 1 - stubs), ("stubs", 100 + apart, stubs)):
-        loss = 1 + np.abs(steps - best) * (1e-3 + 1e-6 * seed)
-        frame = pd.DataFrame(
-            {"step": steps, "replica": 0, "task": task, "train_loss": loss, "val_loss": loss, "weight": weight}
-        )
-        frame.loc[frame["step"] == 400, ["train_loss", "weight"]] = np.nan
-        frames.append(frame)
-    run = fake_runs.make(
-        method,
-        seed,
-        problem=problem,
-        tasks=TASKS,
-        infos=BITS,
-        metrics={info.key: bits * (1 + 0.001 * seed) for info in BITS},
-        trajectory=pd.concat(frames, ignore_index=True),
-        training=LANGUAGE_MODEL,
-        seconds=seconds * (1 + 0.001 * seed),
-        role=role,
-        options=options,
-    )
-    spec = run.record.run.weighter.model_copy(update={"name": method.partition("[")[0]})
-    changes = {"run": run.record.run.model_copy(update={"weighter": spec}), "resolved": {"warmup": warmup}}
-    return Run(run.record.model_copy(update=changes), run.trajectory)
-
-
-def languages(
-    coba: tuple[int, float], others: tuple[int, float], seeds: Sequence[int] = SEEDS, bits: tuple[float, float] = (1.0, 1.0)
-) -> list[Run]:
-    """Steps apart, seconds per step and bits per byte of CoBa and of its rivals; equal weights take 1 ms."""
-    jitter = {seed: 20 * (seed % 2) for seed in seeds}
-    runs = [language_model("coba", seed, *coba, bits=bits[0]) for seed in seeds]
-    for method in RIVALS:
-        runs += [language_model(method, seed, others[0] + jitter[seed], others[1], bits=bits[1]) for seed in seeds]
-    return runs + [language_model("uniform", seed, others[0] + jitter[seed], bits=bits[1] + 0.1) for seed in seeds]
-
-
-def of_claims(words: str, checks: Sequence[Check]) -> list[str]:
-    return [check.verdict for check in checks if words in check.claim]
-
-
-@pytest.mark.parametrize(
-    ("coba", "others", "even", "cheap"),
-    [
-        ((40, 0.0011), (200, 0.002), "holds", "holds"),
-        ((240, 0.003), (40, 0.002), "does not hold", "does not hold"),
-        ((40, 0.003), (200, 0.002), "holds", "does not hold"),
-    ],
-)
-def test_coba_is_judged_by_spread_price_and_cost(
-    coba: tuple[int, float], others: tuple[int, float], even: str, cheap: str
-) -> None:
-    found = checks_of("coba", languages(coba, others))
-    assert of_claims("converge more evenly", found) == [even] * 5
-    assert of_claims("One checkpoint", found) == [even] * 5
-    assert of_claims("A step of CoBa", found) == [cheap] * 4
-
-
-def test_the_numbers_of_coba_are_those_of_the_report() -> None:
-    (scratch,) = measured("coba", languages((40, 0.0011), (200, 0.002)))
-    ours = {(each.method, each.metric): each for each in scratch.ours}
-    assert ours["coba", "convergence_spread"].mean == pytest.approx(0.1)
-    assert ours["famo", "convergence_spread"].mean == pytest.approx((200 + 10) / 400)
-    assert ours["famo", "relative_seconds"].mean == pytest.approx(2.0)
-    assert ours["coba", "price_of_one_checkpoint"].mean == pytest.approx(0.02, rel=0.01)
-    assert ours["coba", "mean_bits_per_byte"].mean == pytest.approx(1.0035)
-    there = {each.method for each in scratch.ours if each.n}
-    assert there == {"uniform", "coba", *RIVALS}
-    assert {each.n for each in scratch.ours if each.method in there} == {8}
-
-
-def test_coba_on_three_seeds_cannot_be_judged() -> None:
-    assert set(verdicts("coba", languages((40, 0.0011), (200, 0.002), SEEDS[:3]))) == {"cannot be judged"}
-
-
-@pytest.mark.parametrize(("bits", "expected"), [((0.9, 1.0), "holds"), ((1.05, 1.0), "does not hold")])
-def test_coba_is_held_against_the_best_of_its_rivals(bits: tuple[float, float], expected: str) -> None:
-    """In the second case it is better than equal weights, which are not the best rival."""
-    found = [
-        check for check in checks_of("coba", languages((40, 0.001), (40, 0.001), bits=bits)) if "fewer bits" in check.claim
-    ]
-    assert [check.verdict for check in found] == [expected, "cannot be judged", "cannot be judged"]
-    assert "gradnorm, the best rival" in found[0].claim
-
-
-def test_tuned_coba_is_held_against_tuned_rivals() -> None:
-    runs = languages((40, 0.001), (40, 0.001), bits=(2.0, 1.0))
-    for seed in SEEDS:
-        runs += [language_model("coba", seed, 40, bits=0.8, role="tuned")]
-        runs += [language_model("lbtw", seed, 40, bits=0.85, role="tuned")]
-        runs += [language_model("famo", seed, 40, bits=0.9, role="tuned")]
-    (found,) = [check for check in checks_of("coba", runs) if check.claim.startswith("Tuned CoBa")]
-    assert (found.verdict, "tuned lbtw" in found.claim) == ("holds", True)
-
-
-def test_a_warm_up_that_ends_too_late_is_said() -> None:
-    soon, late = ([language_model("uniform", 0, 40), language_model("coba", 0, 40, warmup=warmup)] for warmup in (80, 100))
-    assert "did not end before" not in measured("coba", soon)[0].notes[0]
-    assert "The warm-up did not end before that." in measured("coba", late)[0].notes[0]
-    assert "turns at step 100 to 100" in measured("coba", late)[0].notes[0]
-
-
-def finetuned(famo: float, fed: float) -> list[Run]:
-    """stubs has the fewest examples; equal weights are drawn in two ways."""
-    weights = {"uniform": 0.5, "token_mean": 0.5, "famo": famo, "famo[losses_from=validation]": fed, "coba": 0.5}
-    runs = [
-        language_model(name, seed, 40 if name != "famo" else 0, problem="finetune_lm", stubs=weight + 0.001 * seed)
-        for name, weight in weights.items()
-        for seed in SEEDS
-    ]
-    return runs + [
-        language_model("uniform", seed, 40, problem="finetune_lm", bits=0.7, options={"sampling": "proportional"})
-        for seed in SEEDS
-    ]
-
-
-@pytest.mark.parametrize(
-    ("famo", "fed", "expected"), [(0.7, 0.4, ["holds", "holds"]), (0.3, 0.4, ["does not hold", "does not hold"])]
-)
-def test_where_the_weight_of_famo_goes(famo: float, fed: float, expected: list[str]) -> None:
-    found = checks_of("coba", finetuned(famo, fed))
-    assert of_claims("more than an equal share", found) + of_claims("Fed with validation losses", found) == expected
-    # Its loss is lowest earlier than under equal weights, and so ends higher above.
-    assert of_claims("ends further above its lowest", found) == ["holds"]
-
-
-def test_ways_to_draw_tasks_are_among_the_rivals() -> None:
-    runs = finetuned(0.7, 0.4)
-    (only,) = measured("coba", runs)
-    drawn = [each for each in only.ours if each.method == "uniform[sampling=proportional]"]
-    # Seconds are relative to the uniform run beside, which is this one itself.
-    assert {(each.n, each.metric == "relative_seconds") for each in drawn} == {(8, False), (0, True)}
-    claims = [check.claim for check in only.checks if "best rival" in check.claim]
-    assert all("uniform[sampling=proportional], the best rival" in claim for claim in claims)
-
-
-# ---- side by side ----------------------------------------------------------------------------------------------------
 
 
 def rows_of(paper: str, protocol: str, ours: Sequence[Ours] = ()) -> dict[tuple[str, str], PublishedRow]:
@@ -434,7 +144,7 @@ def test_the_suite_of_a_paper_has_what_its_claims_need(paper: str, tmp_path: Pat
         assert found.protocol in papers()[paper]
 
 
-# ---- the command -----------------------------------------------------------------------------------------------------
+# ---- the command ----------------------------------------------------------------------------------------------------
 
 
 def test_an_unknown_paper_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
