@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +11,6 @@ from typing import Any, Literal
 
 import filelock
 import pandas as pd
-import psutil
 import torch
 
 from benchmarks.analysis.relative_cost import own_timing, timed_lately
@@ -22,6 +19,7 @@ from benchmarks.contract import Data, Problem
 from benchmarks.errors import StorageError, UserError, one_line
 from benchmarks.harness.checkpoint import Checkpoint
 from benchmarks.harness.loop import DivergedError, Loop, StopRequested
+from benchmarks.harness.peak_memory import PeakMemory
 from benchmarks.records import provenance
 from benchmarks.records.contents import content_hashes
 from benchmarks.records.locks import lock_of
@@ -147,7 +145,7 @@ def _time_again(job: Job, send: Send, should_stop: ShouldStop) -> WorkerEvent:
 def _train(job: Job, send: Send, should_stop: ShouldStop, checkpoint: Checkpoint | None) -> Run | None:
     """The trained run, in whatever state it ended; None if it was asked to stop."""
     started = provenance.now()
-    memory = _PeakMemory()
+    memory = PeakMemory()
     problem: Problem | None = None
     loop: Loop | None = None
     fields: dict[str, Any] = {}
@@ -256,40 +254,3 @@ def weighter_of(spec: RunSpec, problem: Problem, data: Data) -> tuple[Weighter, 
     hyperparameters = hyperparameters_in_run(spec.weighter.name, spec.weighter.hyperparameters, facts)
     kind = weighter_class(spec.weighter.name)
     return build(kind, problem.num_tasks, batch_shape=problem.batch_shape, **hyperparameters), hyperparameters
-
-
-class _PeakMemory:
-    """Growth of the process's peak resident set since ``start``; on CUDA the peak of the allocator."""
-
-    def __init__(self) -> None:
-        self.before_mb = 0.0
-
-    def start(self, device: torch.device) -> None:
-        # Where the system lets a process forget its peak, that of an earlier run does not count.
-        with contextlib.suppress(OSError):
-            _FORGET_PEAK.write_text("5")
-        self.before_mb = psutil.Process().memory_info().rss / 2**20
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
-
-    def peak_mb(self, device: torch.device) -> float | None:
-        if device.type == "cuda":
-            return torch.cuda.max_memory_allocated(device) / 2**20
-        peak = _peak_resident_mb()
-        return None if peak is None else max(0.0, peak - self.before_mb)
-
-
-_FORGET_PEAK, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
-
-
-def _peak_resident_mb() -> float | None:
-    """None where the system does not say."""
-    with contextlib.suppress(OSError, StopIteration):
-        line = next(line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM:"))
-        return float(line.split()[1]) / 2**10
-    if sys.platform == "win32":
-        return None
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return float(peak) / (2**20 if sys.platform == "darwin" else 2**10)

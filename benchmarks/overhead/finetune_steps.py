@@ -17,7 +17,6 @@ import argparse
 import importlib.util
 import json
 import math
-import resource
 import subprocess
 import sys
 import tempfile
@@ -36,6 +35,7 @@ from tqdm import tqdm
 from benchmarks.contract import Batch, to_device
 from benchmarks.harness.loop import Loop
 from benchmarks.harness.optimizer import make_optimizer
+from benchmarks.harness.peak_memory import PeakMemory
 from benchmarks.problems.finetune.batches import FinetuneData
 from benchmarks.problems.finetune.models import PACKAGE
 from benchmarks.problems.finetune_lm import FinetuneLM
@@ -45,7 +45,6 @@ WEIGHTERS = ("uniform", "token_mean", "dwa", "uncertainty", "gradnorm", "famo", 
 ALLOWED = {"uniform": 1.03, "dwa": 1.05, "uncertainty": 1.05, "famo": 1.35, "coba": 1.35}
 """What the suite aims at, as a multiple of the loop by hand."""
 BY_HAND, BY_HAND_ALL, TRAINER, TRAINER_ALL = "by hand", "by hand, all logits", "Trainer", "Trainer, all logits"
-BASE = BY_HAND
 LAYERS, RANK = 6, 16
 ROUNDS, BLOCK_STEPS, WARMUP_ROUNDS = 10, 3, 1
 IGNORED = -100
@@ -75,7 +74,7 @@ def finetune_costs(device: torch.device) -> pd.DataFrame:
 
 
 def _row(name: str, seconds: Mapping[str, list[float]], peak: float) -> dict[str, Any]:
-    ratios = np.array(seconds[name]) / np.array(seconds[BASE])
+    ratios = np.array(seconds[name]) / np.array(seconds[BY_HAND])
     low, middle, high = np.quantile(ratios, [0.25, 0.5, 0.75])
     return {
         "step": name,
@@ -83,7 +82,7 @@ def _row(name: str, seconds: Mapping[str, list[float]], peak: float) -> dict[str
         "ratio": round(float(middle), 3),
         "quartiles": f"{low:.3f} to {high:.3f}",
         "allowed": ALLOWED.get(name, math.nan),
-        "peak MB": round(peak),
+        "peak MB": peak,
     }
 
 
@@ -266,10 +265,14 @@ def _loss_where_learned(model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
 
 
 def _peak(name: str, device: torch.device) -> float:
-    """Of a process that makes a few steps in one way, in MB: its resident memory on a CPU, that of the GPU else."""
+    """Of a process that makes a few steps in one way, in MB: what model and steps add to its resident memory, or the GPU's.
+
+    NaN where the system does not say.
+    """
     command = [sys.executable, "-m", "benchmarks.overhead.finetune_steps", name, "--device", str(device)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    return float(json.loads(done.stdout.splitlines()[-1])["peak_mb"])
+    found = json.loads(done.stdout.splitlines()[-1])["peak_mb"]
+    return math.nan if found is None else float(found)
 
 
 def _synchronize(device: torch.device) -> None:
@@ -285,11 +288,10 @@ def main() -> None:
     options = parser.parse_args()
     device = torch.device(options.device)
     torch.set_num_threads(1)
-    make(options.name, *_problem(), device)(BLOCK_STEPS)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    if device.type == "cuda":
-        peak = torch.cuda.max_memory_allocated(device) / 2**20
-    print(json.dumps({"peak_mb": peak}))
+    found, memory = _problem(), PeakMemory()
+    memory.start(device)
+    make(options.name, *found, device)(BLOCK_STEPS)
+    print(json.dumps({"peak_mb": memory.peak_mb(device)}))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,8 @@ from suites import suite_file
 from benchmarks.cli import main as command_line
 from benchmarks.harness import dispatcher, here, processes
 from benchmarks.harness.dispatcher import PlanResult, execute
-from benchmarks.harness.worker import Job, WorkerEvent, _PeakMemory
+from benchmarks.harness.peak_memory import PeakMemory
+from benchmarks.harness.worker import Job, WorkerEvent
 from benchmarks.records.locks import lock_of
 from benchmarks.records.storage import read_run, run_folder
 
@@ -101,7 +102,7 @@ def test_the_command_says_what_it_leaves(tmp_path: Path, capfd: pytest.CaptureFi
 def test_memory_is_that_of_the_run_whatever_the_process_held_before() -> None:
     held = np.ones(40_000_000)
     del held
-    memory = _PeakMemory()
+    memory = PeakMemory()
     memory.start(torch.device("cpu"))
     assert (memory.peak_mb(torch.device("cpu")) or 0) < 100
     held = np.ones(40_000_000)
