@@ -65,8 +65,8 @@ def _finetuning(table: Table | None) -> list[str]:
         f"Fine-tuning SmolLM2-135M-Instruct, five tasks, one example each: LoRA of rank {RANK} in the last {LAYERS} layers,",
         "bfloat16, nothing cached. All ways take turns in one process. `by hand` is a loop with transformers and peft that",
         "applies the output embedding where a token is learned alone; with all logits, as a model's own loss. `Trainer`",
-        "is transformers' own, the time between its steps included. Peak memory is that of a process of its own. A backward",
-        "pass through frozen layers costs about as much as a forward pass, so one more forward pass is about half a step.",
+        "is transformers' own, the time between its steps included. Peak memory is that of a process of its own. A forward",
+        "pass goes through all layers, a backward pass through the adapted ones: one more of the former is half a step.",
         "",
         markdown_rows(table),
     ]
