@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -105,8 +106,9 @@ def means(model: nn.Module, part: Batch) -> Tensor:
     return sums_of(model, part) / counts_of(part).clamp(min=1)
 
 
+@cache
 def by_hand(name: str) -> Result:
-    """Plain PyTorch on whole batches: no step object, no micro-batches, no ranks."""
+    """Plain PyTorch on whole batches: no step object, no micro-batches, no ranks. Trained once for all that ask."""
     trained, weighter, validation = model(), method(name), validation_rows()
     optimizer = torch.optim.SGD(trained.parameters(), lr=LR)
     losses_of, weights_of = [], []

@@ -1,7 +1,8 @@
-"""Settings of all tests: one thread, inputs that are the same in every run, and a folder of reference traces to replay."""
+"""Settings of all tests: one thread, no hub, inputs that are the same in every run, and a folder of reference traces."""
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from collections.abc import Iterator
@@ -10,7 +11,6 @@ from pathlib import Path
 import browsers
 import pytest
 import torch
-from check_bench import check_bench, recorded_once
 from command_line import bench
 from conformance import Conformance
 from finetune_fixtures import gpt2, hub, llama, model_cache
@@ -19,9 +19,13 @@ from places import TESTS
 
 from benchmarks.harness.interrupts import SIGNALS
 
-__all__ = ["bench", "check_bench", "gpt2", "hub", "llama", "model_cache", "recorded_once"]
+__all__ = ["bench", "gpt2", "hub", "llama", "model_cache"]
 
+# What is imported and collected is no garbage: the collector would go through all of it again and again.
+gc.disable()
 torch.set_num_threads(1)
+# For this process and for all that it starts. What speaks to the hub reads it once, when it is imported.
+os.environ["HF_HUB_OFFLINE"] = "1"
 
 settings.register_profile(
     "suite", deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
@@ -51,6 +55,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         left_out = drive[1:] if os.environ.get("CI") else drive
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -95,5 +104,4 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Tokenizers are not kept beyond the tests, and none is looked for elsewhere."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        patch.setenv("HF_HUB_OFFLINE", "1")
         yield

@@ -14,11 +14,10 @@ from tiny_models import write_model
 
 @pytest.fixture(scope="module")
 def model_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder of cached models and hidden states, empty at first; the hub is not asked."""
+    """A folder of cached models and hidden states, empty at first."""
     patch = pytest.MonkeyPatch()
     cache = tmp_path_factory.mktemp("cache")
     patch.setenv("XDG_CACHE_HOME", str(cache))
-    patch.setenv("HF_HUB_OFFLINE", "1")
     yield cache / "multitask-weighting"
     patch.undo()
 

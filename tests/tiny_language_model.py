@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -89,8 +90,9 @@ def validation_places(step: int, size: int = 9) -> list[int]:
     return [own[(step * each + place) % len(own)] for own in per_task for place in range(each)]
 
 
+@cache
 def by_hand(name: str) -> Result:
-    """Plain PyTorch on whole batches."""
+    """Plain PyTorch on whole batches, trained once for all that ask."""
     trained, weighter, data, validation = model(), method(name), rows(), validation_rows()
     optimizer = torch.optim.SGD(trained.parameters(), lr=LR)
     losses_of, weights_of = [], []

@@ -161,7 +161,7 @@ SMALL_PROBLEMS: dict[str, tuple[type[Problem], dict[str, Any]]] = {
     "multidigits": (MultiDigitsInDouble, SMALL["multidigits"]),
     "gradnorm_toy": (GradNormToyInDouble, SMALL["gradnorm_toy"]),
     "famo_toy": (FamoToyInDouble, {}),
-    "code_lm": (CodeLmInDouble, {"sequence_length": 32, "hidden_size": 16, "intermediate_size": 32, "num_layers": 1}),
+    "code_lm": (CodeLmInDouble, dict(code_lm.CodeLM.small)),
 }
 
 
@@ -181,6 +181,7 @@ def small_problem(name: str) -> Problem:
     return kind(**options)
 
 
+@pytest.mark.usefixtures("own_cache")
 @pytest.mark.parametrize(("name", "method"), PAIRS)
 def test_micro_batches_of_listed_problems(name: str, method: str) -> None:
     problem = small_problem(name)

@@ -30,7 +30,7 @@ def test_playwrights_own_will_do(tmp_path: Path) -> None:
 
 def without_a_browser(tmp_path: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """The tests of the page and one other, where no browser is to be found."""
-    kept = {name: value for name, value in os.environ.items() if name != "CI"}
+    kept = {name: value for name, value in os.environ.items() if name not in ("CI", "PYTEST_ADDOPTS")}
     kept |= {"PATH": str(tmp_path), "HOME": str(tmp_path), **environment}
     command = [
         sys.executable,

@@ -6,15 +6,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from ranks import RANKS, on_ranks
 from scripts import SUBJECTS
-from torch import Tensor, distributed, multiprocessing
+from torch import Tensor
 
 from weighting import Observation, TaskLosses
 from weighting.testing.synthetic import Script, run, script
 
 pytestmark = pytest.mark.slow
 
-RANKS, TASKS, STEPS = 2, 3, 100
+TASKS, STEPS = 3, 100
 OTHERS = [subject for subject in SUBJECTS if subject.make(TASKS).batch_shape == ()]
 
 
@@ -65,30 +66,13 @@ def weights_of_others(shown: Script) -> dict[str, Tensor]:
     return {subject.label: run(subject.make(TASKS), shown) for subject in OTHERS}
 
 
-def one_rank(rank: int, meeting: str, folder: str) -> None:
-    distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=RANKS)
-    torch.set_num_threads(1)
-    torch.save(weights_of_others(shown_to(slice(rank, rank + 1))), Path(folder) / f"{rank}.pt")
-    distributed.destroy_process_group()
-
-
-def ranks(folder: Path) -> list[dict[str, Tensor]]:
-    """By rank, every method's weights."""
-    context = multiprocessing.get_context("spawn")
-    processes = [
-        context.Process(target=one_rank, args=(rank, str(folder / "meeting"), str(folder))) for rank in range(RANKS)
-    ]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    assert [process.exitcode for process in processes] == [0] * RANKS
-    return [torch.load(folder / f"{rank}.pt") for rank in range(RANKS)]
+def on_a_rank(rank: int) -> dict[str, Tensor]:
+    return weights_of_others(shown_to(slice(rank, rank + 1)))
 
 
 def test_ranks_have_the_weights_of_the_whole_batch(tmp_path: Path) -> None:
     """All methods in one test, as starting the ranks takes longer than all that they do."""
-    first, second = ranks(tmp_path)
+    first, second = on_ranks(tmp_path, on_a_rank)
     others = [subject.label for subject in OTHERS if not torch.equal(first[subject.label], second[subject.label])]
     assert others == []
     whole = weights_of_others(shown_to(slice(0, RANKS)))

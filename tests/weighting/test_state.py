@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import pytest
 import torch
+from all_methods import weights_elsewhere
 from safetensors.torch import load_file, save_file
 from scripts import every_setting, make
 from torch import Tensor, nn
@@ -88,21 +89,18 @@ def test_from_pretrained_without_the_state_is_one_error(tmp_path: Path) -> None:
         assert torch.equal(weights, run(weighting.create("coba", 3, warmup=3, window=6), shown))
 
 
-def weights_elsewhere(weighter: Weighter, steps: list[Observation], answer: Any) -> None:
-    answer.put(go_on(weighter, steps).tolist())
-
-
-@pytest.mark.parametrize(("name", "more"), [("coba", {}), ("gradnorm", {"losses_from": "validation"})], ids=str)
 @pytest.mark.slow
-def test_a_spawned_process_goes_on_with_it(name: str, more: dict[str, Any]) -> None:
-    weighter, twin, rest = half_way(name, more)
+def test_a_spawned_process_goes_on_with_it() -> None:
+    """One process for both, as starting it takes longer than all that it does."""
+    halves = [half_way("coba", {}), half_way("gradnorm", {"losses_from": "validation"})]
     context = multiprocessing.get_context("spawn")
     answer = context.Queue()
-    process = context.Process(target=weights_elsewhere, args=(weighter, rest.steps, answer))
+    started = [(weighter, rest.steps) for weighter, _, rest in halves]
+    process = context.Process(target=weights_elsewhere, args=(started, answer))
     process.start()
     found = answer.get(timeout=120)
     process.join()
-    assert found == go_on(twin, rest.steps).tolist()
+    assert found == [go_on(twin, rest.steps).tolist() for _, twin, rest in halves]
 
 
 # ---- no waiting ------------------------------------------------------------------------------------------------------
