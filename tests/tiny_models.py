@@ -11,6 +11,7 @@ import torch
 
 from benchmarks.contract import Training
 from benchmarks.problems.finetune_lm import FinetuneLM
+from benchmarks.testing.data import bytes_of
 
 TEXTS = ["def add(a, b):\n    return a + b\n", "int add(int a, int b) {\n  return a + b;\n}\n", "the sum of two numbers\n"]
 TRAINING = FinetuneLM.training.model_copy(update={"batch_size": 2, "warmup_steps": 0})
@@ -126,3 +127,11 @@ class ShortNumbers(FinetuneLM):
         "dtype": "bfloat16",
         "gradient_checkpointing": True,
     }
+
+
+VARIANTS: tuple[type[FinetuneLM], ...] = (WithAdapters, Packed, ShortNumbers)
+
+
+def bytes_of_variants(_kind: type) -> dict[str, dict[str, str]]:
+    """Name of a class -> what -> hash, for a process of its own."""
+    return {kind.__name__: bytes_of(kind) for kind in VARIANTS}

@@ -283,18 +283,24 @@ OTHERS: dict[str, tuple[Path, Callable[[Path], None], int]] = {
 def test_a_damaged_file_is_read_or_told_in_a_line(name: str, tmp_path: Path) -> None:
     original, read, times = OTHERS[name]
     content, copy = original.read_bytes(), tmp_path / original.name
-    told = 0
+    # Whether it was told of what is now in the file's place: the same damage twice is read once.
+    told: dict[bytes | None, bool] = {}
+    found = []
     for seed in range(times):
         copy.write_bytes(content)
         damage(copy, random.Random(seed), (mistaken, mistaken) if copy.suffix == ".json" else ())
-        try:
-            read(copy)
-        except UserError as error:
-            assert one_line(str(error)), seed
-            told += 1
+        now = copy.read_bytes() if copy.is_file() else None
+        if now is None or now not in told:
+            told[now] = False
+            try:
+                read(copy)
+            except UserError as error:
+                assert one_line(str(error)), seed
+                told[now] = True
+        found.append(told[now])
         restore(copy, content)
     read(copy)
-    assert told > times / 4
+    assert sum(found) > times / 4
 
 
 @pytest.mark.parametrize(
@@ -304,7 +310,7 @@ def test_a_damaged_file_is_read_or_told_in_a_line(name: str, tmp_path: Path) -> 
         "seeds: !!int x",
         "seeds: !!timestamp x",
         "seeds: &a [*a]",
-        "seeds: " + "[" * 20_000,
+        "seeds: " + "[" * 600,  # deeper than Python goes
         "? [a, b]\n: 1",
     ],
     ids=lambda text: text[:20],
