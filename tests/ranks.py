@@ -28,7 +28,7 @@ def _one(rank: int, meeting: str, folder: str, work: Callable[..., Any], argumen
 def _all(method: str, shared: tuple[Any, ...]) -> None:
     """Start both ranks and wait for them. Forked, they share what was imported, which is no garbage."""
     gc.freeze()
-    context = multiprocessing.get_context(method)
+    context: Any = multiprocessing.get_context(method)
     processes = [context.Process(target=_one, args=(rank, *shared)) for rank in range(RANKS)]
     for process in processes:
         process.start()
