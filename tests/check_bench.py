@@ -60,10 +60,8 @@ def simplify(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(check, "check_beginnings", lambda *_: [])
 
 
-@pytest.fixture(scope="session")
-def recorded_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The suite and its baseline, to be copied."""
-    folder = tmp_path_factory.mktemp("baseline")
+def record(folder: Path) -> Path:
+    """The suite and its baseline, in a folder to be copied from."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         simplify(monkeypatch)
         path = regression_runs.suite(folder, weighters=METHODS)
@@ -74,8 +72,8 @@ def recorded_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def check_bench(recorded_once: Path, tmp_path: Path, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> CheckBench:
+def copy(recorded: Path, folder: Path, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> CheckBench:
+    """What was recorded, in a folder of its own."""
     simplify(monkeypatch)
-    shutil.copytree(recorded_once, tmp_path, dirs_exist_ok=True)
-    return CheckBench(tmp_path, bench, monkeypatch)
+    shutil.copytree(recorded, folder, dirs_exist_ok=True)
+    return CheckBench(folder, bench, monkeypatch)

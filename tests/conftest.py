@@ -7,17 +7,21 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import browsers
 import pytest
 import torch
-from command_line import bench
+from command_line import Bench, bench
 from conformance import Conformance
 from finetune_fixtures import gpt2, hub, llama, model_cache
 from hypothesis import HealthCheck, settings
 from places import TESTS
 
 from benchmarks.harness.interrupts import SIGNALS
+
+if TYPE_CHECKING:
+    from check_bench import CheckBench
 
 __all__ = ["bench", "gpt2", "hub", "llama", "model_cache"]
 
@@ -97,6 +101,22 @@ def _keep_signals() -> Iterator[None]:
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture(scope="session")
+def recorded_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The suite of ``check_bench`` and its baseline."""
+    # Imported on use, as it brings all that compares along.
+    from check_bench import record
+
+    return record(tmp_path_factory.mktemp("baseline"))
+
+
+@pytest.fixture
+def check_bench(recorded_once: Path, tmp_path: Path, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> CheckBench:
+    from check_bench import copy
+
+    return copy(recorded_once, tmp_path, bench, monkeypatch)
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -236,24 +237,30 @@ def test_another_shape_is_one_line(value: Tensor) -> None:
 # ---- stopping and going on -------------------------------------------------------------------------------------------
 
 
+def made(name: str) -> Weighter:
+    return Counts(3) if name == "counts" else method(name)
+
+
+@cache
+def whole(name: str) -> pd.DataFrame:
+    """The trajectory of the run at a stretch, trained once for all stops."""
+    loop = loop_of(made(name), settings(**TRAINING, **ON))
+    loop.run()
+    return loop.trajectory.frame()
+
+
 @pytest.mark.parametrize("name", [*METHODS, "counts"])
 @pytest.mark.parametrize("blocks", [1, 5, 18])
 def test_a_resumed_run_has_the_same_probes(name: str, blocks: int, tmp_path: Path) -> None:
     """After the first block, in the middle, and after the last, when the score alone is missing."""
-
-    def made() -> Weighter:
-        return Counts(3) if name == "counts" else method(name)
-
     training = settings(**TRAINING, **ON)
-    whole = loop_of(made(), training)
-    whole.run()
-    stopped = loop_of(made(), training, checkpoint=Checkpoint(tmp_path, "run"), should_stop=stop_after(blocks))
+    stopped = loop_of(made(name), training, checkpoint=Checkpoint(tmp_path, "run"), should_stop=stop_after(blocks))
     with pytest.raises(StopRequested):
         stopped.run()
-    last = loop_of(made(), training, checkpoint=Checkpoint(tmp_path, "run"))
+    last = loop_of(made(name), training, checkpoint=Checkpoint(tmp_path, "run"))
     last.run()
     assert last.resumed == 1
-    pd.testing.assert_frame_equal(last.trajectory.frame(), whole.trajectory.frame(), check_exact=True)
+    pd.testing.assert_frame_equal(last.trajectory.frame(), whole(name), check_exact=True)
     assert (stopped.step == 40) == (blocks == 18)
 
 

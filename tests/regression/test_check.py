@@ -21,7 +21,6 @@ from benchmarks.records.schema import RunSpec
 from benchmarks.records.storage import RUN_FILE, read_run, run_folders
 from benchmarks.regression import golden_runs, golden_weights, step_cost
 
-pytest_plugins = ["check_bench"]
 pytestmark = pytest.mark.slow
 
 

@@ -17,7 +17,6 @@ from benchmarks.regression import golden_runs, golden_weights
 from benchmarks.regression.planted import PLANTED, Planted
 from weighting import names
 
-pytest_plugins = ["check_bench"]
 pytestmark = pytest.mark.slow
 
 SMALL = dict(golden_runs.SMALL)
