@@ -11,6 +11,8 @@ from typing import Any
 
 from weighting._build import build
 from weighting._citations import citations
+from weighting.aligned_mtl import AlignedComponents
+from weighting.cagrad import ConflictAverse
 from weighting.claim import Claim
 from weighting.coba import CoBa
 from weighting.coba_ablations import CoBaAbsolute, CoBaFixedMix, CoBaFromStart, CoBaRelative
@@ -18,17 +20,23 @@ from weighting.coba_mftcoder import CoBaMFTCoder
 from weighting.contract import Weighter
 from weighting.dwa import DynamicWeightAverage
 from weighting.dwa_nash_mtl import SlidingWeightAverage
+from weighting.fairgrad import FairGradient
 from weighting.famo import Famo
 from weighting.gls import GeometricLoss
 from weighting.gradients import gradient_norms
 from weighting.gradnorm import GradNorm
 from weighting.gradnorm_libmtl import SoftmaxGradNorm
+from weighting.gradvac import GradientVaccine
+from weighting.imtl_g import ImpartialGradient
 from weighting.imtl_l import ImpartialLoss
 from weighting.integration_check import IntegrationReport, check_integration
 from weighting.lbtw import LossBalanced
 from weighting.lbtw_official import RescaledLossBalanced
 from weighting.losses import TaskLosses, total
+from weighting.mgda import MinimumNorm
+from weighting.nash_mtl import NashBargaining
 from weighting.observation import Needs, Observation, RunFacts
+from weighting.pcgrad import ProjectedConflicts
 from weighting.random import RandomLossWeighting
 from weighting.replaying import replay
 from weighting.scale_invariant import ScaleInvariant
@@ -37,6 +45,7 @@ from weighting.step import WeightedStep
 from weighting.token_mean import TokenMean
 from weighting.uncertainty import UncertaintyWeighting
 from weighting.uniform import Uniform
+from weighting.upgrad import Unconflicting
 from weighting.validation import ValidationFeed
 
 __all__ = [
@@ -88,6 +97,15 @@ METHODS: dict[str, type[Weighter]] = {
         CoBaAbsolute,
         CoBaFixedMix,
         CoBaFromStart,
+        MinimumNorm,
+        ProjectedConflicts,
+        GradientVaccine,
+        ImpartialGradient,
+        ConflictAverse,
+        NashBargaining,
+        AlignedComponents,
+        FairGradient,
+        Unconflicting,
     )
 }
 """Name -> class of every method and variant, in the order of tables."""

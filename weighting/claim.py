@@ -22,6 +22,12 @@ class Claim(Flag):
     TURNED_TASK_LOSES_WEIGHT = auto()
     UNIFORM_UNTIL_WARMUP_ENDS = auto()
     DIVERGENCE_FACTOR_ONE_AT_STEADY_PACE = auto()
+    OPPOSES_NO_TASK = auto()
+    SHORTEST_IN_THE_SIMPLEX = auto()
+    BEST_FOR_THE_WORST_TASK = auto()
+    SUMS_PROJECTIONS = auto()
+    EQUAL_PROJECTIONS = auto()
+    EQUAL_GAINS = auto()
 
     @property
     def label(self) -> str:

@@ -166,6 +166,9 @@ class Weighter(State, ABC):
     """Whether ``weights`` reads this step's losses, or knows its answer before them: "state"."""
     losses_from: ClassVar[LossesFrom] = "training"
     """Whose losses the method learns from; ``create(..., losses_from=...)`` feeds it the other split's."""
+    acts_on: ClassVar[Literal["all", "shared"]] = "all"
+    """Which parameters the method's paper trains with the weighted total: all, or the shared ones alone, while what belongs
+    to one task is trained by that task's own loss. A statement for whoever trains; no weight depends on it."""
     claims: Claim = Claim.NOTHING
     """Properties that tests check. An instance whose hyperparameters give one up has ``claims`` of its own."""
     adaptive: ClassVar[bool] = True
