@@ -23,8 +23,15 @@ from weighting.observation import Needs, Observation, visible
 RIDGE = 1e-10
 """Added to the diagonal of a matrix of cosines before it is factored; refinement takes its effect away again."""
 REFINEMENTS = 3
-TOLERANCE = 1e-14
+TOLERANCE = 1e-13
 """Relative; signs of smaller numbers are those of rounding."""
+ROUNDS = 20
+"""Of pivoting, at most; five are usual, a dozen is much."""
+PATIENCE = 3
+"""Rounds without a smaller number of wrong signs, after which one element is moved at a time."""
+INTERIOR_STEPS = 40
+SMALLEST_PRODUCT = 1e-18
+"""Of y and slope, on average, where the interior-point method stops: the square root is beyond what can be told."""
 
 
 @dataclass(frozen=True)
@@ -86,57 +93,102 @@ def times(matrix: Tensor, vector: Tensor) -> Tensor:
     return (matrix @ vector.unsqueeze(-1)).squeeze(-1)
 
 
-def solve_on(matrix: Tensor, right: Tensor, support: Tensor) -> Tensor:
+def solve_on(matrix: Tensor, right: Tensor, support: Tensor, refinements: int = REFINEMENTS) -> Tensor:
     """x with matrix x = right on the support and 0 elsewhere; ``right`` ``(..., K, m)`` may hold several columns.
 
-    Of a singular matrix, the solution of least norm, near enough: a ridge and steps of the proximal point method.
+    With the ridge on the diagonal. Each refinement, a step of the proximal point method, takes more of its effect away; of a
+    singular matrix, the solution of least norm comes out, near enough.
     """
     both = support.unsqueeze(-1) & support.unsqueeze(-2)
     alone = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
     factor, _ = torch.linalg.cholesky_ex(torch.where(both, matrix, alone) + RIDGE * alone)
     wanted = torch.where(support.unsqueeze(-1), right, 0.0)
     found = torch.cholesky_solve(wanted, factor)
-    for _ in range(REFINEMENTS):
+    for _ in range(refinements):
         found = torch.cholesky_solve(wanted + RIDGE * found, factor)
     return torch.where(support.unsqueeze(-1), found, 0.0)
 
 
-def pivot(solve: Callable[[Tensor], tuple[Tensor, Tensor]], support: Tensor, allowed: Tensor) -> Tensor:
-    """The point >= 0 whose slope is 0 where it is positive and >= 0 where it is 0, by block pivoting.
+def pivot(
+    solve: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]], support: Tensor, allowed: Tensor, rounds: int
+) -> tuple[Tensor, Tensor]:
+    """The support of the point >= 0 whose slope is 0 where it is positive and >= 0 where it is 0, by block pivoting.
 
-    solve    support -> point and slope, both 0 where that is not decided by it
+    solve    support -> point, slope, and the size of the numbers of which the slope is the sum
     support  where to begin; ``allowed``: which elements may be positive; bool ``(..., K)``
+
+    Also whether it was found: bool ``(..., 1)``. Dependent gradients can make it go round in circles.
     """
-    size = support.shape[-1]
-    place = torch.arange(1, size + 1, device=support.device)
-    fewest = torch.full_like(support[..., :1], size + 1, dtype=torch.int64)
-    patience = torch.full_like(fewest, 3)
-    for _ in range(20 + 2 * size):
-        point, slope = solve(support)
-        wrong = (support & _negative(point)) | (allowed & support.logical_not() & _negative(slope))
-        if (seen := visible(wrong)) is not None and not any(seen):
+    place = torch.arange(1, support.shape[-1] + 1, device=support.device)
+    fewest, patience = torch.full_like(place[:1], len(place) + 1), torch.full_like(place[:1], PATIENCE)
+    for _ in range(rounds):
+        point, slope, sizes = solve(support)
+        negative = point < -TOLERANCE * point.abs().amax(-1, keepdim=True)
+        wrong = torch.where(support, negative, allowed & (slope < -TOLERANCE * sizes))
+        if seen_none(wrong):
             break
         number = wrong.sum(-1, keepdim=True)
-        better = number < fewest
-        fewest = torch.where(better, number, fewest)
-        patience = torch.where(better, 3, patience - 1)
+        patience = torch.where(number < fewest, PATIENCE, patience - 1)
+        fewest = torch.minimum(fewest, number)
         last = (wrong * place).amax(-1, keepdim=True)
-        support = support ^ torch.where(patience >= 0, wrong, wrong & (place == last))
-    return point.clamp(min=0.0)
+        support = support ^ (wrong & ((patience >= 0) | (place == last)))
+    return support, wrong.any(-1, keepdim=True).logical_not()
 
 
-def _negative(values: Tensor) -> Tensor:
-    return values < -TOLERANCE * values.abs().amax(-1, keepdim=True)
+def seen_none(wrong: Tensor) -> bool:
+    """Whether none is true, as far as it can be seen without waiting."""
+    seen = visible(wrong.any())
+    return seen is not None and not any(seen)
 
 
 def least_quadratic(matrix: Tensor, linear: Tensor, allowed: Tensor) -> Tensor:
     """The minimum of y' matrix y / 2 + linear' y over y >= 0, 0 where not ``allowed``: ``(..., K)``."""
+    right, sizes = -linear.unsqueeze(-1), matrix.abs()
 
-    def solve(support: Tensor) -> tuple[Tensor, Tensor]:
-        point = solve_on(matrix, -linear.unsqueeze(-1), support).squeeze(-1)
-        return point, torch.where(support, 0.0, times(matrix, point) + linear)
+    def solve(support: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        point = solve_on(matrix, right, support, 0).squeeze(-1)
+        return point, times(matrix, point) + linear, times(sizes, point.abs()) + linear.abs()
 
-    return pivot(solve, allowed & (linear < 0), allowed)
+    support, solved = pivot(solve, allowed & (linear < 0), allowed, ROUNDS)
+    found = solve_on(matrix, right, support).squeeze(-1).clamp(min=0.0)
+    if seen_none(solved.logical_not()):
+        return found
+    return torch.where(solved, found, inside(matrix, linear, allowed))
+
+
+def inside(matrix: Tensor, linear: Tensor, allowed: Tensor) -> Tensor:
+    """As ``least_quadratic``, by Mehrotra's interior-point method: dearer, and sure of itself with dependent gradients."""
+    linear = torch.where(allowed, linear, 1.0)
+    y = torch.ones_like(linear)
+    slack = torch.ones_like(linear)
+    diagonal = torch.eye(linear.shape[-1], dtype=linear.dtype, device=linear.device) * RIDGE**1.5
+    for _ in range(INTERIOR_STEPS):
+        off = slack - times(matrix, y) - linear
+        factor, _ = torch.linalg.cholesky_ex(matrix + diagonal + torch.diag_embed(slack / y))
+        mean = (y * slack).mean(-1, keepdim=True)
+        ahead, slack_ahead = _direction(matrix, factor, off, -slack * y, y)
+        length = _length(y, ahead, slack, slack_ahead)
+        nearer = ((y + length * ahead) * (slack + length * slack_ahead)).mean(-1, keepdim=True)
+        centre = (nearer / mean) ** 3 * mean
+        ahead, slack_ahead = _direction(matrix, factor, off, centre - slack * y - ahead * slack_ahead, y)
+        length = 0.995 * _length(y, ahead, slack, slack_ahead)
+        going = (mean > SMALLEST_PRODUCT) & (length > 0)
+        y = torch.where(going, y + length * ahead, y)
+        slack = torch.where(going, slack + length * slack_ahead, slack)
+        if seen_none(going):
+            break
+    return torch.where(allowed & (y > slack), y, 0.0)
+
+
+def _direction(matrix: Tensor, factor: Tensor, off: Tensor, product: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    ahead = torch.cholesky_solve((off + product / y).unsqueeze(-1), factor).squeeze(-1)
+    return ahead, times(matrix, ahead) - off
+
+
+def _length(y: Tensor, ahead: Tensor, slack: Tensor, slack_ahead: Tensor) -> Tensor:
+    """The longest step, at most 1, after which all are at least 0."""
+    fastest = torch.maximum(-ahead / y, -slack_ahead / slack).amax(-1, keepdim=True)
+    return 1 / fastest.clamp(min=1.0)
 
 
 def equal_shares(matrix: Tensor, scale: Tensor, power: float) -> tuple[Tensor, Tensor]:

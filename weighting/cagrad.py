@@ -19,8 +19,12 @@ import torch
 from torch import Tensor
 
 from weighting._checks import check
-from weighting._gramian import Gradients, _FromGramian, pivot, solve_on, times
+from weighting._gramian import REFINEMENTS, Gradients, _FromGramian, pivot, solve_on, times
 from weighting.claim import Claim
+
+
+ROUNDS = 200
+"""Of pivoting, at most; five are usual."""
 
 
 class ConflictAverse(_FromGramian):
@@ -60,13 +64,17 @@ class ConflictAverse(_FromGramian):
         linear = times(seen.cosines, norms) / seen.number
         radius = self.c**2 * ((norms * linear).sum(-1, keepdim=True) / seen.number).clamp(min=0.0)
 
-        def solve(support: Tensor) -> tuple[Tensor, Tensor]:
-            both = torch.stack([ones, linear], dim=-1)
-            by_ones, by_linear = solve_on(seen.cosines, both, support).unbind(-1)
+        both, sizes = torch.stack([ones, linear], dim=-1), seen.cosines.abs()
+
+        def solve(support: Tensor, refinements: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+            by_ones, by_linear = solve_on(seen.cosines, both, support, refinements).unbind(-1)
             a, b, q = ((x * y).sum(-1, keepdim=True) for x, y in ((ones, by_ones), (ones, by_linear), (linear, by_linear)))
             a = torch.where(a > 0, a, 1.0)
             level = (b + (b * b - a * (q - radius)).clamp(min=0.0).sqrt()) / a
             point = level * by_ones - by_linear
-            return point, torch.where(support, 0.0, linear + times(seen.cosines, point) - level * ones)
+            slope = linear + times(seen.cosines, point) - level * ones
+            return point, slope, linear.abs() + times(sizes, point.abs()) + (level * ones).abs()
 
-        return pivot(solve, seen.counts, seen.counts) * ones
+        support, _ = pivot(solve, seen.counts, seen.counts, ROUNDS)
+        point, _, _ = solve(support, REFINEMENTS)
+        return point.clamp(min=0.0) * ones

@@ -6,8 +6,9 @@ Symbols   G Gramian, h_ij target cosines, 0 at first; for each task i, g = g_i, 
           f = cos(g, g_j); if f < h_ij: g <- g + |g| (h sqrt(1 - f^2) - f sqrt(1 - h^2)) / (|g_j| sqrt(1 - h^2)) g_j; then
           h_ij <- (1 - beta) h_ij + beta f in every case. w: the coefficients of the sum of all g. The sum is free.
 Departs   nowhere. The orders are drawn as in ``weighting.pcgrad``. One target per pair stands for the whole gradient; the
-          paper has one per layer or module as well. A task that is absent, or has a gradient of 0, leaves its targets alone.
-          torchjd adds 1e-8 to the denominator, which is for |g_j| here, in unit gradients.
+          paper has one per layer or module as well. As in torchjd, 1e-8 is added to the products of norms in denominators, and
+          a gradient of 0 has the cosine 0 with all others; here nothing is turned towards it. Absent tasks leave their
+          targets alone.
 """
 
 from __future__ import annotations
@@ -73,21 +74,23 @@ class GradientVaccine(_FromGramian):
 def vaccinate(seen: Gradients, targets: Tensor, orders: Tensor, beta: float) -> tuple[Tensor, Tensor]:
     """The weights for given orders, int64 ``(K, m)``, and the targets after the step, ``(*batch_shape, K, K)``."""
     both = seen.counts.unsqueeze(-1) & seen.counts.unsqueeze(-2)
-    cosines, small = seen.cosines, EPSILON / seen.norms
+    there = seen.present.unsqueeze(-1) & seen.present.unsqueeze(-2)
+    cosines = seen.cosines
+    small = (EPSILON / seen.norms).unsqueeze(-2).expand_as(cosines)
     found = torch.eye(orders.shape[0], dtype=cosines.dtype, device=orders.device).expand_as(cosines).clone()
     products = cosines
     for visited in orders.unbind(-1):
         at = visited.unsqueeze(-1).expand(*cosines.shape[:-1], 1)
         # Of the current gradient of each task, in units of its first norm.
         norm = (found * products).sum(-1, keepdim=True).clamp(min=0.0).sqrt()
-        f = (products.gather(-1, at) / torch.where(norm > 0, norm, 1.0)).clamp(-1.0, 1.0)
+        constant = small.gather(-1, at)
+        f = (products.gather(-1, at) / (norm + constant / seen.norms.unsqueeze(-1))).clamp(-1.0, 1.0)
         h = targets.gather(-1, at)
-        cosine, sine = h, (1 - h * h).clamp(min=0.0).sqrt()
-        turn = norm * (cosine * (1 - f * f).sqrt() - f * sine) / (sine + small.gather(-1, at.squeeze(-1)).unsqueeze(-1))
-        here = both.gather(-1, at)
-        turn = torch.where(here & (f < h), turn, 0.0)
+        sine = (1 - h * h).clamp(min=0.0).sqrt()
+        turn = norm * (h * (1 - f * f).sqrt() - f * sine) / (sine + constant)
+        turn = torch.where(both.gather(-1, at) & (f < h), turn, 0.0)
         found = found.scatter_add(-1, at, turn)
         products = products + turn * cosines[..., visited, :]
-        targets = targets.scatter(-1, at, torch.where(here, torch.lerp(h, f, beta), h))
+        targets = targets.scatter(-1, at, torch.where(there.gather(-1, at), torch.lerp(h, f, beta), h))
     norms = torch.where(seen.counts, seen.norms, 0.0)
     return torch.where(seen.counts, (norms.unsqueeze(-2) @ found).squeeze(-2) / seen.norms, 1.0), targets
