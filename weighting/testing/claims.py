@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from weighting import Claim, Weighter
+from weighting.testing import claims_on_gradients as on_gradients
 from weighting.testing.expectations import all_finite, expect
 from weighting.testing.expectations import same as same_within
 from weighting.testing.synthetic import Script, changed, run, script
@@ -169,6 +170,12 @@ CHECKERS: dict[Claim, Checker] = {
         turned_task_loses_weight,
         uniform_until_warmup_ends,
         divergence_factor_one_at_steady_pace,
+        on_gradients.opposes_no_task,
+        on_gradients.shortest_in_the_simplex,
+        on_gradients.best_for_the_worst_task,
+        on_gradients.sums_projections,
+        on_gradients.equal_projections,
+        on_gradients.equal_gains,
     )
 }
 """Claim -> its checker."""
