@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from weighting import Claim, Observation, Weighter
+from weighting import Claim, Needs, Observation, Weighter
 from weighting.coba import CoBa
 from weighting.coba_ablations import CoBaRelative
 
@@ -186,6 +186,78 @@ class ForgetsTheCount(Broken, CoBa):
         return super().divergence_factor(updates) / max(1, self._slopes_after(updates))
 
 
+class BrokenOnGradients(Broken):
+    """Reads the Gramian."""
+
+    needs = Needs.GRAMIAN
+    keeps = Claim.NOTHING
+
+    def gramian(self, now: Observation) -> Tensor:
+        return self.read(now, "gramian")
+
+
+class OpposesTheStrongest(BrokenOnGradients):
+    """The sum of all gradients, with the longest one turned round."""
+
+    name, breaks = "opposes_the_strongest", Claim.OPPOSES_NO_TASK
+
+    def weights(self, now: Observation) -> Tensor:
+        squares = self.gramian(now).diagonal(dim1=-2, dim2=-1)
+        return self.as_weights(torch.where(squares == squares.amax(-1, keepdim=True), -1.0, 0.1), now)
+
+
+class IgnoresTheCosines(BrokenOnGradients):
+    """The shortest point of the simplex if the gradients were orthogonal."""
+
+    name, breaks = "ignores_the_cosines", Claim.SHORTEST_IN_THE_SIMPLEX
+    keeps = Claim.NONNEGATIVE | Claim.SUMS_TO_ONE | Claim.PERMUTATION_EQUIVARIANT | Claim.SCALE_FREE
+
+    def weights(self, now: Observation) -> Tensor:
+        inverse = 1 / self.gramian(now).diagonal(dim1=-2, dim2=-1)
+        return self.as_weights(inverse / inverse.sum(-1, keepdim=True), now)
+
+
+class StaysAtTheMean(BrokenOnGradients):
+    """The mean gradient, where another one at a distance from it is better for the worst task."""
+
+    name, breaks = "stays_at_the_mean", Claim.BEST_FOR_THE_WORST_TASK
+
+    def __init__(self, num_tasks: int) -> None:
+        super().__init__(num_tasks)
+        self.c = 0.4
+
+    def weights(self, now: Observation) -> Tensor:
+        return self.as_weights(torch.full_like(self.read(now, "losses"), 1 / self.num_tasks), now)
+
+
+class SumsUnprojected(BrokenOnGradients):
+    """The mean gradient without any projection."""
+
+    name, breaks = "sums_unprojected", Claim.SUMS_PROJECTIONS
+
+    def weights(self, now: Observation) -> Tensor:
+        return self.as_weights(torch.full_like(self.read(now, "losses"), 1 / self.num_tasks), now)
+
+
+class SumsUnitGradients(BrokenOnGradients):
+    """Unit gradients summed: equal projections only where all cosines are the same."""
+
+    name, breaks = "sums_unit_gradients", Claim.EQUAL_PROJECTIONS
+
+    def weights(self, now: Observation) -> Tensor:
+        return self.as_weights(self.gramian(now).diagonal(dim1=-2, dim2=-1).rsqrt(), now)
+
+
+class BargainsAlone(BrokenOnGradients):
+    """Every task takes what it would get if it were alone."""
+
+    name, breaks = "bargains_alone", Claim.EQUAL_GAINS
+    keeps = Claim.NONNEGATIVE | Claim.PERMUTATION_EQUIVARIANT
+
+    def weights(self, now: Observation) -> Tensor:
+        return self.as_weights(self.gramian(now).diagonal(dim1=-2, dim2=-1).rsqrt(), now)
+
+
 BROKEN: tuple[type[Broken], ...] = (
     TurnsNegative,
     GrowsLate,
@@ -200,4 +272,10 @@ BROKEN: tuple[type[Broken], ...] = (
     StartsTooSoon,
     NeverTurnsAway,
     ForgetsTheCount,
+    OpposesTheStrongest,
+    IgnoresTheCosines,
+    StaysAtTheMean,
+    SumsUnprojected,
+    SumsUnitGradients,
+    BargainsAlone,
 )

@@ -41,7 +41,7 @@ class GradientVaccine(_FromGramian):
     """
 
     name = "gradvac"
-    claims = Claim.NONNEGATIVE | Claim.SCALE_FREE | Claim.FINITE_ON_EXTREME_LOSSES
+    claims = Claim.NONNEGATIVE | Claim.FINITE_ON_EXTREME_LOSSES
     search = {"beta": (0.01, 0.1, 0.5)}
 
     targets: Tensor

@@ -48,6 +48,11 @@ FURTHER: dict[str, list[dict[str, Any]]] = {
     "coba_mftcoder": [{"update_every": 2, "warmup": 6}],
     "coba_absolute": [{"update_every": 2}],
     "coba_fixed_mix": [{"mix": 0.3}],
+    "pcgrad": [{"seed": 7}],
+    "gradvac": [{"beta": 0.5}],
+    "cagrad": [{"c": 0.0}, {"c": 0.8}],
+    "aligned_mtl": [{"scale": "median"}, {"scale": "rmse"}],
+    "fairgrad": [{"alpha": 0.5}, {"alpha": 2.0}],
 }
 """Settings of a listed method, besides the default ones, that take another path through its code. Three tasks."""
 
