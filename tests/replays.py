@@ -13,6 +13,9 @@ from torch import Tensor
 
 import weighting
 from weighting import Observation, Weighter, replay
+from weighting._gramian import Gradients, gradients
+from weighting.gradvac import vaccinate
+from weighting.pcgrad import project_conflicts
 
 Trace = dict[str, Any]
 
@@ -164,6 +167,63 @@ def gradnorm(trace: Trace) -> Tensor:
     return replay_gradnorm(weighter, trace["inputs"])
 
 
+def gramians(trace: Trace) -> Tensor:
+    """The Gramian of each step, ``(T, K, K)``."""
+    jacobians = numbers(trace["inputs"]["jacobians"])
+    return jacobians @ jacobians.mT
+
+
+def by_gramian(name: str, *hyperparameters: str) -> Callable[[Trace], Tensor]:
+    """A method that reads nothing but the Gramian of a step; hyperparameters are named as in the file."""
+
+    def weights(trace: Trace) -> Tensor:
+        given = {key: trace["hyperparameters"][key] for key in hyperparameters}
+        weighter = weighting.create(name, trace["num_tasks"], **given)
+        ones = torch.ones(trace["num_tasks"], dtype=torch.float64)
+        steps = [Observation(losses=ones, gramian=gramian) for gramian in gramians(trace)]
+        return replay(weighter, [steps[0], *steps])
+
+    return weights
+
+
+def seen_in(gramian: Tensor) -> Gradients:
+    return gradients(gramian, torch.ones_like(gramian[..., 0], dtype=torch.bool))
+
+
+def pcgrad(trace: Trace) -> Tensor:
+    """With the orders that were recorded. A task meets itself in them, which changes nothing in these files."""
+    pairs = zip(gramians(trace), trace["outputs"]["orders"], strict=True)
+    return torch.stack([project_conflicts(seen_in(gramian), torch.tensor(orders)) for gramian, orders in pairs])
+
+
+def gradvac(trace: Trace) -> Tensor:
+    """With the orders that were recorded."""
+    found, targets = [], torch.zeros(trace["num_tasks"], trace["num_tasks"], dtype=torch.float64)
+    for gramian, orders in zip(gramians(trace), trace["outputs"]["orders"], strict=True):
+        beta = trace["hyperparameters"]["beta"]
+        weights, targets = vaccinate(seen_in(gramian), targets, torch.tensor(orders), beta)
+        found.append(weights)
+    return torch.stack(found)
+
+
+def known(key: str, *without: str) -> Callable[[Trace], Tensor]:
+    """The weights under a key, NaN in steps of the kinds ``without``, in which they are not unique or not defined."""
+
+    def expected(trace: Trace) -> Tensor:
+        rows = found(trace, key)
+        none = [None] * int(trace["num_tasks"])
+        kinds = trace["inputs"]["step_case"]
+        return numbers([none if row is None or kind in without else row for row, kind in zip(rows, kinds, strict=True)])
+
+    return expected
+
+
+def but_for_zero_gradients(trace: Trace) -> Tensor:
+    """The weights, NaN for tasks whose gradient is 0: theirs do nothing."""
+    squares = gramians(trace).diagonal(dim1=-2, dim2=-1)
+    return numbers(trace["weights"]).masked_fill(squares == 0, float("nan"))
+
+
 @dataclass(frozen=True)
 class Replay:
     """How the traces of one group are replayed, and the largest difference allowed in any weight."""
@@ -174,6 +234,8 @@ class Replay:
     limit: float = 1e-10
     relative: bool = False
     """The limit is one on the difference relative to the weight."""
+    expected: Callable[[Trace], Tensor] | None = None
+    """What to compare with; None: the coefficients of the losses as the file has them."""
 
 
 REPLAYS = {
@@ -188,6 +250,33 @@ REPLAYS = {
     "gradnorm_libmtl": Replay("gradnorm_libmtl", gradnorm_libmtl),
     "gls_libmtl": Replay("gls", by_losses("gls")),
     "imtl_l_libmtl": Replay("imtl_l", imtl_l),
+    "mgda": Replay("mgda", by_gramian("mgda"), expected=known("optimal_weights", "two_equal_rows")),
+    "pcgrad": Replay("pcgrad", pcgrad, relative=True),
+    "gradvac": Replay("gradvac", gradvac, 1e-9, relative=True, expected=but_for_zero_gradients),
+    "imtl_g": Replay(
+        "imtl_g",
+        by_gramian("imtl_g"),
+        1e-8,
+        relative=True,
+        expected=known("weights", "two_equal_rows", "zero_row", "opposite", "opposite_half"),
+    ),
+    "cagrad": Replay(
+        "cagrad",
+        by_gramian("cagrad", "c"),
+        1e-5,
+        relative=True,
+        expected=known("weights_at_best", "two_equal_rows", "zero_row", "opposite", "opposite_half"),
+    ),
+    "nash_mtl": Replay("nash_mtl", by_gramian("nash_mtl"), relative=True, expected=known("exact_weights")),
+    "aligned_mtl": Replay("aligned_mtl", by_gramian("aligned_mtl"), 1e-9, expected=known("weights")),
+    "fairgrad": Replay("fairgrad", by_gramian("fairgrad", "alpha"), relative=True, expected=known("exact_weights")),
+    "upgrad": Replay(
+        "upgrad",
+        by_gramian("upgrad"),
+        1e-9,
+        relative=True,
+        expected=known("weights_without_regularisation", "two_equal_rows"),
+    ),
 }
 """Group, the part of a file's name before the hyphen -> its replay."""
 

@@ -18,6 +18,11 @@ from benchmarks.harness.gradients import JacobianRows, SharedLayerNorms
 from benchmarks.harness.optimizer import make_optimizer, set_lr
 from benchmarks.harness.randomness import seed_generators, undisturbed
 from weighting import Needs, Observation, TaskLosses, Weighter, total
+from weighting.observation import visible
+
+
+SMALLEST_SUM = 1e-6
+"""Of weights that are to be rescaled, relative to the sum of their sizes."""
 
 
 @dataclass(frozen=True)
@@ -186,8 +191,20 @@ class Stepper:
             return weights
         target = 1 if self.training.normalize == "sum_to_one" else self.problem.num_tasks
         found = weights.sum(-1, keepdim=True)
+        self._refuse_a_sum_near_zero(weights, found)
         # A batch without any task has no weights to rescale.
         return weights * torch.where(found == 0, 0.0, target / found)
+
+    def _refuse_a_sum_near_zero(self, weights: Tensor, sums: Tensor) -> None:
+        """Weights of both signs may cancel. Raises RuntimeError where that can be seen without waiting for a device."""
+        near_zero = (sums != 0) & (sums.abs() < SMALLEST_SUM * weights.abs().sum(-1, keepdim=True))
+        seen = visible(near_zero)
+        if seen is not None and any(seen):
+            at = sums[near_zero][0]
+            raise RuntimeError(
+                f"{self.weighter.name}: expected weights with a sum to divide by for normalize={self.training.normalize!r}, "
+                f"found weights whose sum is {float(at):.3g}, nearly 0; use normalize='none'"
+            )
 
     # ---- after it ------------------------------------------------------------------------------------------------
 

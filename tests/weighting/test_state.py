@@ -17,7 +17,7 @@ from torch.func import functional_call
 from transformers import PretrainedConfig, PreTrainedModel
 
 import weighting
-from weighting import Observation, Weighter
+from weighting import Needs, Observation, Weighter
 from weighting.replaying import after_step, at_start, before_step, go_on
 from weighting.testing import synthetic
 from weighting.testing.devices import ELSEWHERE, moved

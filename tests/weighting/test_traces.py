@@ -29,6 +29,8 @@ from replays import (
     numbers,
 )
 
+from torch import Tensor
+
 import weighting
 from weighting import Observation
 
@@ -79,6 +81,13 @@ def further_replays(trace: Trace) -> list[tuple[Replay, Any]]:
     return result
 
 
+def expected_of(replay: Replay, trace: Trace, given: Any) -> Tensor:
+    """What a replay is compared with: numbers of another reading, of the replay's own choice, or the coefficients."""
+    if given is None and replay.expected is not None:
+        return replay.expected(trace)
+    return numbers(given or found(trace, "effective_coefficients") or trace["weights"])
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "path" in metafunc.fixturenames:
         found_files = files(metafunc.config.getoption("traces"))
@@ -94,9 +103,8 @@ def test_same_weights_as_the_other_implementation(path: Path, record_property: C
         return
     if group not in REPLAYS:
         pytest.fail(f"expected a trace of {', '.join([*REPLAYS, 'rlw'])}, found {group!r}")
-    weights = found(trace, "effective_coefficients") or trace["weights"]
     for replay, expected in [(REPLAYS[group], None), *further_replays(trace)]:
-        difference = largest_difference(replay, trace, numbers(expected or weights))
+        difference = largest_difference(replay, trace, expected_of(replay, trace, expected))
         limit = f"{replay.limit:.0e}{' relative' * replay.relative}"
         record_property("conformance", [replay.setting, trace["source"], difference, limit])
         assert difference <= replay.limit, (
