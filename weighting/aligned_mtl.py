@@ -62,4 +62,3 @@ class AlignedComponents(_FromGramian):
         above = number - 1 if self.scale == "min" else number // 2
         place = (values.shape[-1] - 1 - above).clamp(max=values.shape[-1] - 1)
         return values.gather(-1, place).clamp(min=0.0).sqrt()
-

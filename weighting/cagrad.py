@@ -3,11 +3,11 @@
 Source    Liu, Liu, Jin, Stone, Liu, Conflict-Averse Gradient Descent for Multi-task Learning, NeurIPS 2021,
           arXiv:2110.14048, Algorithm 1; numbers checked against the authors' code (traces).
 Symbols   G Gramian, g_0 the mean gradient; the update d maximises min_i g_i'd subject to |d - g_0| <= c |g_0|. Its dual:
-          s minimises s'G1 / K + c |g_0| sqrt(s'Gs) over the simplex; w = (1 / K + z) / (1 + c^2), z = s c |g_0| / sqrt(s'Gs).
-          The sum of the weights is free.
+          s minimises s'G1 / K + c |g_0| sqrt(s'Gs) over the simplex; w = (1 / K + z) / (1 + c^2), z = s c |g_0| /
+          sqrt(s'Gs). The sum of the weights is free.
 Departs   from the authors' code, whose solver stops early and feels the scale of the losses: here the minimum is reached. On
-          a support S, z_S = G_SS^-1 (lambda 1 - (G1)_S / K) with z'Gz = c^2 |g_0|^2, which gives lambda; the support is found
-          by block pivoting. The training scripts multiply by K besides; that factor is left to the learning rate.
+          a support S, z_S = G_SS^-1 (lambda 1 - (G1)_S / K) with z'Gz = c^2 |g_0|^2, which gives lambda; the support is
+          found by block pivoting. The training scripts multiply by K besides; that factor is left to the learning rate.
           Tasks with a gradient of 0 enter the mean and are left out of s.
 """
 
@@ -22,7 +22,6 @@ from weighting._checks import check
 from weighting._gramian import REFINEMENTS, Gradients, _FromGramian, pivot, solve_on, times
 from weighting.claim import Claim
 
-
 ROUNDS = 200
 """Of pivoting, at most; five are usual."""
 
@@ -35,7 +34,7 @@ class ConflictAverse(_FromGramian):
     >>> from weighting import Observation, create
     >>> now = Observation(losses=[1.0, 1.0], gramian=[[1.0, 0.0], [0.0, 4.0]])
     >>> create("cagrad", 2).weights(now).round(decimals=3).tolist()
-    [0.79, 0.445]
+    [0.817, 0.431]
     """
 
     name = "cagrad"

@@ -2,8 +2,8 @@
 
 Source    Ban, Ji, Fair Resource Allocation in Multi-Task Learning, ICML 2024, arXiv:2402.15638 (not consulted); numbers
           checked against the authors' code (traces).
-Symbols   G Gramian; w > 0 solves (Gw)_i = w_i^(-1 / alpha). alpha = 1 is Nash-MTL; larger alpha looks at the worst task more.
-          A common factor f on the losses multiplies w by f^(-2 alpha / (1 + alpha)). The sum is free.
+Symbols   G Gramian; w > 0 solves (Gw)_i = w_i^(-1 / alpha). alpha = 1 is Nash-MTL; larger alpha looks at the worst task
+          more. A common factor f on the losses multiplies w by f^(-2 alpha / (1 + alpha)). The sum is free.
 Departs   from the authors' code in the factor K and the clip of the shared gradient to norm 1 that follow there: both are
           left to the learning rate. Solved by Newton's method in units w_i = k_i z_i, k_i = G_ii^(-alpha / (1 + alpha)), in
           which G = 1 has the solution 1. Where there is no solution, and for a gradient of 0, as in ``weighting.nash_mtl``.
@@ -34,9 +34,7 @@ class FairGradient(_FromGramian):
     """
 
     name = "fairgrad"
-    claims = (
-        Claim.NONNEGATIVE | Claim.PERMUTATION_EQUIVARIANT | Claim.FINITE_ON_EXTREME_LOSSES | Claim.OPPOSES_NO_TASK
-    )
+    claims = Claim.NONNEGATIVE | Claim.PERMUTATION_EQUIVARIANT | Claim.FINITE_ON_EXTREME_LOSSES | Claim.OPPOSES_NO_TASK
     search = {"alpha": (0.5, 1.0, 2.0)}
     guards = {"no_bargain": "the gradients cancel for some weights above 0: a millionth was added to the diagonal"}
 

@@ -6,8 +6,8 @@ Symbols   G Gramian, h_ij target cosines, 0 at first; for each task i, g = g_i, 
           f = cos(g, g_j); if f < h_ij: g <- g + |g| (h sqrt(1 - f^2) - f sqrt(1 - h^2)) / (|g_j| sqrt(1 - h^2)) g_j; then
           h_ij <- (1 - beta) h_ij + beta f in every case. w: the coefficients of the sum of all g. The sum is free.
 Departs   nowhere. The orders are drawn as in ``weighting.pcgrad``. One target per pair stands for the whole gradient; the
-          paper has one per layer or module as well. As in torchjd, 1e-8 is added to the products of norms in denominators, and
-          a gradient of 0 has the cosine 0 with all others; here nothing is turned towards it. Absent tasks leave their
+          paper has one per layer or module as well. As in torchjd, 1e-8 is added to the products of norms in denominators,
+          and a gradient of 0 has the cosine 0 with all others; here nothing is turned towards it. Absent tasks leave their
           targets alone.
 """
 

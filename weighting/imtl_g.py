@@ -6,7 +6,8 @@ Symbols   G Gramian, n norms; w = G^-1 n / (1'G^-1 n), which sums to 1 and may b
           cosines C: C y = 1, w_i = (y_i / n_i) / sum_j y_j / n_j.
 Departs   from nash-mtl's code where G is singular: there one of two equal tasks gets the weight 0, here both the same; of
           exactly opposite gradients the weights are those that cancel them, as there. A gradient of 0 has no direction: its
-          task gets the weight 0. Where the sum is 0, so that nothing can be divided by it, each unit gradient counts the same.
+          task gets the weight 0. Where the sum is 0, so that nothing can be divided by it, each unit gradient counts the
+          same.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ Source    Navon, Shamsian, Achituve, Maron, Kawaguchi, Chechik, Fetaya, Multi-Ta
 Symbols   G Gramian; w > 0 solves Gw = 1 / w, element by element; hence w_i (Gw)_i = 1 and |J'w| = sqrt(K). It is the minimum
           of w'Gw / 2 - sum_i log w_i. The gradient of a task does not change when its loss is scaled. The sum is free.
 Departs   from the authors' code, which solves a chain of up to 20 convex problems from the last weights on and is often far
-          from the solution where norms differ: here Newton's method reaches it, and no state is kept. That code also clips the
-          shared gradient to norm 1, which at the solution is always the factor 1 / sqrt(K): left to the learning rate.
+          from the solution where norms differ: here Newton's method reaches it, and no state is kept. That code also clips
+          the shared gradient to norm 1, which at the solution is always the factor 1 / sqrt(K): left to the learning rate.
           Where there is no solution, since some combination of the gradients with weights above 0 is 0, a millionth of the
           squared norms is added to the diagonal of G (guard ``no_bargain``). A gradient of 0 gets the weight 0.
 """

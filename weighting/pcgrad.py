@@ -5,7 +5,7 @@ Source    Yu, Kumar, Gupta, Levine, Hausman, Finn, Gradient Surgery for Multi-Ta
 Symbols   G Gramian; for each task i: c = e_i; for every other task j in random order: q = c'Ge_j; if q < 0:
           c_j <- c_j - q / G_jj. w = sum_i c. Each w_i >= 1; the sum is free and at least K.
 Departs   nowhere. The orders are a function of (seed, step) alone, so that a resumed run repeats them; replicas of one
-          weighter share them, as single weighters of one seed do. The authors' code visits every task in the order 0 ... K - 1,
+          weighter share them, as single weighters of one seed do. The authors' code visits tasks in the order 0 ... K - 1,
           since its shuffle has no effect. A gradient of 0 conflicts with none.
 """
 

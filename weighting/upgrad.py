@@ -1,4 +1,4 @@
-"""Unconflicting projection of gradients (UPGrad): each gradient is projected onto what opposes no task, then they are summed.
+"""Unconflicting projection of gradients (UPGrad): gradients are projected onto what opposes no task, then summed.
 
 Source    Quinton, Rey, Jacobian Descent for Multi-Objective Optimization, arXiv:2406.16232 (not consulted); numbers checked
           against the authors' library torchjd (traces).

@@ -20,7 +20,6 @@ from benchmarks.harness.randomness import seed_generators, undisturbed
 from weighting import Needs, Observation, TaskLosses, Weighter, total
 from weighting.observation import visible
 
-
 SMALLEST_SUM = 1e-6
 """Of weights that are to be rescaled, relative to the sum of their sizes."""
 

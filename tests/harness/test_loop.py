@@ -20,6 +20,7 @@ from benchmarks.harness import checkpoint
 from benchmarks.harness.checkpoint import Checkpoint
 from benchmarks.harness.loop import DivergedError, StopRequested
 from benchmarks.problems.multidigits import MultiDigits
+from weighting import Observation, Weighter
 
 TASKS = Tiny.all_tasks
 
@@ -108,6 +109,24 @@ def test_normalize(rule: str, total: float) -> None:
     model, _ = by_hand(Tiny(), training, torch.tensor([1.0, 0.5, 0.0]) * (total / 1.5), 0)
     for name, tensor in parameters(model).items():
         torch.testing.assert_close(loop.model.state_dict()[name], tensor)
+
+
+class Cancels(Weighter):
+    """Weights of both signs whose sum is nearly 0."""
+
+    name = "cancels"
+    answers_from = "state"
+
+    def weights(self, now: Observation) -> Tensor:
+        return self.as_weights(torch.tensor([1.0, -1.0, 1e-9], dtype=torch.float64), now)
+
+
+def test_normalize_refuses_to_divide_by_nearly_zero() -> None:
+    loop = loop_of(Cancels(3), settings(normalize="sum_to_one", selection="last"))
+    with pytest.raises(RuntimeError, match=r"cancels: expected weights with a sum .* whose sum is 1e-09") as error:
+        loop.run()
+    assert "\n" not in str(error.value)
+    loop_of(Cancels(3), settings(normalize="none", selection="last", steps=2)).run()
 
 
 def test_cosine_schedule() -> None:

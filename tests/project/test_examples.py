@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import subprocess
@@ -12,7 +13,9 @@ import pytest
 from places import ROOT
 from ruamel.yaml import YAML
 
+from benchmarks.catalog import weighter_class
 from benchmarks.cli import main as command_line
+from weighting.testing import check_weighter
 
 EXAMPLES = ROOT / "examples"
 ROW = re.compile(r"(\w+): loss ([\d.]+) weight ([\d.]+)")
@@ -45,6 +48,17 @@ def test_own_method_is_planned_beside_the_listed_ones(
     assert command_line.main(["examples/own_method.yaml", "--dry-run", "--out", str(tmp_path)]) == 0
     (weighters,) = re.findall(r"^ *weighters +(.*)$", capsys.readouterr().out, flags=re.MULTILINE)
     assert {"uniform", "coba", "LagWeighting"} <= set(weighters.split(", "))
+
+
+def test_a_gramian_method_of_ones_own_holds_the_contract_in_ten_lines() -> None:
+    path = EXAMPLES / "own_gramian_method.py"
+    report = check_weighter(weighter_class(f"{path}:EqualLengths"))
+    assert report.ok, str(report)
+    (kind,) = (node for node in ast.parse(path.read_text(encoding="utf-8")).body if isinstance(node, ast.ClassDef))
+    docstrings = sum(isinstance(node, ast.Expr) for node in ast.walk(kind))
+    assert kind.end_lineno is not None
+    lines = path.read_text(encoding="utf-8").splitlines()[kind.lineno - 1 : kind.end_lineno]
+    assert sum(bool(line.strip()) for line in lines) - docstrings <= 10
 
 
 def test_the_suite_is_small() -> None:

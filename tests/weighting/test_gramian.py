@@ -80,16 +80,16 @@ Objective = Callable[[Tensor, Tensor, Trace], Tensor]
 
 
 def shortest(gramian: Tensor, weights: Tensor, trace: Trace) -> Tensor:
-    return weights @ gramian @ weights
+    return torch.as_tensor(weights @ gramian @ weights)
 
 
 def bargain(gramian: Tensor, weights: Tensor, trace: Trace) -> Tensor:
-    return weights @ gramian @ weights / 2 - weights.log().sum()
+    return torch.as_tensor(weights @ gramian @ weights / 2 - weights.log().sum())
 
 
 def unfair(gramian: Tensor, weights: Tensor, trace: Trace) -> Tensor:
     power = 1 / trace["hyperparameters"]["alpha"]
-    return ((gramian @ weights) * weights**power - 1).abs().max()
+    return torch.as_tensor(((gramian @ weights) * weights**power - 1).abs().max())
 
 
 def worst_gain(gramian: Tensor, weights: Tensor, trace: Trace) -> Tensor:
@@ -97,7 +97,7 @@ def worst_gain(gramian: Tensor, weights: Tensor, trace: Trace) -> Tensor:
     c, mean = trace["hyperparameters"]["c"], torch.full_like(weights, 1 / len(weights))
     z = weights * (1 + c**2) - mean
     s = z / z.sum()
-    return s @ gramian @ mean + c * (mean @ gramian @ mean).sqrt() * (s @ gramian @ s).sqrt()
+    return torch.as_tensor(s @ gramian @ mean + c * (mean @ gramian @ mean).sqrt() * (s @ gramian @ s).sqrt())
 
 
 OBJECTIVES: dict[str, tuple[Objective, float]] = {

@@ -162,7 +162,9 @@ NOT_ONE_GRAPH = {
     "random": "its draws come from a hash of seed and step, which is no tensor program",
     "coba": "its memory of the largest slopes grows with every step, so that each has its own shapes",
     "dwa": "the end of a window is decided by the number of the step",
-    **dict.fromkeys(ON_GRAMIAN, "its solver, whose rounds end early where that can be seen, unrolls to thousands of operations"),
+    **dict.fromkeys(
+        ON_GRAMIAN, "its solver, whose rounds end early where that can be seen, unrolls to thousands of operations"
+    ),
 }
 """Methods for which a compiled step is a graph for each step; in eager mode none waits for the device."""
 ONE_GRAPH = [name for name in weighting.names() if name not in NOT_ONE_GRAPH and weighting.family(name) != "coba"]

@@ -28,7 +28,6 @@ from replays import (
     largest_difference,
     numbers,
 )
-
 from torch import Tensor
 
 import weighting

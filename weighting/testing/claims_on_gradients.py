@@ -77,7 +77,7 @@ def best_for_the_worst_task(make_one: Maker, shown: Script, seed: int) -> None:
 
 
 def sums_projections(make_one: Maker, shown: Script, seed: int) -> None:
-    """w'J is the sum of the projections of g_i / K onto the cone of updates that oppose no task, found by Dykstra's method."""
+    """w'J is the sum of the projections of g_i / K onto the cone of updates that oppose no task."""
     weights, gramian = steps_of(make_one, shown)
     expected = torch.stack([_projected(each) for each in gramian])
     gap = (squared(gramian, weights - expected) / squared(gramian, expected)).sqrt().max()
@@ -85,7 +85,7 @@ def sums_projections(make_one: Maker, shown: Script, seed: int) -> None:
 
 
 def _projected(gramian: Tensor) -> Tensor:
-    """Coefficients of the summed projections, by cyclic projections onto half-spaces: slow, and unlike any solver of ours."""
+    """Coefficients of the summed projections, by Dykstra's cyclic projections: slow, and unlike any solver of ours."""
     number = len(gramian)
     # Row i: coefficients of what is left of g_i, and of the corrections for each half-space.
     found = torch.eye(number, dtype=gramian.dtype)
