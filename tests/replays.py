@@ -14,6 +14,7 @@ from torch import Tensor
 import weighting
 from weighting import Observation, Weighter, replay
 from weighting._gramian import Gradients, gradients
+from weighting.db_mtl import GradientBuffer
 from weighting.gradvac import vaccinate
 from weighting.pcgrad import project_conflicts
 
@@ -206,6 +207,14 @@ def gradvac(trace: Trace) -> Tensor:
     return torch.stack(found)
 
 
+def db_mtl(trace: Trace) -> Tensor:
+    """The update of each step by the buffer."""
+    given = trace["hyperparameters"]
+    buffer = GradientBuffer(trace["num_tasks"], beta=given["beta"], sigma=given["beta_sigma"])
+    pairs = zip(numbers(trace["inputs"]["losses"]), numbers(trace["inputs"]["jacobians"]), strict=True)
+    return torch.stack([buffer.combine(losses, jacobian) for losses, jacobian in pairs])
+
+
 def known(key: str, *without: str) -> Callable[[Trace], Tensor]:
     """The weights under a key, NaN in steps of the kinds ``without``, in which they are not unique or not defined."""
 
@@ -270,6 +279,7 @@ REPLAYS = {
     "nash_mtl": Replay("nash_mtl", by_gramian("nash_mtl"), relative=True, expected=known("exact_weights")),
     "aligned_mtl": Replay("aligned_mtl", by_gramian("aligned_mtl"), 1e-9, expected=known("weights")),
     "fairgrad": Replay("fairgrad", by_gramian("fairgrad", "alpha"), relative=True, expected=known("exact_weights")),
+    "db_mtl": Replay("db_mtl with its buffer", db_mtl, expected=lambda trace: numbers(found(trace, "update"))),
     "upgrad": Replay(
         "upgrad",
         by_gramian("upgrad"),

@@ -18,6 +18,7 @@ from weighting.coba import CoBa
 from weighting.coba_ablations import CoBaAbsolute, CoBaFixedMix, CoBaFromStart, CoBaRelative
 from weighting.coba_mftcoder import CoBaMFTCoder
 from weighting.contract import Weighter
+from weighting.db_mtl import DualBalancing
 from weighting.dwa import DynamicWeightAverage
 from weighting.dwa_nash_mtl import SlidingWeightAverage
 from weighting.fairgrad import FairGradient
@@ -106,6 +107,7 @@ METHODS: dict[str, type[Weighter]] = {
         AlignedComponents,
         FairGradient,
         Unconflicting,
+        DualBalancing,
     )
 }
 """Name -> class of every method and variant, in the order of tables."""

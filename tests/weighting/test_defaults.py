@@ -84,6 +84,7 @@ DEFAULTS: dict[str, dict[str, tuple[Any, str]]] = {
     "aligned_mtl": {"scale": ("min", "SamsungLabs/MTL@3f577f1")},
     "fairgrad": {"alpha": (1.0, "OptMN-Lab/fairgrad@2b8cba1, as LibMTL and torchjd have it")},
     "upgrad": {},
+    "db_mtl": {},
     "coba_fixed_mix": {**COBA, "mix": (0.5, OURS)},
     "coba_from_start": COBA,
 }

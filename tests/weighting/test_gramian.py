@@ -16,6 +16,7 @@ import weighting
 from weighting import Needs, Observation
 from weighting._gramian import inside, least_quadratic
 from weighting._orders import draw_orders
+from weighting.db_mtl import GradientBuffer
 
 ON_GRAMIAN = [name for name, kind in weighting.METHODS.items() if Needs.GRAMIAN in kind.needs]
 every_method = pytest.mark.parametrize("name", ON_GRAMIAN)
@@ -50,6 +51,8 @@ BY_HAND: dict[str, tuple[Tensor, list[float]]] = {
     "pcgrad": (gramian_of([1, 0], [-1, 1]), [2.0, 1.5]),
     "gradvac": (gramian_of([1, 0], [-1, 1]), [2.0, 1.5]),
     "upgrad": (gramian_of([1, 0], [-1, 1]), [1.0, 0.75]),
+    # Losses of 1: the longer gradient has the multiplier 1, the shorter one 2.
+    "db_mtl": (gramian_of([1, 0], [0, 2]), [2.0, 1.0]),
     # Equal lengths, orthogonal: s = (1/2, 1/2), and the update stays parallel to the mean gradient.
     "cagrad": (gramian_of([1, 0], [0, 1]), [0.7 / 1.16, 0.7 / 1.16]),
 }
@@ -160,6 +163,29 @@ def test_aligned_mtl_with_other_lengths(path: Path, scale: str) -> None:
     found_ = torch.stack([answer("aligned_mtl", gramian, scale=scale) for gramian in gramians(trace)])
     difference = (found_ - expected).abs()[~expected.isnan()]
     assert difference.max() <= 1e-9 * expected.nan_to_num(nan=0.0).abs().max()
+
+
+@pytest.mark.parametrize("path", traces_of("db_mtl"), ids=lambda path: path.stem)
+def test_db_mtl_without_a_buffer_is_a_weight_for_each_loss(path: Path) -> None:
+    """In the file without one its multipliers are those of the authors' code; in the others they are not."""
+    trace = json.loads(path.read_text(encoding="utf-8"))
+    losses, logs = numbers(trace["inputs"]["losses"]), numbers(found(trace, "log_transform_coefficients"))
+    weighter = weighting.create("db_mtl", trace["num_tasks"])
+    pairs = zip(losses, gramians(trace), strict=True)
+    ours = torch.stack([weighter.weights(Observation(losses=each, gramian=gramian)) for each, gramian in pairs])
+    same = torch.allclose(ours, numbers(trace["weights"]) * logs, rtol=1e-10)
+    assert same == (trace["hyperparameters"]["beta"] == 0)
+
+
+def test_an_absent_task_keeps_its_row_in_the_buffer_of_db_mtl() -> None:
+    buffer, losses = GradientBuffer(2, beta=0.5, sigma=0.0), vector(1.0, 1.0)
+    buffer.combine(losses, torch.eye(2, dtype=torch.float64))
+    update = buffer.combine(losses, 3 * torch.eye(2, dtype=torch.float64), present=[True, False])
+    assert buffer.rows is not None
+    torch.testing.assert_close(buffer.rows, torch.diag(vector(1.75, 0.5)), rtol=1e-7, atol=0)
+    torch.testing.assert_close(update, vector(1.75, 0.0), rtol=1e-7, atol=0)
+    with pytest.raises(ValueError, match=r"db_mtl: expected losses \(2,\) and a row for each, found \(2,\) and \(3, 4\)"):
+        buffer.combine(losses, torch.ones(3, 4))
 
 
 # ---- solvers ---------------------------------------------------------------------------------------------------------
