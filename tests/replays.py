@@ -13,10 +13,7 @@ from torch import Tensor
 
 import weighting
 from weighting import Observation, Weighter, replay
-from weighting._gramian import Gradients, gradients
 from weighting.db_mtl import GradientBuffer
-from weighting.gradvac import vaccinate
-from weighting.pcgrad import project_conflicts
 
 Trace = dict[str, Any]
 
@@ -187,24 +184,22 @@ def by_gramian(name: str, *hyperparameters: str) -> Callable[[Trace], Tensor]:
     return weights
 
 
-def seen_in(gramian: Tensor) -> Gradients:
-    return gradients(gramian, torch.ones_like(gramian[..., 0], dtype=torch.bool))
+def with_orders(name: str, *hyperparameters: str) -> Callable[[Trace], Tensor]:
+    """A method on the Gramian, with the orders that were recorded. A task that meets itself in them changes nothing here."""
 
+    def weights(trace: Trace) -> Tensor:
+        given = {key: trace["hyperparameters"][key] for key in hyperparameters}
+        weighter: Any = weighting.create(name, trace["num_tasks"], **given)
+        ones, found_ = torch.ones(trace["num_tasks"], dtype=torch.float64), []
+        for gramian, orders in zip(gramians(trace), trace["outputs"]["orders"], strict=True):
+            recorded = torch.tensor(orders)
+            weighter.orders = lambda recorded=recorded: recorded
+            seen = Observation(losses=ones, gramian=gramian)
+            found_.append(weighter.weights(seen))
+            weighter.update(seen)
+        return torch.stack(found_)
 
-def pcgrad(trace: Trace) -> Tensor:
-    """With the orders that were recorded. A task meets itself in them, which changes nothing in these files."""
-    pairs = zip(gramians(trace), trace["outputs"]["orders"], strict=True)
-    return torch.stack([project_conflicts(seen_in(gramian), torch.tensor(orders)) for gramian, orders in pairs])
-
-
-def gradvac(trace: Trace) -> Tensor:
-    """With the orders that were recorded."""
-    found, targets = [], torch.zeros(trace["num_tasks"], trace["num_tasks"], dtype=torch.float64)
-    for gramian, orders in zip(gramians(trace), trace["outputs"]["orders"], strict=True):
-        beta = trace["hyperparameters"]["beta"]
-        weights, targets = vaccinate(seen_in(gramian), targets, torch.tensor(orders), beta)
-        found.append(weights)
-    return torch.stack(found)
+    return weights
 
 
 def db_mtl(trace: Trace) -> Tensor:
@@ -260,8 +255,8 @@ REPLAYS = {
     "gls_libmtl": Replay("gls", by_losses("gls")),
     "imtl_l_libmtl": Replay("imtl_l", imtl_l),
     "mgda": Replay("mgda", by_gramian("mgda"), expected=known("optimal_weights", "two_equal_rows")),
-    "pcgrad": Replay("pcgrad", pcgrad, relative=True),
-    "gradvac": Replay("gradvac", gradvac, 1e-9, relative=True, expected=but_for_zero_gradients),
+    "pcgrad": Replay("pcgrad", with_orders("pcgrad"), relative=True),
+    "gradvac": Replay("gradvac", with_orders("gradvac", "beta"), 1e-9, relative=True, expected=but_for_zero_gradients),
     "imtl_g": Replay(
         "imtl_g",
         by_gramian("imtl_g"),
@@ -311,3 +306,10 @@ def largest_difference(how: Replay, trace: Trace, expected: Tensor) -> float:
         counts &= here
     difference = (ours - expected).abs()[counts]
     return float((difference / expected.abs()[counts] if how.relative else difference).max())
+
+
+def expected_of(replay: Replay, trace: Trace, given: Any = None) -> Tensor:
+    """What a replay is compared with: numbers of another reading, of the replay's own choice, or the coefficients."""
+    if given is None and replay.expected is not None:
+        return replay.expected(trace)
+    return numbers(given or found(trace, "effective_coefficients") or trace["weights"])

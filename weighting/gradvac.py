@@ -59,16 +59,17 @@ class GradientVaccine(_FromGramian):
 
     def rule(self, seen: Gradients) -> Tensor:
         """w, each at least 1."""
-        return vaccinate(seen, self.targets.double(), self._orders(seen), self.beta)[0]
+        return vaccinate(seen, self.targets.double(), self.orders().to(seen.cosines.device), self.beta)[0]
 
     def update(self, after: Observation) -> None:
         """Move the target cosines towards those that were met."""
         super().update(after)
         seen = gradients(self.read(after, "gramian"), self.present(after))
-        self.targets.copy_(vaccinate(seen, self.targets.double(), self._orders(seen), self.beta)[1])
+        self.targets.copy_(vaccinate(seen, self.targets.double(), self.orders().to(seen.cosines.device), self.beta)[1])
 
-    def _orders(self, seen: Gradients) -> Tensor:
-        return draw_orders(self.seed, self.num_updates, self.num_tasks).to(seen.cosines.device)
+    def orders(self) -> Tensor:
+        """In which each task meets the others in this step, int64 ``(K, K - 1)``."""
+        return draw_orders(self.seed, self.num_updates, self.num_tasks)
 
 
 def vaccinate(seen: Gradients, targets: Tensor, orders: Tensor, beta: float) -> tuple[Tensor, Tensor]:

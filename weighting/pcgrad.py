@@ -49,8 +49,11 @@ class ProjectedConflicts(_FromGramian):
 
     def rule(self, seen: Gradients) -> Tensor:
         """w, each at least 1."""
-        orders = draw_orders(self.seed, self.num_updates, self.num_tasks)
-        return project_conflicts(seen, orders.to(seen.cosines.device))
+        return project_conflicts(seen, self.orders().to(seen.cosines.device))
+
+    def orders(self) -> Tensor:
+        """In which each task meets the others in this step, int64 ``(K, K - 1)``."""
+        return draw_orders(self.seed, self.num_updates, self.num_tasks)
 
 
 def project_conflicts(seen: Gradients, orders: Tensor) -> Tensor:

@@ -22,13 +22,12 @@ from replays import (
     coba_official,
     coba_paper,
     dwa,
+    expected_of,
     files,
-    found,
     group_of,
     largest_difference,
     numbers,
 )
-from torch import Tensor
 
 import weighting
 from weighting import Observation
@@ -78,13 +77,6 @@ def further_replays(trace: Trace) -> list[tuple[Replay, Any]]:
         limit = SINGLE_PRECISION_LIMIT if single else 1e-9
         result.append((Replay("coba_mftcoder", lambda one: coba_official(one, "val_losses"), limit), None))
     return result
-
-
-def expected_of(replay: Replay, trace: Trace, given: Any) -> Tensor:
-    """What a replay is compared with: numbers of another reading, of the replay's own choice, or the coefficients."""
-    if given is None and replay.expected is not None:
-        return replay.expected(trace)
-    return numbers(given or found(trace, "effective_coefficients") or trace["weights"])
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
