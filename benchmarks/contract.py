@@ -52,6 +52,9 @@ class Training(BaseModel):
     """Steps over which the learning rate first rises in a straight line to ``lr``; the schedule begins after them."""
     grad_clip: float | None = Field(default=None, gt=0)
     """Largest norm of the total gradient; none: no clipping."""
+    acts_on: Literal["all", "shared"] | None = None
+    """Which parameters the weighted total trains under methods that ask for the gradients of all tasks: all, or the shared
+    ones, while what belongs to some tasks alone is trained by the plain sum of their losses; none: as the method says."""
     shared_layer: Annotated[tuple[str, ...] | None, BeforeValidator(_as_names)] = None
     """Names of the modules at which gradient norms are measured, as in ``model.named_modules()``; none: the problem's."""
     threads: int = Field(default=1, ge=1)
@@ -252,6 +255,18 @@ class Problem(ABC):
 
         All trained parameters below them count. With ``batch_shape`` they carry the replicas as leading dimensions.
         """
+
+    def shared_parameters(self, model: nn.Module) -> Sequence[Tensor] | None:
+        """The parameters over which the gradients of tasks are compared (Gramians); None: all that every task's loss reaches,
+        as is seen of the first batches."""
+        return None
+
+    def task_rows(self, batch: Batch) -> Sequence[Batch] | None:
+        """For each task the rows of the batch that are its own; ``losses`` of these sum to the task's loss in the batch.
+
+        None: rows belong to several tasks.
+        """
+        return None
 
     def counts(self, batch: Batch) -> Tensor | None:
         """Over how many units (tokens, pixels, examples) each task's mean loss is taken, ``(*batch_shape, K)``.

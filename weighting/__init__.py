@@ -31,6 +31,7 @@ from weighting.gradvac import GradientVaccine
 from weighting.imtl_g import ImpartialGradient
 from weighting.imtl_l import ImpartialLoss
 from weighting.integration_check import IntegrationReport, check_integration
+from weighting.jacobian import Jacobian, apply, gramian, jacobian
 from weighting.lbtw import LossBalanced
 from weighting.lbtw_official import RescaledLossBalanced
 from weighting.losses import TaskLosses, total
@@ -53,6 +54,7 @@ __all__ = [
     "METHODS",
     "Claim",
     "IntegrationReport",
+    "Jacobian",
     "Needs",
     "Observation",
     "RunFacts",
@@ -61,11 +63,14 @@ __all__ = [
     "WeightedStep",
     "Weighter",
     "__version__",
+    "apply",
     "check_integration",
     "citation",
     "create",
     "family",
     "gradient_norms",
+    "gramian",
+    "jacobian",
     "method",
     "names",
     "replay",

@@ -8,15 +8,17 @@ goes on is the same run, with dropout and batch normalization too.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import count
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from benchmarks.contract import Batch, Data, Problem, Training, to_device
-from benchmarks.harness.gradients import JacobianRows, SharedLayerNorms
+from benchmarks.harness.shared_norms import SharedLayerNorms
 from benchmarks.harness.optimizer import make_optimizer, set_lr
 from benchmarks.harness.randomness import seed_generators, undisturbed
+from benchmarks.harness.task_gradients import TaskGradients
 from weighting import Needs, Observation, TaskLosses, Weighter, total
 from weighting.observation import visible
 
@@ -55,6 +57,18 @@ class _Part:
     """``(*batch_shape, K)`` the part of each task's units that it holds; None: all of them."""
 
 
+@dataclass(frozen=True)
+class _Passed:
+    """What the passes of a step before the optimizer's leave behind: the model's ``.grad``, and this."""
+
+    seen: Observation
+    """With the losses of the whole batch."""
+    losses: Tensor
+    """As the model computes them, where the batch is one part."""
+    given: Tensor
+    weights: Tensor
+
+
 class Stepper:
     """Makes the steps of one run. Model and weighter are on ``device``."""
 
@@ -73,8 +87,7 @@ class Stepper:
         self.optimizer = make_optimizer(model, training)
         asks_norms = Needs.GRAD_NORMS in weighter.needs
         self.norms = SharedLayerNorms(problem, model, training.shared_layer) if asks_norms else None
-        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self.jacobian = JacobianRows(trained, len(problem.batch_shape))
+        self.task_gradients = self._task_gradients() if Needs.GRAMIAN in weighter.needs else None
         self.extra_forwards = self.extra_backwards = 0
         self.health: list[Tensor] = []
         """A scalar for each step, not finite if the loss of a present task, a weight or the total was not."""
@@ -82,18 +95,31 @@ class Stepper:
     def step(self, number: int) -> StepResult:
         """Make step ``number``."""
         wanted = self.weighter.wants()
-        norms = self._norms(wanted)
+        self._check_needs(wanted)
         parts = self._parts(to_device(self.data.train_batch(number), self.device))
-        seen, graph = self._before(number, parts, wanted)
+        before = self.validation_losses(number).losses if Needs.VAL_LOSSES_BEFORE_STEP in wanted else None
+        self.optimizer.zero_grad(set_to_none=True)
+        passes = self._by_total if Needs.GRAMIAN not in wanted else self._by_task
+        passed = passes(number, parts, wanted)
+
+        gradient_norm = self._clip()
+        if self.training.lr_schedule != "constant" or self.training.warmup_steps:
+            set_lr(self.optimizer, self.training, number)
+        self.optimizer.step()
+
+        seen = passed.seen.replace(val_losses_before=before)
+        self.weighter.update(self._after(seen, number, parts, wanted))
+        return StepResult(passed.losses, seen.counts, passed.given, passed.weights, gradient_norm)
+
+    def _by_total(self, number: int, parts: Sequence[_Part], wanted: Needs) -> _Passed:
+        """A backward pass of the weighted total for each part."""
+        norms = self.norms if Needs.GRAD_NORMS in wanted else None
+        seen, graph = self._before(number, parts)
         given = self.weighter.weights(seen)
         weights = self._normalize(given)
-        if Needs.VAL_LOSSES_BEFORE_STEP in wanted:
-            seen = seen.replace(val_losses_before=self.validation_losses(number).losses)
-
-        self.optimizer.zero_grad(set_to_none=True)
         losses, health = TaskLosses(self.problem.num_tasks), torch.zeros((), device=self.device)
         for place, part in enumerate(parts):
-            own = self._forward(number, part, place) if graph is None else graph
+            own = self._forward(number, part.batch, place) if graph is None else graph
             shared = own if part.share is None else own * part.share
             if norms is not None:
                 norms.before_backward(shared, weights, None if part.counts is None else part.counts > 0)
@@ -107,17 +133,34 @@ class Stepper:
         self.health.append(health)
         if graph is None:
             seen = seen.replace(losses=losses.observation().losses)
-        gradient_norm = self._clip()
-        if self.training.lr_schedule != "constant" or self.training.warmup_steps:
-            set_lr(self.optimizer, self.training, number)
-        self.optimizer.step()
-
         if norms is not None:
             seen = seen.replace(grad_norms=norms.take(weights))
-        self.weighter.update(self._after(seen, number, parts, wanted))
         raw = graph if graph is not None else seen.losses
         assert raw is not None
-        return StepResult(raw.detach(), seen.counts, given, weights, gradient_norm)
+        return _Passed(seen, raw.detach(), given, weights)
+
+    def _by_task(self, number: int, parts: Sequence[_Part], wanted: Needs) -> _Passed:
+        """The gradients of all tasks, and their weighted sum."""
+        tasks = self.task_gradients
+        assert tasks is not None
+        losses, health = TaskLosses(self.problem.num_tasks), torch.zeros((), device=self.device)
+        for place, part in enumerate(parts):
+            present = None if part.counts is None else part.counts > 0
+            # A default binds the place: the function is called within this round.
+            own = tasks.add(part.batch, part.share, present, lambda batch, at=place: self._forward(number, batch, at))
+            losses.add(own * self._units(part), self._units(part))
+            health = health + _sum_of_present(own, part.counts)
+        seen = Observation(losses=own, counts=parts[0].counts) if len(parts) == 1 else losses.observation()
+        assert seen.losses is not None
+        seen = seen.replace(gramian=tasks.gramian())
+        if Needs.GRAD_NORMS in wanted and self.norms is not None:
+            seen = seen.replace(grad_norms=tasks.norms(self.norms.parameters))
+        given = self.weighter.weights(seen)
+        weights = self._normalize(given)
+        tasks.apply(weights, seen.present)
+        self.health.append(health + total(weights, seen.losses, seen.counts))
+        self.extra_backwards += tasks.extra_backwards
+        return _Passed(seen, seen.losses, given, weights)
 
     @property
     def extra(self) -> tuple[int, int, int]:
@@ -145,45 +188,32 @@ class Stepper:
 
     # ---- before the backward pass --------------------------------------------------------------------------------
 
-    def _before(self, number: int, parts: Sequence[_Part], wanted: Needs) -> tuple[Observation, Tensor | None]:
+    def _before(self, number: int, parts: Sequence[_Part]) -> tuple[Observation, Tensor | None]:
         """What the weighter may see, and the losses with their graph where there is one part."""
         if len(parts) == 1:
-            losses = self._forward(number, parts[0], 0)
-            seen = Observation(losses=losses, counts=parts[0].counts)
-            if Needs.GRAMIAN in wanted:
-                self.jacobian.add(losses)
-                seen = self._with_gramian(seen)
-            return seen, losses
-        counts = torch.stack([self._units(part) for part in parts]).sum(0)
-        if Needs.GRAMIAN in wanted:
-            self.extra_forwards += 1
-            for place, part in enumerate(parts):
-                losses = self._forward(number, part, place)
-                self.jacobian.add(losses if part.share is None else losses * part.share)
-            return self._with_gramian(self._losses_of(parts, number, evaluation=False)), None
+            losses = self._forward(number, parts[0].batch, 0)
+            return Observation(losses=losses, counts=parts[0].counts), losses
         if self.weighter.answers_from == "losses":
             self.extra_forwards += 1
             return self._losses_of(parts, number, evaluation=False), None
-        return Observation(counts=counts), None
+        return Observation(counts=torch.stack([self._units(part) for part in parts]).sum(0)), None
 
-    def _with_gramian(self, seen: Observation) -> Observation:
-        self.extra_backwards += self.problem.num_tasks
-        rows = self.jacobian.take()
-        return seen.replace(gramian=rows @ rows.mT)
-
-    def _forward(self, number: int, part: _Part, place: int) -> Tensor:
+    def _forward(self, number: int, batch: Batch, place: int) -> Tensor:
         """Losses ``(*batch_shape, K)`` of a part, with graph; the same draws whenever the same part is passed."""
         seed_generators(self.device, self.seed, "step", number, "train", place)
         if self.norms is not None:
             self.norms.arm()
-        return self.problem.losses(self.model, part.batch)
+        return self.problem.losses(self.model, batch)
 
-    def _norms(self, wanted: Needs) -> SharedLayerNorms | None:
-        if Needs.GRAD_NORMS not in wanted:
-            return None
-        if self.norms is None:
+    def _task_gradients(self) -> TaskGradients:
+        acts_on = self.training.acts_on or self.weighter.acts_on
+        first = (to_device(self.data.train_batch(step), self.device) for step in count())
+        seed_generators(self.device, self.seed, "task gradients")
+        return TaskGradients(self.problem, self.model, first, acts_on, self.device)
+
+    def _check_needs(self, wanted: Needs) -> None:
+        if wanted & ~self.weighter.needs:
             raise RuntimeError(f"{self.weighter.name}: expected `needs` to cover what `wants` asks for")
-        return self.norms
 
     def _normalize(self, weights: Tensor) -> Tensor:
         if self.training.normalize == "none":

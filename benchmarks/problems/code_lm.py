@@ -261,6 +261,10 @@ class CodeLM(Problem):
         predicted: Tensor = batch["valid"].sum(-1) * (batch["tokens"].shape[-1] - 1)
         return predicted
 
+    def task_rows(self, batch: Batch) -> Sequence[Batch]:
+        """Its group of sequences."""
+        return [{name: tensor[[place]] for name, tensor in batch.items()} for place in range(self.num_tasks)]
+
     def micro_batches(self, batch: Batch, number: int) -> Sequence[Batch]:
         """Some sequences of every task in each."""
         sequences = batch["valid"].shape[1]

@@ -322,6 +322,13 @@ class FinetuneLM(Problem):
         nats, task = nats_of(model, batch)
         return sums(nats, self._own(task), self.num_tasks) / self.counts(batch).clamp(min=1)
 
+    def task_rows(self, batch: Batch) -> Sequence[Batch] | None:
+        """The rows in which the task learns a token, up to the last such token; None where rows are packed."""
+        if self.packed:
+            return None
+        learns = torch.stack([(self._own(batch["task"]) == place) for place in range(self.num_tasks)])
+        return [_cut(batch, learned.any(1), learned.any(0)) for learned in learns]
+
     def counts(self, batch: Batch) -> Tensor:
         """The learned tokens of each task, ``(K,)``."""
         task = self._own(batch["task"][:, 1:].flatten())
@@ -362,6 +369,12 @@ class FinetuneLM(Problem):
     def facts(self) -> dict[str, Any]:
         """Hash of the examples, the shares in which tasks are drawn, how much was cut, and versions."""
         return self._facts
+
+
+def _cut(batch: Batch, rows: Tensor, tokens: Tensor) -> Batch:
+    """Some rows of a batch, without what lies behind the last of some tokens. rows: bool ``(R,)``; tokens: bool ``(T,)``."""
+    length = int(tokens.nonzero().max()) + 1 if bool(tokens.any()) else 0
+    return {name: value[rows] if value.dim() == 1 else value[rows, :length] for name, value in batch.items()}
 
 
 def _check_numbers(**values: tuple[object, int]) -> None:

@@ -21,7 +21,7 @@ from benchmarks.analysis.table import Column, Table
 from benchmarks.catalog import make_problem
 from benchmarks.contract import Problem
 from benchmarks.harness import step
-from benchmarks.harness.gradients import SharedLayerNorms
+from benchmarks.harness.shared_norms import SharedLayerNorms
 from benchmarks.harness.loop import Loop
 from benchmarks.harness.worker import weighter_of
 from benchmarks.records.files import write

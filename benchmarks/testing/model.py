@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from benchmarks.harness.gradients import SharedLayerNorms
+from benchmarks.harness.shared_norms import SharedLayerNorms
 from benchmarks.shared_layer import shared_layers
 from benchmarks.testing.case import SPLITS, Case, different
 from weighting.testing.expectations import all_finite, expect, same

@@ -1,4 +1,4 @@
-"""What methods ask about gradients: their norms at the shared layer, and their inner products, over all micro-batches."""
+"""The norms of the task gradients at the shared layer, over all micro-batches."""
 
 from __future__ import annotations
 
@@ -9,29 +9,7 @@ from torch import Tensor, nn
 
 from benchmarks.contract import Problem
 from benchmarks.shared_layer import shared_layers, trained_parameters
-from weighting.gradients import task_gradients
-
-
-class JacobianRows:
-    """The gradient of each task over some parameters, added up over micro-batches: ``(*batch_shape, K, parameters)``."""
-
-    def __init__(self, parameters: Sequence[Tensor], replica_dims: int) -> None:
-        self.parameters, self.replica_dims = parameters, replica_dims
-        self._rows: Tensor | None = None
-
-    def add(self, losses: Tensor) -> None:
-        """Add a micro-batch's. losses: ``(*batch_shape, K)`` with graph, which is kept; each its share of the whole mean."""
-        found = task_gradients(losses, self.parameters)
-        rows = [torch.cat([part.flatten(self.replica_dims) for part in each], dim=-1) for each in found]
-        stacked = torch.stack(rows, dim=-2)
-        self._rows = stacked if self._rows is None else self._rows + stacked
-
-    def take(self) -> Tensor:
-        """What was added since the last call. Raises RuntimeError if nothing was."""
-        rows, self._rows = self._rows, None
-        if rows is None:
-            raise RuntimeError("expected a backward pass before its gradients are asked for, found none")
-        return rows
+from weighting.jacobian import Jacobian
 
 
 class SharedLayerNorms:
@@ -52,7 +30,7 @@ class SharedLayerNorms:
         self.num_tasks = problem.num_tasks
         layers = shared_layers(problem, model, chosen)
         self.parameters = trained_parameters(problem, layers)
-        self.rows = JacobianRows(self.parameters, len(problem.batch_shape))
+        self.jacobian = Jacobian(problem.num_tasks, self.parameters, replica_dims=len(problem.batch_shape))
         self.by_rows = problem.rows_belong_to_tasks and len(layers) == 1 and _is_alone(layers[0], model)
         self.extra_backwards = 0
         self._armed = self._passes = False
@@ -78,7 +56,7 @@ class SharedLayerNorms:
         self._passes = not self.by_rows or len(self._inputs) != 1 or _has_zero(weights, present)
         if self._passes:
             self.extra_backwards += self.num_tasks
-            self.rows.add(losses)
+            self.jacobian.add(losses)
 
     @torch.no_grad()
     def after_backward(self) -> None:
@@ -102,7 +80,9 @@ class SharedLayerNorms:
         weight, bias = self._weight, self._bias
         self._weight = self._bias = None
         if weight is None:
-            return torch.stack([row.norm(dim=-1) for row in self.rows.take().unbind(-2)], dim=-1)
+            norms = self.jacobian.norms()
+            self.jacobian.clear()
+            return norms
         squared = weight.square().sum((-2, -1))
         if bias is not None:
             squared = squared + bias.square().sum(-1)
