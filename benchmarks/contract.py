@@ -257,8 +257,10 @@ class Problem(ABC):
         """
 
     def shared_parameters(self, model: nn.Module) -> Sequence[Tensor] | None:
-        """The parameters over which the gradients of tasks are compared (Gramians); None: all that every task's loss reaches,
-        as is seen of the first batches."""
+        """The parameters over which the gradients of tasks are compared, for Gramians.
+
+        None: all that every task's loss reaches, as is seen of the first batches.
+        """
         return None
 
     def task_rows(self, batch: Batch) -> Sequence[Batch] | None:

@@ -248,6 +248,33 @@ class MixesItsRows(Broken, RowsTiny):
         return torch.stack(errors)
 
 
+class GivesTheRowsOfAnother(Broken):
+    """Rows of a task that leave some of its own out."""
+
+    name, breaks, says = (
+        "gives_the_rows_of_another",
+        "gradients_of_tasks_are_where_the_problem_says",
+        ("rows of single tasks",),
+    )
+
+    def losses(self, model: nn.Module, batch: Batch) -> Tensor:
+        losses = super().losses(model, {name: batch[name] for name in ("x", "y")})
+        return losses if "task" not in batch else losses * torch.eye(self.num_tasks)[int(batch["task"])]
+
+    def task_rows(self, batch: Batch) -> Sequence[Batch]:
+        part = {name: tensor[1:] for name, tensor in batch.items()}
+        return [{**part, "task": torch.tensor(task)} for task in range(self.num_tasks)]
+
+
+class NamesAStranger(Broken):
+    """Shared parameters that are no part of the model."""
+
+    name, breaks, says = "names_a_stranger", "gradients_of_tasks_are_where_the_problem_says", ("shared_parameters",)
+
+    def shared_parameters(self, model: nn.Module) -> Sequence[Tensor]:
+        return list(nn.Linear(4, 3).parameters())
+
+
 class ProbesAVector(Broken):
     """A probe of three numbers."""
 
@@ -310,6 +337,8 @@ BROKEN: tuple[type[Broken], ...] = (
     ForgetsAKey,
     SharesAStranger,
     MixesItsRows,
+    GivesTheRowsOfAnother,
+    NamesAStranger,
     ProbesAVector,
     HoldsItsTasksOnly,
     DrawsByItsTasks,

@@ -76,4 +76,5 @@ class ConflictAverse(_FromGramian):
 
         support, _ = pivot(solve, seen.counts, seen.counts, ROUNDS)
         point, _, _ = solve(support, REFINEMENTS)
-        return point.clamp(min=0.0) * ones
+        # With c = 0 there is nowhere to go, and the root would make rounding visible.
+        return torch.where(radius > 0, point.clamp(min=0.0) * ones, 0.0)

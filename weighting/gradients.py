@@ -30,7 +30,7 @@ def trainable(parameters: nn.Module | Iterable[Tensor]) -> list[Tensor]:
     given = parameters.parameters() if isinstance(parameters, nn.Module) else parameters
     found = list({id(parameter): parameter for parameter in given if parameter.requires_grad}.values())
     if not found:
-        raise ValueError("expected at least one trained parameter for gradient norms, found none")
+        raise ValueError("expected at least one trained parameter to take gradients of, found none")
     return found
 
 

@@ -1,4 +1,4 @@
-"""The gradients of all task losses by the shared parameters: their inner products, and the update that weights make of them."""
+"""The gradients of all task losses by shared parameters: their inner products, and the update that weights make of them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge
 
 from weighting.gradients import trainable
 from weighting.observation import Numbers, as_tensor, visible
@@ -18,68 +19,75 @@ class Jacobian:
     parameters    those of which gradients are taken, or the module; frozen ones do not count
     replica_dims  how many leading dimensions of losses and parameters are replicas
 
-    Holds K numbers for each parameter, in the parameter's dtype. Raises ValueError where no parameter is trained.
+    Holds a gradient, in the parameter's dtype, for each task that reaches a parameter. Raises ValueError where no parameter
+    is trained.
     """
 
     def __init__(self, num_tasks: int, parameters: nn.Module | Iterable[Tensor], *, replica_dims: int = 0) -> None:
         self.num_tasks, self.replica_dims = num_tasks, replica_dims
         self.parameters = trainable(parameters)
-        self.blocks: list[Tensor | None] = [None] * len(self.parameters)
-        """For each parameter the gradients of all tasks, ``(K, *shape)``; None: no loss has reached it."""
+        self.rows: list[dict[int, Tensor]] = [{} for _ in self.parameters]
+        """For each parameter, by task, the gradient of a loss that reaches it."""
+        self._stacks: list[Tensor | None] = [None] * len(self.parameters)
+        """The rows of a parameter as one tensor ``(tasks that reach it, *shape)``, of which they are then views."""
 
-    def add(self, losses: Tensor | Sequence[Tensor], *, present: Tensor | None = None, at_once: bool = False) -> None:
+    @property
+    def num_bytes(self) -> int:
+        """What is held."""
+        return sum(row.numel() * row.element_size() for rows in self.rows for row in rows.values())
+
+    def add(self, losses: Tensor | Sequence[Tensor], *, present: Tensor | None = None) -> None:
         """Add a micro-batch's gradients by one backward pass per task.
 
-        losses   ``(*batch_shape, K)`` with graph, which is kept, or a sequence of K losses; each its share of the step's mean
+        losses   ``(*batch_shape, K)`` with graph, which is kept, or a sequence of K losses; each its share of the step's
         present  bool ``(*batch_shape, K)``: tasks that are seen to be absent take no pass; None: all are there
-        at_once  one batched backward pass for all tasks (``is_grads_batched``) instead: faster where K is large and single
-                 operations are small; needs a batching rule for every operation of the model
         """
-        if at_once:
-            self._add_at_once(losses if isinstance(losses, Tensor) else torch.stack(list(losses), dim=-1))
-            return
         seen = None if present is None else visible(present.reshape(-1, self.num_tasks).any(0))
-        for task, loss in enumerate(losses.unbind(-1) if isinstance(losses, Tensor) else losses):
+        for task, loss in enumerate(_starts(losses)):
             if seen is None or seen[task]:
-                self.add_task(task, loss, retain_graph=True)
+                self._add(task, loss, retain_graph=True)
 
-    def add_task(self, task: int, loss: Tensor, *, retain_graph: bool = False) -> None:
-        """Add the gradients of one task's loss, ``(*batch_shape)`` with graph."""
-        if not loss.requires_grad:
-            return
-        found = torch.autograd.grad(loss.sum(), self.parameters, retain_graph=retain_graph, allow_unused=True)
-        for place, gradient in enumerate(found):
-            if gradient is not None:
-                self._block(place)[task] += gradient
+    def add_task(self, task: int, loss: Tensor) -> None:
+        """Add the gradients of one task's loss, ``(*batch_shape)``; its graph is used up."""
+        self._add(task, loss, retain_graph=False)
+
+    def add_rows(self, place: int, found: Tensor) -> None:
+        """Add the gradients of all tasks by parameter number ``place``, ``(K, *shape)``, which are then the Jacobian's."""
+        if self.rows[place]:
+            found = self._stacked(place) + found
+        self._stacks[place], self.rows[place] = found, dict(enumerate(found.unbind()))
 
     def clear(self) -> None:
         """Forget everything that was added."""
-        self.blocks = [None] * len(self.parameters)
+        self.rows = [{} for _ in self.parameters]
+        self._stacks = [None] * len(self.parameters)
 
     @torch.no_grad()
     def gramian(self, *, among: Iterable[Tensor] | None = None) -> Tensor:
-        """Inner products of the gradients, ``(*batch_shape, K, K)``, at least float32 within a parameter, float64 over them.
+        """Inner products of the gradients, ``(*batch_shape, K, K)``, in float64; within a parameter at least in float32.
 
         among  the parameters that count; None: all
         """
-        found: Tensor | None = None
-        for _, block in self._chosen(among):
-            rows = self._rows(block)
-            rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
-            part = wide(rows @ rows.mT)
-            found = part if found is None else found + part
-        return self._none() if found is None else found
-
-    def _none(self) -> Tensor:
-        first = self.parameters[0]
-        shape = (*first.shape[: self.replica_dims], self.num_tasks, self.num_tasks)
-        return wide(torch.zeros(shape, device=first.device))
+        shape = (*self.parameters[0].shape[: self.replica_dims], self.num_tasks, self.num_tasks)
+        found = wide(torch.zeros(shape, device=self.parameters[0].device))
+        for place in self._places(among):
+            tasks, numbers = list(self.rows[place]), self._numbers(place)
+            part = wide(numbers @ numbers.mT)
+            if len(tasks) == self.num_tasks:
+                found += part
+            else:
+                found[..., torch.tensor(tasks).unsqueeze(-1), torch.tensor(tasks)] += part
+        return found
 
     @torch.no_grad()
     def norms(self, *, among: Iterable[Tensor] | None = None) -> Tensor:
         """Norms of the gradients, ``(*batch_shape, K)``, in float64; ``among`` as in ``gramian``."""
-        found = [wide(torch.linalg.vector_norm(self._rows(block), dim=-1)).square() for _, block in self._chosen(among)]
-        return self._none()[..., 0] if not found else torch.stack(found).sum(0).sqrt()
+        shape = (*self.parameters[0].shape[: self.replica_dims], self.num_tasks)
+        found = wide(torch.zeros(shape, device=self.parameters[0].device))
+        for place in self._places(among):
+            for task, row in self.rows[place].items():
+                found[..., task] += wide(torch.linalg.vector_norm(row.flatten(self.replica_dims), dim=-1)).square()
+        return found.sqrt()
 
     @torch.no_grad()
     def apply(self, weights: Tensor, *, among: Iterable[Tensor] | None = None) -> None:
@@ -88,45 +96,66 @@ class Jacobian:
         weights  ``(*batch_shape, K)``; of weight 0, as for an absent task, nothing is added, whatever the gradient
         among    the parameters that count; None: all
         """
-        factors = weights.unsqueeze(-2)
-        numbers = visible(weights)
-        some_zero = numbers is None or 0 in numbers
-        for parameter, block in self._chosen(among):
-            rows = self._rows(block)
-            rows = torch.where(factors.mT != 0, rows, 0.0) if some_zero else rows
-            dtype = torch.promote_types(rows.dtype, torch.float32)
-            gradient = (factors.to(rows.device, dtype) @ rows.to(dtype)).reshape(parameter.shape).to(parameter.dtype)
+        seen = visible(weights)
+        some_zero = seen is None or 0 in seen
+        for place in self._places(among):
+            parameter, numbers = self.parameters[place], self._numbers(place)
+            factors = weights[..., list(self.rows[place])].unsqueeze(-2).to(numbers)
+            if some_zero:
+                numbers = torch.where(factors.mT != 0, numbers, 0.0)
+            gradient = (factors @ numbers).reshape(parameter.shape).to(parameter.dtype)
             parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
 
-    def _chosen(self, among: Iterable[Tensor] | None) -> list[tuple[Tensor, Tensor]]:
-        """The parameters that some loss has reached, with their gradients."""
-        chosen = None if among is None else {id(parameter) for parameter in among}
-        pairs = zip(self.parameters, self.blocks, strict=True)
-        return [(own, block) for own, block in pairs if block is not None and (chosen is None or id(own) in chosen)]
-
-    def _rows(self, block: Tensor) -> Tensor:
-        """``(*batch_shape, K, numbers)``."""
-        return block.flatten(1 + self.replica_dims).movedim(0, self.replica_dims)
-
-    def _block(self, place: int) -> Tensor:
-        block = self.blocks[place]
-        if block is None:
-            parameter = self.parameters[place]
-            self.blocks[place] = block = parameter.new_zeros(self.num_tasks, *parameter.shape)
-        return block
-
-    def _add_at_once(self, losses: Tensor) -> None:
-        if not losses.requires_grad:
+    def _add(self, task: int, loss: Tensor | GradientEdge, *, retain_graph: bool) -> None:
+        if isinstance(loss, Tensor) and not loss.requires_grad:
             return
-        each = torch.eye(self.num_tasks, dtype=losses.dtype, device=losses.device)
-        each = each.reshape(self.num_tasks, *[1] * (losses.dim() - 1), self.num_tasks).expand(self.num_tasks, *losses.shape)
-        found = torch.autograd.grad(
-            losses, self.parameters, each, retain_graph=True, allow_unused=True, is_grads_batched=True
-        )
+        one = torch.ones_like(loss) if isinstance(loss, Tensor) else self._one
+        found = torch.autograd.grad(loss, self.parameters, one, retain_graph=retain_graph, allow_unused=True)
         for place, gradient in enumerate(found):
             if gradient is not None:
-                known = self.blocks[place]
-                self.blocks[place] = gradient if known is None else known + gradient
+                rows = self.rows[place]
+                rows[task] = rows[task] + gradient if task in rows else gradient
+                self._stacks[place] = None
+
+    def _places(self, among: Iterable[Tensor] | None) -> list[int]:
+        """Those of the parameters that some loss has reached."""
+        chosen = None if among is None else {id(parameter) for parameter in among}
+        pairs = enumerate(zip(self.parameters, self.rows, strict=True))
+        return [place for place, (own, rows) in pairs if rows and (chosen is None or id(own) in chosen)]
+
+    def _numbers(self, place: int) -> Tensor:
+        """The rows of a parameter, ``(*batch_shape, tasks that reach it, numbers)``, at least float32."""
+        numbers = self._stacked(place).flatten(1 + self.replica_dims).movedim(0, self.replica_dims)
+        return numbers.to(torch.promote_types(numbers.dtype, torch.float32))
+
+    def _stacked(self, place: int) -> Tensor:
+        stack = self._stacks[place]
+        if stack is None:
+            rows = self.rows[place]
+            self._stacks[place] = stack = torch.stack(list(rows.values()))
+            # What the stack holds is not held twice.
+            self.rows[place] = dict(zip(rows, stack.unbind(), strict=True))
+        return stack
+
+    @property
+    def _one(self) -> Tensor:
+        return self.parameters[0].new_ones(())
+
+
+def _starts(losses: Tensor | Sequence[Tensor]) -> Sequence[Tensor | GradientEdge]:
+    """Where the backward pass of each task begins.
+
+    Of a stack of K numbers, behind it: a pass from its elements would take zeros through the heads of all other tasks.
+    """
+    if not isinstance(losses, Tensor):
+        return losses
+    node, plain = losses.grad_fn, losses.unbind(-1)
+    if losses.dim() != 1 or node is None or node.name() != "StackBackward0":
+        return plain
+    return [
+        loss.detach() if function is None else GradientEdge(function, number)
+        for loss, (function, number) in zip(plain, node.next_functions, strict=True)
+    ]
 
 
 def wide(values: Tensor) -> Tensor:
@@ -140,7 +169,6 @@ def jacobian(
     *,
     counts: Numbers | None = None,
     replica_dims: int = 0,
-    at_once: bool = False,
 ) -> Jacobian:
     """The gradients of K losses by the shared parameters, for ``Jacobian.gramian`` and ``apply``.
 
@@ -148,7 +176,6 @@ def jacobian(
     parameters    those that all tasks share, or their module; frozen ones do not count
     counts        as in ``Observation``; a task with a count of 0 takes no pass; None: all are present
     replica_dims  how many leading dimensions of losses and parameters are replicas
-    at_once       as in ``Jacobian.add``
 
     ::
 
@@ -163,7 +190,7 @@ def jacobian(
     number = losses.shape[-1] if isinstance(losses, Tensor) else len(losses)
     found = Jacobian(number, parameters, replica_dims=replica_dims)
     present = None if counts is None else as_tensor("counts", counts) > 0
-    found.add(losses, present=present, at_once=at_once)
+    found.add(losses, present=present)
     return found
 
 

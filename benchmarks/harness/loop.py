@@ -24,7 +24,15 @@ from benchmarks.harness.selection import Selector
 from benchmarks.harness.step import Stepper, StepResult
 from benchmarks.harness.stopwatch import Stopwatch
 from benchmarks.harness.trajectory import Trajectory
-from benchmarks.records.schema import OF_METHOD, OF_PROBLEM, Costs, Fingerprints, Flag, Selection
+from benchmarks.records.schema import (
+    OF_METHOD,
+    OF_PROBLEM,
+    Costs,
+    Fingerprints,
+    Flag,
+    Selection,
+    TaskGradientsUsed,
+)
 from weighting import Needs, Weighter
 
 CHECKPOINT_SECONDS = 5.0
@@ -236,6 +244,15 @@ class Loop:
             extra_backwards=backwards / self.step,
             peak_memory_mb=memory,
         )
+
+    @property
+    def task_gradients(self) -> TaskGradientsUsed | None:
+        """How the gradients of all tasks were had; None: the method does not ask for them."""
+        used = self.stepper.task_gradients
+        if used is None:
+            return None
+        compared = sum(parameter.numel() for parameter in used.shared)
+        return TaskGradientsUsed(way=used.way, acts_on=used.acts_on, compared=compared, megabytes=used.megabytes)
 
     def flags(self, not_finite: str | None) -> tuple[Flag, ...]:
         """What a reader of the run's numbers has to know. ``not_finite``: why the run diverged, if it did."""

@@ -39,6 +39,11 @@ class Generators:
         """Where they stand."""
         return cls(Draws.now(device), np.random.get_state())  # noqa: NPY002 - the global generator, as above
 
+    def restore(self) -> None:
+        """Set them back."""
+        self.torch_and_python.restore()
+        np.random.set_state(self.numpy)  # noqa: NPY002
+
     def are_unmoved(self, device: torch.device) -> bool:
         """Whether nothing was drawn since."""
         now = Generators.now(device)

@@ -8,16 +8,17 @@ goes on is the same run, with dropout and batch normalization too.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import count
 from dataclasses import dataclass
+from functools import partial
+from itertools import count
 
 import torch
 from torch import Tensor, nn
 
 from benchmarks.contract import Batch, Data, Problem, Training, to_device
-from benchmarks.harness.shared_norms import SharedLayerNorms
 from benchmarks.harness.optimizer import make_optimizer, set_lr
 from benchmarks.harness.randomness import seed_generators, undisturbed
+from benchmarks.harness.shared_norms import SharedLayerNorms
 from benchmarks.harness.task_gradients import TaskGradients
 from weighting import Needs, Observation, TaskLosses, Weighter, total
 from weighting.observation import visible
@@ -119,7 +120,7 @@ class Stepper:
         weights = self._normalize(given)
         losses, health = TaskLosses(self.problem.num_tasks), torch.zeros((), device=self.device)
         for place, part in enumerate(parts):
-            own = self._forward(number, part.batch, place) if graph is None else graph
+            own = self._forward(number, place, part.batch) if graph is None else graph
             shared = own if part.share is None else own * part.share
             if norms is not None:
                 norms.before_backward(shared, weights, None if part.counts is None else part.counts > 0)
@@ -143,21 +144,20 @@ class Stepper:
         """The gradients of all tasks, and their weighted sum."""
         tasks = self.task_gradients
         assert tasks is not None
-        losses, health = TaskLosses(self.problem.num_tasks), torch.zeros((), device=self.device)
+        found, health = [], torch.zeros((), device=self.device)
         for place, part in enumerate(parts):
             present = None if part.counts is None else part.counts > 0
-            # A default binds the place: the function is called within this round.
-            own = tasks.add(part.batch, part.share, present, lambda batch, at=place: self._forward(number, batch, at))
-            losses.add(own * self._units(part), self._units(part))
+            own = tasks.add(part.batch, part.share, present, partial(self._forward, number, place))
+            found.append(own)
             health = health + _sum_of_present(own, part.counts)
-        seen = Observation(losses=own, counts=parts[0].counts) if len(parts) == 1 else losses.observation()
-        assert seen.losses is not None
+        seen = self._together(parts, found)
         seen = seen.replace(gramian=tasks.gramian())
         if Needs.GRAD_NORMS in wanted and self.norms is not None:
             seen = seen.replace(grad_norms=tasks.norms(self.norms.parameters))
         given = self.weighter.weights(seen)
         weights = self._normalize(given)
         tasks.apply(weights, seen.present)
+        assert seen.losses is not None
         self.health.append(health + total(weights, seen.losses, seen.counts))
         self.extra_backwards += tasks.extra_backwards
         return _Passed(seen, seen.losses, given, weights)
@@ -191,14 +191,14 @@ class Stepper:
     def _before(self, number: int, parts: Sequence[_Part]) -> tuple[Observation, Tensor | None]:
         """What the weighter may see, and the losses with their graph where there is one part."""
         if len(parts) == 1:
-            losses = self._forward(number, parts[0].batch, 0)
+            losses = self._forward(number, 0, parts[0].batch)
             return Observation(losses=losses, counts=parts[0].counts), losses
         if self.weighter.answers_from == "losses":
             self.extra_forwards += 1
             return self._losses_of(parts, number, evaluation=False), None
         return Observation(counts=torch.stack([self._units(part) for part in parts]).sum(0)), None
 
-    def _forward(self, number: int, batch: Batch, place: int) -> Tensor:
+    def _forward(self, number: int, place: int, batch: Batch) -> Tensor:
         """Losses ``(*batch_shape, K)`` of a part, with graph; the same draws whenever the same part is passed."""
         seed_generators(self.device, self.seed, "step", number, "train", place)
         if self.norms is not None:
@@ -282,6 +282,10 @@ class Stepper:
                 purpose = "validation" if evaluation else "train"
                 seed_generators(self.device, self.seed, "step", number, purpose, place)
                 found.append(self.problem.losses(self.model, part.batch))
+        return self._together(parts, found)
+
+    def _together(self, parts: Sequence[_Part], found: Sequence[Tensor]) -> Observation:
+        """Losses and counts over some parts whose losses are known."""
         if len(parts) == 1:
             return Observation(losses=found[0], counts=parts[0].counts)
         losses = TaskLosses(self.problem.num_tasks)

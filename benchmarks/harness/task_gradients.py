@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
@@ -10,11 +11,12 @@ from torch import Tensor, nn
 
 from benchmarks.contract import Batch, Problem
 from benchmarks.harness.randomness import Generators, undisturbed
+from benchmarks.harness.row_blocks import RowBlocks
 from weighting.jacobian import Jacobian
 
-Way = Literal["own_rows", "a_pass_each"]
-"""``own_rows``: a forward and a backward pass over the rows of each task; ``a_pass_each``: a backward pass for each task
-through the graph of all."""
+Way = Literal["row_blocks", "own_rows", "a_pass_each"]
+"""By which passes: ``row_blocks``, one backward pass for all tasks, see ``RowBlocks``; ``own_rows``, a forward and a
+backward pass over the rows of each task; ``a_pass_each``, a backward pass for each task through the graph of all."""
 ActsOn = Literal["all", "shared"]
 Forward = Callable[[Batch], Tensor]
 """From a batch to its losses, with graph; the same draws at every call."""
@@ -22,15 +24,15 @@ Forward = Callable[[Batch], Tensor]
 LOOKS = 8
 """Training batches that are looked at, at most, for one of each task."""
 AGREEMENT = 1e-3
-"""Relative difference between a task's loss in the whole batch and over its own rows, above which the rows are not its own."""
+"""Relative difference from the loss, or the gradient, of a pass over the whole batch, above which a cheaper way is wrong."""
 
 
 class TaskGradients:
     """The gradient of each task by all trained parameters.
 
-    Where the rows of a batch belong to one task each, K passes over a part of the rows cost about as much as one over all of
-    them. That is how the gradients are taken where it is seen to give the same losses: the model draws no random numbers and
-    normalises over no batch. Elsewhere every task takes a backward pass through the whole graph.
+    Every task takes a backward pass through the whole graph, unless a cheaper way is seen to give the same numbers on the
+    first batches: where the rows of a batch belong to one task each, one backward pass over K equal groups of rows, or K
+    passes over a part of the rows each, for which the model must draw no random numbers and normalise over no batch.
 
     first   training batches in order, of which a few are looked at
     device  of the model
@@ -38,13 +40,19 @@ class TaskGradients:
     Raises ValueError where a problem names shared parameters that are not trained.
     """
 
-    def __init__(self, problem: Problem, model: nn.Module, first: Iterator[Batch], acts_on: ActsOn, device: torch.device) -> None:
+    def __init__(
+        self, problem: Problem, model: nn.Module, first: Iterator[Batch], acts_on: ActsOn, device: torch.device
+    ) -> None:
         self.problem, self.acts_on = problem, acts_on
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.jacobian = Jacobian(problem.num_tasks, trained, replica_dims=len(problem.batch_shape))
+        self.blocks = RowBlocks(model, self.jacobian)
         with undisturbed(model, device, evaluation=False, grad=True):
-            look = _Look(problem, model, first, device)
-        self.way: Way = "own_rows" if look.rows_are_own else "a_pass_each"
+            look = _Look(problem, model, first, device, self.blocks if _has_blocks(problem) else None)
+        self.way: Way = look.way
+        self.jacobian.clear()
+        self.megabytes = 0.0
+        """What the gradients of all tasks took in the last step."""
         named = problem.shared_parameters(model)
         self.shared = look.shared(trained) if named is None else _trained(problem, named)
         shared = {id(parameter) for parameter in self.shared}
@@ -53,13 +61,7 @@ class TaskGradients:
     @property
     def extra_backwards(self) -> int:
         """Backward passes of a step beyond one over all rows."""
-        return 0 if self.way == "own_rows" else self.problem.num_tasks - 1
-
-    @property
-    def megabytes(self) -> float:
-        """What the gradients of all tasks take."""
-        sizes = (parameter.numel() * parameter.element_size() for parameter in self.jacobian.parameters)
-        return self.problem.num_tasks * sum(sizes) / 2**20
+        return self.problem.num_tasks - 1 if self.way == "a_pass_each" else 0
 
     def add(self, batch: Batch, share: Tensor | None, present: Tensor | None, forward: Forward) -> Tensor:
         """Add a micro-batch's gradients; returns its losses ``(*batch_shape, K)``, detached.
@@ -67,10 +69,19 @@ class TaskGradients:
         share    ``(*batch_shape, K)`` the part of each task's units that it holds; None: all of them
         present  bool, as ``share``; None: all tasks are there
         """
-        if self.way == "a_pass_each":
-            losses = forward(batch)
-            self.jacobian.add(losses if share is None else losses * share, present=present)
-            return losses.detach()
+        if self.way == "own_rows":
+            return self._add_own_rows(batch, share, forward)
+        if self.way == "row_blocks":
+            self.blocks.arm()
+        losses = forward(batch)
+        shared = losses if share is None else losses * share
+        if self.way == "row_blocks":
+            self.blocks.add(shared)
+        else:
+            self.jacobian.add(shared, present=present)
+        return losses.detach()
+
+    def _add_own_rows(self, batch: Batch, share: Tensor | None, forward: Forward) -> Tensor:
         found = []
         for task, rows in enumerate(own_rows(self.problem, batch)):
             loss = forward(rows).sum(-1)
@@ -89,13 +100,14 @@ class TaskGradients:
     def apply(self, weights: Tensor, present: Tensor | None) -> None:
         """Write the gradients of the step into the model's ``.grad``; nothing is kept of them.
 
-        weights  ``(*batch_shape, K)``; with ``acts_on="shared"``, what belongs to some tasks alone is trained by the plain sum
+        weights  ``(*batch_shape, K)``; what belongs to some tasks alone has weights of 1 with ``acts_on="shared"``
         present  bool, as weights: which tasks the step has; None: all
         """
         ones = torch.ones_like(weights)
         plain = ones if present is None else torch.where(present, ones, 0.0)
         self.jacobian.apply(weights, among=self.shared)
         self.jacobian.apply(weights if self.acts_on == "all" else plain, among=self.own)
+        self.megabytes = self.jacobian.num_bytes / 2**20
         self.jacobian.clear()
 
 
@@ -104,19 +116,23 @@ def own_rows(problem: Problem, batch: Batch) -> Sequence[Batch]:
     found = problem.task_rows(batch)
     if found is None or len(found) != problem.num_tasks:
         number = "none" if found is None else len(found)
-        raise RuntimeError(f"{problem.name}: expected task_rows to give {problem.num_tasks} parts of every batch, found {number}")
+        raise RuntimeError(
+            f"{problem.name}: expected task_rows to give {problem.num_tasks} parts of every batch, found {number}"
+        )
     return found
 
 
 class _Look:
     """What is seen of the first batches, until every task was in one."""
 
-    def __init__(self, problem: Problem, model: nn.Module, first: Iterator[Batch], device: torch.device) -> None:
-        self.problem, self.model, self.device = problem, model, device
+    def __init__(
+        self, problem: Problem, model: nn.Module, first: Iterator[Batch], device: torch.device, blocks: RowBlocks | None
+    ) -> None:
+        self.problem, self.model, self.device, self.blocks = problem, model, device, blocks
         self.reached: list[Tensor] = []
         """For each parameter, which tasks' losses have a gradient there, bool ``(K,)``."""
         seen = torch.zeros(problem.num_tasks, dtype=torch.bool)
-        self.rows_are_own = True
+        self.rows_are_own, self.blocks_are_right = True, blocks is not None
         for _, batch in zip(range(LOOKS), first, strict=False):
             present = self._present(batch)
             if bool((present & ~seen).any()):
@@ -125,6 +141,13 @@ class _Look:
             if bool(seen.all()):
                 break
         self.seen = seen
+
+    @property
+    def way(self) -> Way:
+        """The cheapest that is right."""
+        if self.blocks_are_right:
+            return "row_blocks"
+        return "own_rows" if self.rows_are_own else "a_pass_each"
 
     def shared(self, trained: Sequence[Tensor]) -> list[Tensor]:
         """The parameters that the losses of all tasks reach, or, so far, those of none."""
@@ -140,17 +163,36 @@ class _Look:
         return (counts > 0).reshape(-1, self.problem.num_tasks).any(0).cpu()
 
     def _look(self, batch: Batch, present: Tensor) -> None:
-        before = Generators.now(self.device)
+        seed = Generators.now(self.device)
         buffers = [buffer.clone() for buffer in self.model.buffers()]
         losses = self.problem.losses(self.model, batch)
         same = all(torch.equal(old, new) for old, new in zip(buffers, self.model.buffers(), strict=True))
-        self.rows_are_own = self.rows_are_own and same and before.are_unmoved(self.device) and self._rows_give(batch, losses, present)
+        self.rows_are_own = (
+            self.rows_are_own and same and seed.are_unmoved(self.device) and self._rows_give(batch, losses, present)
+        )
         found = Jacobian(self.problem.num_tasks, self.model, replica_dims=len(self.problem.batch_shape))
         found.add(losses, present=present)
+        self.blocks_are_right = self.blocks_are_right and self._blocks_give(batch, present, seed, found)
         reached = [
-            torch.zeros_like(present) if block is None else (block.flatten(1) != 0).any(1).cpu() for block in found.blocks
+            torch.tensor([task in rows and bool((rows[task] != 0).any()) for task in range(len(present))])
+            for rows in found.rows
         ]
         self.reached = [old | new for old, new in zip(self.reached or map(torch.zeros_like, reached), reached, strict=True)]
+
+    def _blocks_give(self, batch: Batch, present: Tensor, seed: Generators, expected: Jacobian) -> bool:
+        """Whether one backward pass gives the gradients of a pass for each task."""
+        assert self.blocks is not None
+        seed.restore()
+        found = self.blocks.jacobian
+        found.clear()
+        try:
+            self.blocks.arm()
+            self.blocks.add(self.problem.losses(self.model, batch))
+        except (RuntimeError, ValueError):
+            # A module with several inputs, or one without a batching rule.
+            return False
+        tasks = present.nonzero().flatten().tolist()
+        return all(_distance(found, expected, task) <= AGREEMENT for task in tasks)
 
     @torch.no_grad()
     def _rows_give(self, batch: Batch, losses: Tensor, present: Tensor) -> bool:
@@ -161,6 +203,20 @@ class _Look:
         own = torch.stack([self.problem.losses(self.model, part).sum(-1) for part in parts], dim=-1)
         off = (own - losses).abs() > AGREEMENT * losses.abs()
         return not bool((off & present.to(off.device)).any())
+
+
+def _has_blocks(problem: Problem) -> bool:
+    return problem.rows_belong_to_tasks and not problem.batch_shape
+
+
+def _distance(found: Jacobian, expected: Jacobian, task: int) -> float:
+    """Of a task's gradient, relative to its norm."""
+    squares = size = 0.0
+    for one, other in zip(found.rows, expected.rows, strict=True):
+        own, wanted = one.get(task, 0.0), other.get(task, 0.0)
+        squares += float(torch.as_tensor(own - wanted).double().square().sum())
+        size += float(torch.as_tensor(wanted).double().square().sum())
+    return math.sqrt(squares / size) if size else math.sqrt(squares)
 
 
 def _trained(problem: Problem, named: Sequence[Tensor]) -> list[Tensor]:

@@ -198,6 +198,7 @@ def _train(job: Job, send: Send, should_stop: ShouldStop, checkpoint: Checkpoint
         not_finite = fields.get("reason") if state == "diverged" else None
         fields["flags"] = loop.flags(not_finite)
         fields["mean_weights"] = loop.diagnostics.mean_weights()
+        fields["task_gradients"] = loop.task_gradients
     record = make_record(job, state, started, problem, resumed=loop.resumed if loop else 0, **fields)
     trajectory = loop.trajectory.frame() if loop is not None else pd.DataFrame(columns=list(COLUMNS))
     return Run(record, trajectory)

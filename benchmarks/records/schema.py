@@ -230,6 +230,19 @@ class Costs(_Model):
     """CUDA: peak of the allocator. CPU: growth of the peak resident set of the run's own process. None where unknown."""
 
 
+class TaskGradientsUsed(_Model):
+    """How the gradients of all tasks were had, under a method that asks for them."""
+
+    way: str
+    """By which passes, see ``benchmarks.harness.task_gradients``."""
+    acts_on: Literal["all", "shared"]
+    """Which parameters the weighted total trained; the others were trained by the plain sum."""
+    compared: int
+    """Over how many trained parameters (numbers) the gradients were compared."""
+    megabytes: float
+    """What the gradients of all tasks took in a step."""
+
+
 class Timing(_Model):
     """When, where and how fast a run was trained once more, as the pair of another; its numbers are those of the record."""
 
@@ -281,6 +294,8 @@ class Record(_Model):
     metrics: dict[Literal["validation", "test"], dict[str, float]] = {}
     """Split -> metric key -> value, at the selected step."""
     costs: Costs | None = None
+    task_gradients: TaskGradientsUsed | None = None
+    """None under methods that do not ask for them."""
     timings: tuple[Timing, ...] = ()
     """Of a uniform run: its trainings as the pair of methods that were trained later. Of these only the times are kept."""
     mean_weights: dict[str, float] | None = None

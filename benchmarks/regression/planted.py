@@ -21,8 +21,8 @@ from benchmarks.analysis.table import Column, Table
 from benchmarks.catalog import make_problem
 from benchmarks.contract import Problem
 from benchmarks.harness import step
-from benchmarks.harness.shared_norms import SharedLayerNorms
 from benchmarks.harness.loop import Loop
+from benchmarks.harness.shared_norms import SharedLayerNorms
 from benchmarks.harness.worker import weighter_of
 from benchmarks.records.files import write
 from benchmarks.records.schema import Run

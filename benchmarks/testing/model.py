@@ -123,6 +123,34 @@ def norms_of_a_step_are_those_of_the_gradients(case: Case) -> None:
             same(norms.take(weights), expected, f"norms of gradients in step {step}", rtol=1e-4, atol=1e-6)
 
 
+def gradients_of_tasks_are_where_the_problem_says(case: Case) -> None:
+    """task_rows gives for each task the rows that its loss is of; shared_parameters names trained ones of the model."""
+    named = case.problem.shared_parameters(case.model)
+    if named is not None:
+        of_model = {id(value) for value in case.model.parameters() if value.requires_grad}
+        good = len(named) > 0 and all(id(value) in of_model for value in named)
+        expect(good, "trained parameters of the model as shared_parameters", "none, or others")
+    case.model.eval()
+    try:
+        for step in case.steps:
+            _compare_rows(case, step)
+    finally:
+        case.model.train()
+
+
+@torch.no_grad()
+def _compare_rows(case: Case, step: int) -> None:
+    batch = case.data.train_batch(step)
+    parts = case.problem.task_rows(batch)
+    if parts is None:
+        return
+    expect(len(parts) == case.problem.num_tasks, f"task_rows of {case.problem.num_tasks} tasks", len(parts))
+    found = torch.stack([case.problem.losses(case.model, part).sum(-1) for part in parts], dim=-1)
+    losses, counts = case.problem.losses(case.model, batch), case.problem.counts(batch)
+    there = torch.ones(case.shape, dtype=torch.bool) if counts is None else (counts > 0).expand(case.shape)
+    same(found[there], losses[there], f"losses over the rows of single tasks in step {step}", rtol=1e-4, atol=1e-6)
+
+
 def probes_are_one_number_a_replica(case: Case) -> None:
     """probe() gives tensors of shape batch_shape without a graph."""
     for name, value in case.problem.probe(case.model).items():

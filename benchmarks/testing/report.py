@@ -31,6 +31,7 @@ CHECKS: Mapping[str, Callable[[Case], None]] = {
         model.evaluation_gives_every_metric,
         model.shared_layer_is_a_trained_part_of_the_model,
         model.norms_of_a_step_are_those_of_the_gradients,
+        model.gradients_of_tasks_are_where_the_problem_says,
         model.probes_are_one_number_a_replica,
         data.a_task_alone_has_the_same_data,
     )

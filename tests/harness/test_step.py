@@ -10,9 +10,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from in_double import (
+    CodeLmInDouble,
+    FamoToyInDouble,
+    GradNormToyInDouble,
+    MultiDigitsInDouble,
+    RowsInDouble,
+    SparseInDouble,
+    TinyInDouble,
+)
 from loops import loop_of, settings
 from scripts import SETTING_IDS, SETTINGS, every_setting, make
-from tiny_problem import RowsTiny, Spy, Tiny
+from tiny_problem import Spy, Tiny
 from tiny_variants import FrozenTiny, NoisyTiny, Sparse
 from torch import Tensor, nn
 
@@ -21,8 +30,7 @@ from benchmarks.contract import Batch, Problem, Training
 from benchmarks.harness.checkpoint import Checkpoint
 from benchmarks.harness.loop import DivergedError, Loop, StopRequested
 from benchmarks.harness.selection import Selector
-from benchmarks.problems import code_lm, famo_toy, gradnorm_toy, multidigits
-from benchmarks.regression.golden_runs import SMALL, _InDouble
+from benchmarks.regression.golden_runs import SMALL
 from weighting import Needs, Weighter
 from weighting.gradients import gradient_norms
 
@@ -108,37 +116,6 @@ def test_extra_passes_leave_generators_and_modes_as_they_were() -> None:
 
 
 # ---- micro-batches ---------------------------------------------------------------------------------------------------
-
-
-class SparseInDouble(_InDouble, Sparse):
-    """In float64."""
-
-
-class TinyInDouble(_InDouble, Tiny):
-    """In float64."""
-
-
-class RowsInDouble(_InDouble, RowsTiny):
-    """In float64."""
-
-
-class MultiDigitsInDouble(_InDouble, multidigits.MultiDigits):
-    """In float64."""
-
-
-class GradNormToyInDouble(_InDouble, gradnorm_toy.GradNormToy):
-    """In float64."""
-
-
-class CodeLmInDouble(code_lm.CodeLM):
-    """In float64; its batches hold integers."""
-
-    def model(self, seed: int) -> nn.Module:
-        return super().model(seed).double()
-
-
-class FamoToyInDouble(_InDouble, famo_toy.FamoToy):
-    """In float64."""
 
 
 def accumulated(problem: Problem, weighter: Weighter, parts: int, steps: int) -> tuple[Loop, list[Any]]:

@@ -14,12 +14,13 @@ from torch import Tensor, nn
 
 from benchmarks.catalog import problem_class
 from benchmarks.contract import Problem
-from benchmarks.harness.gradients import JacobianRows, SharedLayerNorms
+from benchmarks.harness.shared_norms import SharedLayerNorms
 from benchmarks.problems import LISTED
 from benchmarks.testing.case import Case, different
 from benchmarks.testing.data import bytes_are_the_same_in_another_process
 from benchmarks.testing.model import norms_one_by_one, uneven
 from benchmarks.testing.report import CHECKS
+from weighting import gramian
 from weighting.gradients import task_gradients
 from weighting.testing.elsewhere import elsewhere
 from weighting.testing.expectations import CannotTellError
@@ -177,7 +178,7 @@ def test_norms_with_a_weight_of_zero_take_the_other_route(name: str) -> None:
     expected = norms_one_by_one(losses, norms.parameters)
     found = norms_of_step(norms, losses, weights)
     assert norms.extra_backwards == one.problem.num_tasks
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7, check_dtype=False)
 
 
 @every_problem_with_rows
@@ -197,10 +198,7 @@ def test_gramian_holds_the_inner_products(name: str, case: Case) -> None:
     problem = case.problem
     parameters = layer_parameters(problem, case.model)
     losses = problem.losses(case.model, case.data.train_batch(0))
-    jacobian = JacobianRows(parameters, len(problem.batch_shape))
-    jacobian.add(losses)
-    rows = jacobian.take()
-    found = rows @ rows.mT
+    found = gramian(losses, parameters, replica_dims=len(problem.batch_shape)).float()
     assert found.shape == (*problem.batch_shape, problem.num_tasks, problem.num_tasks)
     torch.testing.assert_close(found, found.mT, rtol=1e-4, atol=1e-6)
     norms = norms_one_by_one(losses, parameters)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from benchmarks.contract import Batch
 from benchmarks.harness.checkpoint import trained_state
+from benchmarks.harness.loop import Loop
 from benchmarks.problems.finetune import losses
 from benchmarks.problems.finetune.adapt import Adapted
 from benchmarks.problems.finetune.examples import Example
@@ -106,3 +108,48 @@ def test_micro_batches_make_the_same_step(tmp_path: Path, llama: str, packed: bo
         states.append(trained_state(loop.model))
     for name, value in states[0].items():
         torch.testing.assert_close(states[1][name], value, rtol=1e-4, atol=1e-6)
+
+
+# ---- gradients of all tasks ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cached", [False, True], ids=["whole", "cached"])
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize(("packed", "parts"), [(False, 1), (False, 2), (True, 1)])
+def test_the_update_of_all_gradients_is_that_of_the_total(
+    tmp_path: Path, llama: str, cached: bool, dropout: float, packed: bool, parts: int
+) -> None:
+    """With adapters, micro-batches and draws of numbers, whichever passes the gradients are taken by."""
+    adapt = {"lora": {"rank": 2, "layers": 1, "dropout": dropout}}
+    options: dict[str, Any] = {"model": llama, "adapt": adapt, "cache_frozen": cached, "packed": packed}
+    settings = TRAINING.model_copy(update={"accumulate": parts, "optimizer": "sgd", "grad_clip": 0.5})
+    moved = []
+    for method in ("uniform", "pcgrad"):
+        loop = loop_of(problem(tmp_path, SIZES, **options), settings, method)
+        exact_loop(loop)
+        loop.begin()
+        # The sum of all gradients, where the rule is not asked.
+        loop.weighter.weights = lambda now: torch.full((3,), 1 / 3, dtype=torch.float64)  # type: ignore[method-assign]
+        used = loop.stepper.task_gradients
+        assert used is None or used.way == ("own_rows" if not packed and not dropout else "a_pass_each")
+        for _ in range(2):
+            loop.train_step()
+        moved.append([value.detach().clone() for value in loop.model.parameters() if value.requires_grad])
+    # Llama's norms are taken in float32, whatever the dtype of the model.
+    assert_same(moved[0], moved[1], 1e-6)
+
+
+def exact_loop(loop: Loop) -> None:
+    assert isinstance(loop.model, Adapted)
+    exact(loop.model)
+
+
+def test_rows_of_a_task_end_with_its_last_learned_token(tmp_path: Path, llama: str) -> None:
+    found = problem(tmp_path, SIZES, model=llama, adapt="full")
+    batch = found.data(0, TRAINING).train_batch(0)
+    parts = found.task_rows(batch)
+    assert parts is not None
+    assert sum(len(part["tokens"]) for part in parts) == len(batch["tokens"])
+    for place, part in enumerate(parts):
+        learned = part["task"] == place
+        assert bool(learned.any(1).all()) and bool(learned[:, -1].any())

@@ -1,0 +1,153 @@
+"""weighting.jacobian, gramian and apply, for people with a loop of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import weighting
+from weighting.jacobian import Jacobian
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk = nn.Sequential(nn.Linear(5, 7), nn.Tanh()).double()
+        self.heads = nn.ModuleList(nn.Linear(7, 1).double() for _ in range(3))
+        self.x = torch.randn(11, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+    def each(self) -> list[Tensor]:
+        return [(place + 1) * head(self.trunk(self.x)).square().mean() for place, head in enumerate(self.heads)]
+
+
+def rows(losses: Sequence[Tensor], parameters: Sequence[Tensor]) -> Tensor:
+    found = [torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True) for loss in losses]
+    pairs = [zip(parameters, each, strict=True) for each in found]
+    return torch.stack([torch.cat([(torch.zeros_like(p) if g is None else g).flatten() for p, g in each]) for each in pairs])
+
+
+# Stacked numbers, a sequence, and elements of a tensor that was computed as one.
+FORMS: dict[str, Any] = {"stack": torch.stack, "sequence": list, "vector": lambda each: torch.stack(each) * 1.0}
+EACH = pytest.mark.parametrize("form", FORMS)
+
+
+@EACH
+def test_gramian_and_update_are_those_of_autograd(form: str) -> None:
+    net = Net()
+    parameters = list(net.parameters())
+    each = net.each()
+    expected = rows(each, parameters)
+    found = weighting.jacobian(FORMS[form](each), net)
+    torch.testing.assert_close(found.gramian(), expected @ expected.T, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(found.norms(), expected.norm(dim=1), rtol=1e-12, atol=1e-14)
+    weights = torch.tensor([0.5, -2.0, 3.0], dtype=torch.float64)
+    weighting.apply(weights, found)
+    update = torch.cat([torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten() for p in parameters])
+    torch.testing.assert_close(update, weights @ expected, rtol=1e-12, atol=1e-14)
+
+
+@EACH
+def test_among_leaves_the_others_out(form: str) -> None:
+    net = Net()
+    each = net.each()
+    trunk = list(net.trunk.parameters())
+    expected = rows(each, trunk)
+    found = weighting.jacobian(FORMS[form](each), net)
+    torch.testing.assert_close(found.gramian(among=trunk), expected @ expected.T, rtol=1e-12, atol=1e-14)
+    found.apply(torch.ones(3), among=trunk)
+    assert all(parameter.grad is None for parameter in net.heads.parameters())
+    torch.testing.assert_close(weighting.gramian(net.each(), net.trunk), expected @ expected.T, rtol=1e-12, atol=1e-14)
+
+
+def test_apply_adds_to_what_is_there_as_backward_does() -> None:
+    net = Net()
+    sum(net.each()).backward()  # type: ignore[union-attr]
+    once = [parameter.grad.clone() for parameter in net.parameters() if parameter.grad is not None]
+    weighting.apply([1.0, 1.0, 1.0], weighting.jacobian(net.each(), net))
+    for parameter, gradient in zip(net.parameters(), once, strict=True):
+        torch.testing.assert_close(parameter.grad, 2 * gradient, rtol=1e-12, atol=1e-14)
+
+
+def test_micro_batches_add_up_in_any_order_with_the_gramian() -> None:
+    net = Net()
+    found = Jacobian(3, net)
+    found.add([loss / 2 for loss in net.each()])
+    found.gramian()
+    found.add([loss / 2 for loss in net.each()])
+    whole = weighting.jacobian(net.each(), net)
+    torch.testing.assert_close(found.gramian(), whole.gramian(), rtol=1e-12, atol=1e-14)
+    found.clear()
+    assert found.num_bytes == 0
+    assert torch.equal(found.gramian(), torch.zeros(3, 3, dtype=torch.float64))
+
+
+def test_rows_that_are_given_add_up_too() -> None:
+    net = nn.Linear(2, 2, bias=False).double()
+    given = torch.arange(12.0, dtype=torch.float64).reshape(3, 2, 2)
+    found = Jacobian(3, net)
+    found.add_rows(0, given)
+    found.add_rows(0, given)
+    torch.testing.assert_close(found.gramian(), 4 * given.flatten(1) @ given.flatten(1).T)
+
+
+def test_an_absent_task_takes_no_pass_and_adds_nothing() -> None:
+    net = Net()
+    each = net.each()
+    each[1] = each[1] * float("nan")
+    found = weighting.jacobian(each, net, counts=[3, 0, 2])
+    assert all(1 not in held for held in found.rows)
+    weighting.apply([1.0, 0.0, 1.0], found)
+    assert all(parameter.grad is None or parameter.grad.isfinite().all() for parameter in net.parameters())
+
+
+def test_a_gradient_that_is_not_finite_adds_nothing_with_weight_0() -> None:
+    net = Net()
+    each = net.each()
+    each[1] = each[1] * float("nan")
+    weighting.apply([1.0, 0.0, 1.0], weighting.jacobian(each, net))
+    assert all(parameter.grad is None or parameter.grad.isfinite().all() for parameter in net.trunk.parameters())
+
+
+def test_of_a_head_one_row_is_held() -> None:
+    net = Net()
+    found = weighting.jacobian(net.each(), net)
+    trunk, heads = (sum(p.numel() for p in part.parameters()) for part in (net.trunk, net.heads))
+    assert found.num_bytes == 8 * (3 * trunk + heads)
+
+
+def test_replicas() -> None:
+    weight = torch.randn(4, 5, dtype=torch.float64, requires_grad=True)
+    losses = torch.stack([(weight * scale).square().sum(-1) for scale in (1.0, 2.0)], dim=-1)
+    found = weighting.jacobian(losses, [weight], replica_dims=1)
+    expected = torch.stack([2 * weight, 8 * weight], dim=-2).detach()
+    torch.testing.assert_close(found.gramian(), expected @ expected.mT)
+    weights = torch.rand(4, 2, dtype=torch.float64)
+    weighting.apply(weights, found)
+    torch.testing.assert_close(weight.grad, (weights.unsqueeze(-2) @ expected).squeeze(-2))
+
+
+def test_half_precision_is_summed_in_float32() -> None:
+    net = nn.Linear(512, 1, bias=False).bfloat16()
+    found = Jacobian(2, net)
+    given = torch.randn(2, 1, 512, generator=torch.Generator().manual_seed(2)).bfloat16()
+    found.add_rows(0, given)
+    exact = given.double().flatten(1)
+    torch.testing.assert_close(found.gramian(), exact @ exact.T, rtol=1e-5, atol=1e-4)
+    found.apply(torch.tensor([1 / 3, 2 / 3]))
+    assert net.weight.grad is not None and net.weight.grad.dtype == torch.bfloat16
+
+
+def test_nothing_to_train() -> None:
+    net = Net().requires_grad_(False)
+    with pytest.raises(ValueError, match="expected at least one trained parameter"):
+        weighting.jacobian(net.each(), net)
+
+
+def test_weights_of_another_number_of_tasks() -> None:
+    net = Net()
+    with pytest.raises(ValueError, match=r"apply: expected weights of 3 tasks, found shape \(2,\)"):
+        weighting.apply([1.0, 2.0], weighting.jacobian(net.each(), net))
