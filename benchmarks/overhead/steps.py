@@ -71,17 +71,17 @@ def _problem_costs(name: str, rounds: int, device: torch.device) -> pd.DataFrame
     problem = kind()
     data = problem.data(0, kind.training)
     steps: dict[str, Callable[[], object]] = {"hand-written": _hand_written(problem, data, device)}
-    steps |= {label: _under_weighter(problem, data, device, *candidate) for label, candidate in CANDIDATES.items()}
+    steps |= {label: under_weighter(problem, data, device, *candidate).train_step for label, candidate in CANDIDATES.items()}
     seconds: dict[str, list[float]] = {label: [] for label in steps}
     for number in tqdm(range(WARMUP_ROUNDS + rounds), desc=f"cost {name}", disable=not sys.stderr.isatty()):
         for label, step in steps.items():
-            taken = _time(step, device)
+            taken = block_seconds(step, device)
             if number >= WARMUP_ROUNDS:
                 seconds[label].append(taken)
     return pd.DataFrame([_row(name, label, seconds) for label in steps])
 
 
-def _time(step: Callable[[], object], device: torch.device) -> float:
+def block_seconds(step: Callable[[], object], device: torch.device) -> float:
     """Seconds of a step, over one block."""
     _synchronize(device)
     started = time.perf_counter()
@@ -122,14 +122,15 @@ def _hand_written(problem: Problem, data: Data, device: torch.device) -> Callabl
     return train
 
 
-def _under_weighter(
+def under_weighter(
     problem: Problem, data: Data, device: torch.device, name: str, hyperparameters: Mapping[str, Any]
-) -> Callable[[], object]:
+) -> Loop:
+    """A run before its first step."""
     facts = RunFacts(problem.training.steps, data.steps_per_epoch, data.num_validation_batches, seed=0)
     weighter = create(name, problem.num_tasks, **{**method(name).defaults_for(facts), **hyperparameters})
     loop = Loop(problem, data, weighter, problem.training, 0, device=device)
     loop.begin()
-    return loop.train_step
+    return loop
 
 
 def _synchronize(device: torch.device) -> None:
