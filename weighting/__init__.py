@@ -18,6 +18,7 @@ from weighting.coba import CoBa
 from weighting.coba_ablations import CoBaAbsolute, CoBaFixedMix, CoBaFromStart, CoBaRelative
 from weighting.coba_mftcoder import CoBaMFTCoder
 from weighting.contract import Weighter
+from weighting.cov_weighting import VariationWeighting
 from weighting.db_mtl import DualBalancing
 from weighting.dwa import DynamicWeightAverage
 from weighting.dwa_nash_mtl import SlidingWeightAverage
@@ -34,18 +35,23 @@ from weighting.integration_check import IntegrationReport, check_integration
 from weighting.jacobian import Jacobian, apply, gramian, jacobian
 from weighting.lbtw import LossBalanced
 from weighting.lbtw_official import RescaledLossBalanced
+from weighting.log_transform import LogTransform
 from weighting.losses import TaskLosses, total
 from weighting.mgda import MinimumNorm
 from weighting.nash_mtl import NashBargaining
 from weighting.observation import Needs, Observation, RunFacts
 from weighting.pcgrad import ProjectedConflicts
 from weighting.random import RandomLossWeighting
+from weighting.relobralo import RelativeBalancing
 from weighting.replaying import replay
 from weighting.scale_invariant import ScaleInvariant
+from weighting.softadapt import SoftAdapt
 from weighting.static import Static
+from weighting.stch import SmoothTchebycheff
 from weighting.step import WeightedStep
 from weighting.token_mean import TokenMean
 from weighting.uncertainty import UncertaintyWeighting
+from weighting.uncertainty_liebel import RegularizedUncertainty
 from weighting.uniform import Uniform
 from weighting.upgrad import Unconflicting
 from weighting.validation import ValidationFeed
@@ -91,11 +97,17 @@ METHODS: dict[str, type[Weighter]] = {
         DynamicWeightAverage,
         SlidingWeightAverage,
         UncertaintyWeighting,
+        RegularizedUncertainty,
         GeometricLoss,
         ScaleInvariant,
+        LogTransform,
+        SmoothTchebycheff,
         ImpartialLoss,
         LossBalanced,
         RescaledLossBalanced,
+        VariationWeighting,
+        SoftAdapt,
+        RelativeBalancing,
         Famo,
         CoBa,
         CoBaMFTCoder,

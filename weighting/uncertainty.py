@@ -70,5 +70,8 @@ class UncertaintyWeighting(Weighter):
 
     def update(self, after: Observation) -> None:
         """One gradient step on the log-variances."""
-        gradient = (1 - self.read(after, "losses") * torch.exp(-self.log_variance)) / 2
-        self.optimizer.step(self.log_variance, gradient, self.present(after))
+        self.optimizer.step(self.log_variance, self.gradient(self.read(after, "losses")), self.present(after))
+
+    def gradient(self, losses: Tensor) -> Tensor:
+        """Of the total with respect to s, ``(*batch_shape, K)``."""
+        return (1 - losses * torch.exp(-self.log_variance)) / 2

@@ -38,6 +38,14 @@ COBA: dict[str, tuple[Any, str]] = {
     "update_every": (1, "codefuse-ai/MFTCoder@8ba13f4, its configuration"),
 }
 
+UNCERTAINTY: dict[str, tuple[Any, str]] = {
+    "lr": (0.025, "the experiments of AvivNavon/nash-mtl and of FAMO"),
+    "optimizer": ("adam", OURS),
+    "momentum": (0.0, OURS),
+    "weight_decay": (0.0, OURS),
+    "initial_log_variance": (0.0, OURS),
+}
+
 DEFAULTS: dict[str, dict[str, tuple[Any, str]]] = {
     "uniform": {},
     "token_mean": {},
@@ -47,15 +55,16 @@ DEFAULTS: dict[str, dict[str, tuple[Any, str]]] = {
     "gradnorm_libmtl": {name: value for name, value in GRADNORM.items() if name != "floor"},
     "dwa": DWA,
     "dwa_nash_mtl": DWA,
-    "uncertainty": {
-        "lr": (0.025, "the experiments of AvivNavon/nash-mtl and of FAMO"),
-        "optimizer": ("adam", OURS),
-        "momentum": (0.0, OURS),
-        "weight_decay": (0.0, OURS),
-        "initial_log_variance": (0.0, OURS),
-    },
+    "uncertainty": UNCERTAINTY,
+    "uncertainty_liebel": UNCERTAINTY,
     "gls": {},
     "scale_invariant": {},
+    "log_transform": {},
+    "stch": {
+        "mu": (1.0, "LibMTL's default, and that of the authors' code in it"),
+        "warmup": (400, "LibMTL's default: four epochs; of a hundred steps, this project's choice"),
+        "window": (100, "Xi-L/STCH@a510c1e: one epoch; of a hundred steps, this project's choice"),
+    },
     "imtl_l": {
         "lr": (1e-3, OURS),
         "optimizer": ("adam", OURS),
@@ -65,6 +74,18 @@ DEFAULTS: dict[str, dict[str, tuple[Any, str]]] = {
     },
     "lbtw": LBTW,
     "lbtw_official": LBTW,
+    "cov_weighting": {"decay": (1.0, "rickgroen/cov-weighting@64c2966: the mean over all steps")},
+    "softadapt": {
+        "kind": ("original", "arXiv:1912.12355, section 3.1.1"),
+        "beta": (0.1, "dr-aheydari/SoftAdapt@66e7bd6"),
+        "order": (4, "dr-aheydari/SoftAdapt@66e7bd6: one less than the points, of which its examples have five"),
+    },
+    "relobralo": {
+        "alpha": (0.999, "rbischof/relative_balancing, and the class that its authors published"),
+        "temperature": (0.1, "rbischof/relative_balancing, and the class that its authors published"),
+        "rho": (0.99, "rbischof/relative_balancing, and the class that its authors published"),
+        "seed": (0, OURS),
+    },
     "famo": {
         "lr": (0.025, "arXiv:2306.03792: weight learning rate 0.025"),
         "gamma": (1e-3, "arXiv:2306.03792: one of 1e-4, 1e-3, 1e-2; LibMTL's default"),

@@ -325,6 +325,7 @@ def test_one_task_in_each_batch_is_as_the_pages_say(name: str) -> None:
         "gls",
         "famo",
         "coba",
+        "relobralo",
         "mgda",
         "pcgrad",
         "gradvac",

@@ -32,7 +32,7 @@ def test_validation_losses_stand_for_training_losses() -> None:
 def test_a_method_fed_on_validation_is_the_method_one_step_later() -> None:
     """What a method fed with training losses answers to a row of losses, it answers here to the same row measured before."""
     rows = 1 + torch.rand(40, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    for name in ("dwa", "uncertainty", "gls", "lbtw", "imtl_l"):
+    for name in ("dwa", "uncertainty", "gls", "lbtw", "imtl_l", "log_transform", "softadapt", "cov_weighting"):
         more = {"window": 5} if name == "dwa" else {}
         own = weighting.create(name, 3, **more)
         own.start(Observation(losses=rows[0]))

@@ -158,8 +158,9 @@ def test_vmap_over_replicas_is_a_batch_of_replicas(name: str, more: dict[str, An
 
 
 ON_GRAMIAN = [name for name, kind in weighting.METHODS.items() if Needs.GRAMIAN in kind.needs]
+DRAWN = ("random", "relobralo")
 NOT_ONE_GRAPH = {
-    "random": "its draws come from a hash of seed and step, which is no tensor program",
+    **dict.fromkeys(DRAWN, "its draws come from a hash of seed and step, which is no tensor program"),
     "coba": "its memory of the largest slopes grows with every step, so that each has its own shapes",
     "dwa": "the end of a window is decided by the number of the step",
     **dict.fromkeys(
@@ -197,7 +198,7 @@ def test_a_compiled_step_is_one_graph(name: str) -> None:
     torch.testing.assert_close(found, run(make(name), shown), rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", [name for name in NOT_ONE_GRAPH if name not in ("random", *ON_GRAMIAN)])
+@pytest.mark.parametrize("name", [name for name in NOT_ONE_GRAPH if name not in (*DRAWN, *ON_GRAMIAN)])
 @pytest.mark.slow
 def test_the_others_have_no_break_in_their_graphs(name: str) -> None:
     shown, graphs = script(3, 6), list[int]()
