@@ -165,6 +165,61 @@ def gradnorm(trace: Trace) -> Tensor:
     return replay_gradnorm(weighter, trace["inputs"])
 
 
+def stch(trace: Trace) -> Tensor:
+    """Epochs of so many steps: the warm-up, and then the one of the reference."""
+    given = trace["hyperparameters"]
+    steps = given["iterations_per_epoch"]
+    warmup = given["warmup_epoch"] * steps
+    weighter = weighting.create("stch", trace["num_tasks"], mu=given["mu"], warmup=warmup, window=steps)
+    return of_losses(weighter, trace["inputs"]["losses"])
+
+
+def cov_weighting(trace: Trace) -> Tensor:
+    weighter = weighting.create("cov_weighting", trace["num_tasks"], decay=trace["hyperparameters"]["mean_decay_param"])
+    return of_losses(weighter, trace["inputs"]["losses"])
+
+
+def softadapt(trace: Trace) -> Tensor:
+    """The code of relative_balancing has K times the softmax of the last differences."""
+    given, num_tasks = trace["hyperparameters"], int(trace["num_tasks"])
+    if trace["variant"] == "relative_balancing":
+        weighter = weighting.create("softadapt", num_tasks, beta=given["T"], order=1)
+        return num_tasks * of_losses(weighter, trace["inputs"]["losses"])
+    weighter = weighting.create(
+        "softadapt", num_tasks, variant=given["kind"], beta=given["beta"], order=given["accuracy_order"]
+    )
+    return of_losses(weighter, trace["inputs"]["losses"])
+
+
+def softadapt_expected(trace: Trace) -> Tensor:
+    """Their sum is less than 1 by the 1e-8 in that code's denominators, which is taken out.
+
+    In the first step the code of relative_balancing takes the losses before it for 1, whatever their scale.
+    """
+    given = numbers(trace["weights"])
+    if trace["variant"] == "relative_balancing":
+        given[0] = float("nan")
+        return given
+    return given / given.sum(-1, keepdim=True)
+
+
+def relobralo(trace: Trace) -> Tensor:
+    """With the draws that were recorded. The initial losses of that script are those of its second step.
+
+    Its 1e-12 beside T times a loss, which our rule does without, is 1e-9 of the smallest of them.
+    """
+    given = trace["hyperparameters"]
+    weighter: Any = weighting.create("relobralo", trace["num_tasks"], alpha=given["alpha"], temperature=given["T"])
+    rows = [Observation(losses=numbers(row)) for row in trace["inputs"]["losses"]]
+    weighter.start(rows[1])
+    found_ = []
+    for seen, draw in zip(rows, trace["outputs"]["rho"], strict=False):
+        weighter.keeps = lambda draw=draw: draw == 1
+        found_.append(weighter.weights(seen))
+        weighter.update(seen)
+    return torch.stack(found_)
+
+
 def gramians(trace: Trace) -> Tensor:
     """The Gramian of each step, ``(T, K, K)``."""
     jacobians = numbers(trace["inputs"]["jacobians"])
@@ -240,6 +295,12 @@ class Replay:
     """The limit is one on the difference relative to the weight."""
     expected: Callable[[Trace], Tensor] | None = None
     """What to compare with; None: the coefficients of the losses as the file has them."""
+    single_precision: tuple[str, ...] = ()
+    """Variants of which that code computed a part in single precision, with a limit of 1e-6."""
+
+    def limit_of(self, trace: Trace) -> float:
+        """The limit for one file."""
+        return 1e-6 if trace["variant"] in self.single_precision else self.limit
 
 
 REPLAYS = {
@@ -275,6 +336,10 @@ REPLAYS = {
     "aligned_mtl": Replay("aligned_mtl", by_gramian("aligned_mtl"), 1e-9, expected=known("weights")),
     "fairgrad": Replay("fairgrad", by_gramian("fairgrad", "alpha"), relative=True, expected=known("exact_weights")),
     "db_mtl": Replay("db_mtl with its buffer", db_mtl, expected=lambda trace: numbers(found(trace, "update"))),
+    "stch": Replay("stch", stch, relative=True),
+    "cov_weighting": Replay("cov_weighting", cov_weighting),
+    "softadapt": Replay("softadapt", softadapt, expected=softadapt_expected, single_precision=("official (loss_weighted)",)),
+    "relobralo": Replay("relobralo", relobralo, 1e-8),
     "upgrad": Replay(
         "upgrad",
         by_gramian("upgrad"),

@@ -26,18 +26,18 @@ from weighting.claim import Claim
 from weighting.contract import REFUSED_LOSS, Weighter
 from weighting.observation import Observation
 
-Kind = Literal["original", "loss_weighted", "normalized"]
-KINDS: tuple[Kind, ...] = ("original", "loss_weighted", "normalized")
+Variant = Literal["original", "loss_weighted", "normalized"]
+VARIANTS: tuple[Variant, ...] = ("original", "loss_weighted", "normalized")
 
 
 class SoftAdapt(Weighter):
     """Softmax of slopes.
 
-    kind   "original", "loss_weighted" or "normalized"
-    beta   larger is further from uniform; below 0 the fastest is favoured
-    order  >= 1, accuracy of the forward difference; it reads the last order + 1 losses
+    variant  "original", "loss_weighted" or "normalized"
+    beta     larger is further from uniform; below 0 the fastest is favoured
+    order    >= 1, accuracy of the forward difference; it reads the last order + 1 losses
 
-    Raises ValueError on a negative loss where the kind is "loss_weighted".
+    Raises ValueError on a negative loss where the variant is "loss_weighted".
 
     >>> from weighting import Observation, create, replay
     >>> log = [Observation(losses=losses) for losses in ([4.0, 4.0], [4.0, 4.0], [2.0, 4.0])]
@@ -47,7 +47,7 @@ class SoftAdapt(Weighter):
 
     name = "softadapt"
     claims = Claim.NONNEGATIVE | Claim.SUMS_TO_ONE | Claim.PERMUTATION_EQUIVARIANT | Claim.FINITE_ON_EXTREME_LOSSES
-    search = {"kind": KINDS}
+    search = {"variant": VARIANTS}
     guards = {
         "zero_slopes": "normalized: the slopes summed to 0, and counted as 0",
         "zero_losses": "loss_weighted: all losses in the window were 0: equal weights were taken",
@@ -62,13 +62,13 @@ class SoftAdapt(Weighter):
         num_tasks: int,
         *,
         batch_shape: Sequence[int] = (),
-        kind: Kind = "original",
+        variant: Variant = "original",
         beta: float = 0.1,
         order: int = 4,
     ) -> None:
         super().__init__(num_tasks, batch_shape=batch_shape)
-        check_choice(self.name, "kind", kind, KINDS)
-        self.kind = kind
+        check_choice(self.name, "variant", variant, VARIANTS)
+        self.variant = variant
         self.beta: float = check(self.name, "beta", beta)
         self.order: int = check(self.name, "order", order, integer=True, ge=1)
         self.add_state("past", torch.zeros(*self.shape, self.order + 1, dtype=torch.float64))
@@ -89,14 +89,14 @@ class SoftAdapt(Weighter):
         self.past.copy_(self._with(after))
         self.count.add_(self.present(after))
         known = self._known(self.count)
-        if self.kind != "original":
+        if self.variant != "original":
             _, equal = self._scores(self.past, known)
-            guard = "zero_slopes" if self.kind == "normalized" else "zero_losses"
+            guard = "zero_slopes" if self.variant == "normalized" else "zero_losses"
             self.count_guard(guard, equal.squeeze(-1) & known.any(-1))
 
     def allowed(self, losses: Tensor) -> Tensor:
         """Those that can be a share."""
-        return losses >= 0 if self.kind == "loss_weighted" else torch.ones_like(losses, dtype=torch.bool)
+        return losses >= 0 if self.variant == "loss_weighted" else torch.ones_like(losses, dtype=torch.bool)
 
     def _with(self, seen: Observation) -> Tensor:
         """The last losses of each task, oldest first, with those of this step: ``(*batch_shape, K, order + 1)``."""
@@ -115,12 +115,12 @@ class SoftAdapt(Weighter):
     def _scores(self, past: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
         """What the softmax is taken of, ``(*batch_shape, K)``, and where all count the same, bool ``(*batch_shape, 1)``."""
         slopes = torch.where(known, self._slopes(past), 0.0)
-        if self.kind == "normalized":
+        if self.variant == "normalized":
             total = slopes.sum(-1, keepdim=True)
             largest = torch.finfo(slopes.dtype).max / self.num_tasks
             relative = torch.where(total == 0, 0.0, slopes / total).clamp(min=-largest, max=largest)
             return self.beta * relative, total == 0
-        if self.kind == "loss_weighted":
+        if self.variant == "loss_weighted":
             means = torch.where(known, past.mean(-1), 0.0)
             return self.beta * slopes + means.log(), (means == 0).all(-1, keepdim=True)
         return self.beta * slopes, torch.zeros_like(known.any(-1, keepdim=True))

@@ -76,7 +76,7 @@ DEFAULTS: dict[str, dict[str, tuple[Any, str]]] = {
     "lbtw_official": LBTW,
     "cov_weighting": {"decay": (1.0, "rickgroen/cov-weighting@64c2966: the mean over all steps")},
     "softadapt": {
-        "kind": ("original", "arXiv:1912.12355, section 3.1.1"),
+        "variant": ("original", "arXiv:1912.12355, section 3.1.1"),
         "beta": (0.1, "dr-aheydari/SoftAdapt@66e7bd6"),
         "order": (4, "dr-aheydari/SoftAdapt@66e7bd6: one less than the points, of which its examples have five"),
     },

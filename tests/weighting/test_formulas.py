@@ -115,7 +115,11 @@ def test_random_draws_depend_on_the_seed_alone() -> None:
 
 @pytest.mark.parametrize(
     ("name", "total"),
-    [("gls", lambda losses: losses.prod() ** (1 / 3)), ("scale_invariant", lambda losses: losses.log().sum())],
+    [
+        ("gls", lambda losses: losses.prod() ** (1 / 3)),
+        ("scale_invariant", lambda losses: losses.log().sum()),
+        ("log_transform", lambda losses: (losses + 1e-8).log().sum()),
+    ],
 )
 def test_weights_are_the_gradient_of_the_total(name: str, total: Any) -> None:
     losses = vector(0.3, 2, 50).requires_grad_()
@@ -128,7 +132,7 @@ def test_gls_does_not_overflow() -> None:
     close(weights_at(weighting.create("gls", 300), *[1e12] * 300), torch.full((300,), 1 / 300, dtype=torch.float64))
 
 
-@pytest.mark.parametrize("name", ["gls", "scale_invariant"])
+@pytest.mark.parametrize("name", ["gls", "scale_invariant", "stch"])
 def test_a_loss_of_zero_leaves_the_others_alone(name: str) -> None:
     """Its task has weight 0, the others those that they have without it; and it is counted."""
     weighter = weighting.create(name, 3)
@@ -139,7 +143,7 @@ def test_a_loss_of_zero_leaves_the_others_alone(name: str) -> None:
     assert weighter.guards_taken() == {"zero_loss": 1}
 
 
-@pytest.mark.parametrize("name", ["gls", "scale_invariant", "lbtw"])
+@pytest.mark.parametrize("name", ["gls", "scale_invariant", "lbtw", "log_transform", "stch", "cov_weighting", "relobralo"])
 def test_a_negative_loss_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name}: expected losses of at least 0, found -1"):
         weights_at(weighting.create(name, 2), 2, -1)

@@ -18,11 +18,15 @@ from weighting._gramian import Gradients
 from weighting._windows import TrendWindow
 from weighting.coba import CoBa
 from weighting.coba_mftcoder import CoBaMFTCoder
+from weighting.cov_weighting import VariationWeighting
 from weighting.dwa_nash_mtl import SlidingWeightAverage
 from weighting.gls import GeometricLoss
 from weighting.gradnorm import GradNorm
 from weighting.gradnorm_libmtl import SoftmaxGradNorm
 from weighting.imtl_l import ImpartialLoss
+from weighting.relobralo import RelativeBalancing
+from weighting.softadapt import SoftAdapt
+from weighting.stch import SmoothTchebycheff
 from weighting.uncertainty import UncertaintyWeighting
 
 
@@ -82,6 +86,34 @@ class NeverLearns(ImpartialLoss):
         pass
 
 
+class WithoutReference(SmoothTchebycheff):
+    """The reference stays unknown."""
+
+    def update(self, after: Observation) -> None:
+        self.steps.add_(1)
+
+
+class DeviationForVariation(VariationWeighting):
+    """The standard deviation, not divided by the mean."""
+
+    def _variation(self) -> Tensor:
+        return super()._variation() * self.mean_ratio
+
+
+class FallForSlope(SoftAdapt):
+    """Slopes with the sign flipped."""
+
+    def _slopes(self, past: Tensor) -> Tensor:
+        return -super()._slopes(past)
+
+
+class LookbackOfOneStep(RelativeBalancing):
+    """The initial losses are those of the step before."""
+
+    def _remember_initial(self, losses: Tensor, present: Tensor) -> None:
+        self.initial_losses.copy_(losses)
+
+
 class CosinesIgnored(Weighter):
     """The gradients count as orthogonal."""
 
@@ -112,6 +144,10 @@ FAULTS: list[tuple[type[Weighter], str]] = [
     (TenTimesTooFast, "famo_official"),
     (WithoutTheHalf, "uw_nashmtl"),
     (NeverLearns, "imtl_l_libmtl"),
+    (WithoutReference, "stch"),
+    (DeviationForVariation, "cov_weighting"),
+    (FallForSlope, "softadapt"),
+    (LookbackOfOneStep, "relobralo"),
     *((cosines_ignored(name), name) for name in ON_GRAMIAN),
 ]
 

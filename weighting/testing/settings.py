@@ -43,8 +43,8 @@ FURTHER: dict[str, list[dict[str, Any]]] = {
     "stch": [{"mu": 0.2, "warmup": 0, "window": 1}, VALIDATION],
     "cov_weighting": [{"decay": 0.9}, VALIDATION],
     "softadapt": [
-        {"kind": "loss_weighted", "beta": 1.0, "order": 1},
-        {"kind": "normalized", "order": 2},
+        {"variant": "loss_weighted", "beta": 1.0, "order": 1},
+        {"variant": "normalized", "order": 2},
         {"beta": -0.5, "order": 1, **VALIDATION},
     ],
     "relobralo": [{"alpha": 0.9, "rho": 0.5, "temperature": 1.0, "seed": 7}, VALIDATION],
