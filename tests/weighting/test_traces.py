@@ -103,7 +103,8 @@ def test_same_weights_as_the_other_implementation(path: Path, record_property: C
         difference = largest_difference(replay, trace, expected_of(replay, trace, expected))
         largest = replay.limit_of(trace)
         limit = f"{largest:.0e}{' relative' * replay.relative}"
-        record_property("conformance", [replay.setting, trace["source"], difference, limit])
+        setting = replay.setting + " in single precision" * (largest != replay.limit)
+        record_property("conformance", [setting, trace["source"], difference, limit])
         assert difference <= largest, f"{replay.setting}: weights differ by {difference:.3g}, at most {limit} is allowed"
 
 
