@@ -28,7 +28,7 @@ from weighting.contract import REFUSED_LOSS, Weighter
 from weighting.observation import Observation, RunFacts
 
 WARMUP_EPOCHS = 4
-"""Before the epoch of the reference, in that code's settings."""
+"""Before the epoch of the reference; LibMTL's default."""
 STEPS_PER_WINDOW = 25
 """A run is at least so many times as long as the reference steps: with the warm-up these are a fifth of it."""
 
@@ -79,7 +79,7 @@ class SmoothTchebycheff(Weighter):
 
     @classmethod
     def defaults_for(cls, run: RunFacts) -> dict[str, Any]:
-        """Four epochs and one for the reference, as in the authors' code; together at most a fifth of the run."""
+        """Four epochs and one for the reference, as in LibMTL; together at most a fifth of the run."""
         window = max(1, min(run.steps_per_epoch, run.steps // STEPS_PER_WINDOW))
         return {"warmup": WARMUP_EPOCHS * window, "window": window}
 

@@ -81,9 +81,9 @@ DEFAULTS: dict[str, dict[str, tuple[Any, str]]] = {
         "order": (4, "dr-aheydari/SoftAdapt@66e7bd6: one less than the points, of which its examples have five"),
     },
     "relobralo": {
-        "alpha": (0.999, "rbischof/relative_balancing, and the class that its authors published"),
-        "temperature": (0.1, "rbischof/relative_balancing, and the class that its authors published"),
-        "rho": (0.99, "rbischof/relative_balancing, and the class that its authors published"),
+        "alpha": (0.999, "public copies of the authors' class; tests/traces/relobralo-01-k3-T0.1.json"),
+        "temperature": (0.1, "public copies of the authors' class; tests/traces/relobralo-01-k3-T0.1.json"),
+        "rho": (0.99, "public copies of the authors' class; tests/traces/relobralo-01-k3-T0.1.json"),
         "seed": (0, OURS),
     },
     "famo": {

@@ -245,9 +245,10 @@ def test_liebels_gradient_is_that_of_the_papers_objective() -> None:
     close(weighter.get_buffer("log_variance"), start - 0.1 * log_variance.grad)
 
 
-def test_liebels_weights_stay_below_those_of_kendall() -> None:
-    """Where both have settled: c^4 / (1 + c^2) = L / 2 against c^2 = L, so that w L = c^2 / (1 + c^2) instead of 1/2."""
+def test_liebels_weights_settle_where_the_total_is_flat() -> None:
+    """c^4 / (1 + c^2) = L / 2, where Kendall's have c^2 = L: more weight for the large loss, less for the small one."""
     step = Observation(losses=[4.0, 0.25])
     settled = replay(weighting.create("uncertainty_liebel", 2, lr=0.05), [step] * 2001)[-1]
     square = 1 / (2 * settled)
     close(square**2 / (1 + square), [2.0, 0.125], rtol=1e-6)
+    assert settled[0] > 1 / (2 * 4.0) and settled[1] < 1 / (2 * 0.25)
