@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -23,6 +24,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "uncertainty": {"lr": 0.1},
     "dwa": {"window": 2},
     "gls": {},
+    "db_mtl": {},
 }
 """Every method by name, with settings under which its weights move within a few steps."""
 
@@ -106,6 +108,12 @@ def means(model: nn.Module, part: Batch) -> Tensor:
     return sums_of(model, part) / counts_of(part).clamp(min=1)
 
 
+def gramian_of(losses: Tensor, parameters: Sequence[Tensor]) -> Tensor:
+    found = [torch.autograd.grad(loss, parameters, retain_graph=True) for loss in losses]
+    rows = torch.stack([torch.cat([part.flatten() for part in each]) for each in found])
+    return rows @ rows.T
+
+
 @cache
 def by_hand(name: str) -> Result:
     """Plain PyTorch on whole batches: no step object, no micro-batches, no ranks. Trained once for all that ask."""
@@ -118,8 +126,10 @@ def by_hand(name: str) -> Result:
         if step == 0:
             first = Observation(losses=means(trained, validation), counts=counts_of(validation))
             weighter.start(now.replace(val_losses=first.losses, val_counts=first.counts))
-        weights = weighter.weights(now)
         wanted = weighter.wants()
+        if Needs.GRAMIAN in wanted:
+            now = now.replace(gramian=gramian_of(losses, [last_weight(trained)]))
+        weights = weighter.weights(now)
         if Needs.GRAD_NORMS in wanted:
             rows = [torch.autograd.grad(loss, last_weight(trained), retain_graph=True)[0] for loss in losses]
             now = now.replace(grad_norms=torch.stack([row.norm() for row in rows]))

@@ -56,7 +56,8 @@ def local_means(trained: nn.Module, parts: list[Batch]) -> Callable[[], Tensor]:
 
 def one_step(step: WeightedStep, trained: nn.Sequential, forward: nn.Module, optimizer: Any, parts: list[Batch]) -> None:
     losses = local_means(trained, parts)
-    step.open(torch.stack([counts_of(part) for part in parts]).sum(0), losses)
+    counts = torch.stack([counts_of(part) for part in parts]).sum(0)
+    step.open(counts, losses, lambda: (sums_of(trained, part) for part in parts))
     optimizer.zero_grad()
     for place, part in enumerate(parts):
         if isinstance(forward, DistributedDataParallel) and place < len(parts) - 1:

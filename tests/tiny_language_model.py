@@ -6,7 +6,7 @@ from functools import cache
 from typing import Any
 
 import torch
-from by_hand import METHODS, Result
+from by_hand import METHODS, Result, gramian_of
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -103,7 +103,10 @@ def by_hand(name: str) -> Result:
         if step == 0:
             first = means(trained, validation)
             weighter.start(now.replace(val_losses=first[0].detach(), val_counts=first[1]))
-        weights, wanted = weighter.weights(now), weighter.wants()
+        wanted = weighter.wants()
+        if Needs.GRAMIAN in wanted:
+            now = now.replace(gramian=gramian_of(losses, shared(trained)))
+        weights = weighter.weights(now)
         if Needs.GRAD_NORMS in wanted:
             found = [torch.autograd.grad(loss, shared(trained), retain_graph=True)[0].norm() for loss in losses]
             now = now.replace(grad_norms=torch.stack(found))

@@ -76,17 +76,27 @@ class SharedGradients:
 
         Raises RuntimeError if nothing was added.
         """
+        found: Tensor = torch.linalg.vector_norm(self._all(shared=shared, group=group), dim=-1)
+        return found
+
+    def gramian(self, *, shared: bool, group: distributed.ProcessGroup | None) -> Tensor:
+        """Inner products ``(K, K)`` of everything added since the last call, as ``norms``."""
+        rows = self._all(shared=shared, group=group)
+        rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
+        return rows @ rows.mT
+
+    def clear(self) -> None:
+        """Forget what was added."""
+        self._rows = None
+
+    def _all(self, *, shared: bool, group: distributed.ProcessGroup | None) -> Tensor:
+        """The gradients ``(K, numbers)``: of the whole step, over ranks too, before anything is made of them."""
         rows, self._rows = self._rows, None
         if rows is None:
             raise RuntimeError("expected total() or gradients_of() before the step is closed, found neither")
         if shared:
             distributed.all_reduce(rows, group=group)
-        found: Tensor = torch.linalg.vector_norm(rows, dim=-1)
-        return found
-
-    def clear(self) -> None:
-        """Forget what was added."""
-        self._rows = None
+        return rows
 
     def _take(self, found: list[list[Tensor]]) -> None:
         rows = torch.stack([torch.cat([part.flatten() for part in each]) for each in found])

@@ -50,7 +50,8 @@ class WeightedStep:
     validation, measure  mini-batches for methods that read validation losses, and the function from a batch to each task's
                   summed loss and count
     model         whose modes and buffers the extra passes keep
-    shared        the layer, or its parameters, whose gradients GradNorm compares
+    shared        the layer, or its parameters, whose gradients GradNorm compares; for methods on the Gramian, all parameters
+                  that the tasks share
     lagged        methods that read the step's losses before its backward pass, where nobody gives them, are shown those of
                   the last step; at the first step, equal losses
     check_every   every how many steps the weights of all ranks are compared; 0: never
@@ -99,21 +100,27 @@ class WeightedStep:
         self._sums: Tensor | None = None
         self._before: Observation | None = None
         self._draws: Draws | None = None
+        self._gramian: Tensor | None = None
         self._wanted = Needs.NOTHING
         self._own = torch.zeros(len(self.tasks), dtype=torch.float64)
         self._is_open = self._measured = False
 
     # ---- the three calls of a step -----------------------------------------------------------------------------------
 
-    def open(self, counts: PerTask, losses: Losses | None = None) -> Tensor:
+    def open(
+        self, counts: PerTask, losses: Losses | None = None, gradients: Callable[[], Iterable[PerTask]] | None = None
+    ) -> Tensor:
         """The weights of a step, ``(K,)``; all ranks must call.
 
         counts  units (tokens, pixels, examples) of each task over all micro-batches of this rank; 0: absent here
         losses  each task's mean loss over those units before the step, or a function that gives it, called without gradient
                 at the first step, and where the method reads the losses before it answers
+        gradients  a function that makes a pass of the bare model over each micro-batch and gives its sums, as for ``total``;
+                called, with the random draws of the training pass, where the method is one on the Gramian: K backward passes
+                for each, at the parameters ``shared``, and the losses follow from them too
 
-        Raises ValueError where the method needs losses and nothing gives them, RuntimeError where a step is still open or
-        the ranks have not the same weights.
+        Raises ValueError where the method needs losses or gradients and nothing gives them, RuntimeError where a step is
+        still open or the ranks have not the same weights.
         """
         if self._is_open:
             raise RuntimeError("WeightedStep: expected close() before the next open(), found the step still open")
@@ -121,12 +128,13 @@ class WeightedStep:
         self._own = own = _wide(self.vector("counts", counts))
         self.counts = self._reduced(own)
         self._draws, self._wanted = Draws.now(), self.weighter.wants()
-        exact = self._means(losses) if not self.started or self.weighter.answers_from == "losses" else None
+        exact = self._exact(losses, gradients)
         if not self.started:
             self._start(exact)
         if Needs.VAL_LOSSES_BEFORE_STEP in self._wanted:
             self._before = self._validation_losses()
-        self.weights = _wide(self.weighter.weights(Observation(losses=self._answered_from(exact), counts=self.counts)))
+        seen = Observation(losses=self._answered_from(exact), counts=self.counts, gramian=self._gramian)
+        self.weights = _wide(self.weighter.weights(seen))
         self._compare_ranks()
         self._sums, self._is_open = torch.zeros_like(own), True
         return self.weights
@@ -185,7 +193,8 @@ class WeightedStep:
             self._forget()
             return
         losses = self._reduced(sums) / counts.clamp(min=1)
-        seen = self._with_losses_after(Observation(losses=losses, counts=counts), losses_after)
+        seen = Observation(losses=losses, counts=counts, gramian=self._gramian)
+        seen = self._with_losses_after(seen, losses_after)
         seen = self._with_validation(seen, val_losses, val_counts)
         self.weighter.update(self._with_norms(seen, grad_norms))
         self._remember(losses, counts)
@@ -272,6 +281,29 @@ class WeightedStep:
         means = self.vector("losses", losses).detach().to(self._own)
         return self._reduced(torch.where(self._own > 0, means * self._own, 0.0)) / self.counts.clamp(min=1)
 
+    def _exact(self, losses: Losses | None, gradients: Callable[[], Iterable[PerTask]] | None) -> Tensor | None:
+        """Mean losses ``(K,)`` of the step, where the method wants to see them now; with the gradients, where it asks."""
+        if Needs.GRAMIAN in self._wanted:
+            return self._by_task(gradients)
+        return self._means(losses) if not self.started or self.weighter.answers_from == "losses" else None
+
+    def _by_task(self, gradients: Callable[[], Iterable[PerTask]] | None) -> Tensor:
+        """Take the gradients of all tasks, and their Gramian over all ranks; the mean losses ``(K,)``."""
+        if gradients is None:
+            raise ValueError(
+                f"{self.weighter.name}: expected gradients= in open(), as its weights follow from the gradients of all "
+                "tasks, found none; or, in a loop of your own, use weighting.jacobian and apply"
+            )
+        assert self.counts is not None
+        whole, sums = self.counts.clamp(min=1), torch.zeros_like(self._own)
+        with apart(self.model, evaluation=False, draws=self._draws, grad=True):
+            for given in gradients():
+                own = self.vector("sums", given)
+                sums = sums + own.detach().to(sums)
+                self._gradients.add(own / whole.to(own))
+        self._gramian = self._gradients.gramian(shared=self.ranks > 1, group=self.group)
+        return self._reduced(sums) / whole
+
     # ---- after the optimizer -----------------------------------------------------------------------------------------
 
     def _with_losses_after(self, seen: Observation, losses_after: Losses | None) -> Observation:
@@ -327,7 +359,7 @@ class WeightedStep:
 
     def _forget(self) -> None:
         self._is_open = self._measured = False
-        self._before = self._draws = self._sums = None
+        self._before = self._draws = self._sums = self._gramian = None
         if self.gradients is not None:
             self.gradients.clear()
 
@@ -352,8 +384,8 @@ class WeightedStep:
     def _gradients(self) -> SharedGradients:
         if self.gradients is None:
             raise ValueError(
-                f"{self.weighter.name}: expected shared=, the layer whose gradients it compares, or grad_norms= in close(), "
-                "found neither"
+                f"{self.weighter.name}: expected shared=, the parameters at which it compares gradients, or, for norms, "
+                "grad_norms= in close(), found neither"
             )
         return self.gradients
 

@@ -59,7 +59,7 @@ def train(
         def means(group: Any = group, counts: Any = counts) -> Any:
             return torch.stack([small.sums_of(bare, part) for part in group]).sum(0) / counts.clamp(min=1)
 
-        step.open(counts, means)
+        step.open(counts, means, lambda group=group: (small.sums_of(bare, part) for part in group))  # type: ignore[misc]
         for part in step.each(group, model):
             accelerator.backward(step.total(small.sums_of(model, part)))
         accelerator.clip_grad_norm_(model.parameters(), 1e9)

@@ -182,6 +182,16 @@ def test_a_method_that_answers_from_losses_asks_for_them() -> None:
         WeightedStep(weighting.create("gls", 2), ["a", "b"]).open([1, 1])
 
 
+def test_a_method_on_the_gramian_asks_for_gradients_and_for_where() -> None:
+    step = WeightedStep(weighting.create("mgda", 2), ["a", "b"])
+    with pytest.raises(ValueError, match=r"mgda: expected gradients= in open\(\), as its weights follow from the gradients"):
+        step.open([1, 1])
+    step = WeightedStep(weighting.create("mgda", 2), ["a", "b"])
+    losses = torch.ones(2, requires_grad=True) * 2
+    with pytest.raises(ValueError, match="mgda: expected shared=, the parameters at which it compares gradients"):
+        step.open([1, 1], gradients=lambda: [losses])
+
+
 def test_lagged_losses_are_those_of_the_last_step() -> None:
     step = WeightedStep(weighting.create("gls", 2), ["a", "b"], lagged=True)
     step.open([1, 1])

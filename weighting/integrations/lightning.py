@@ -153,7 +153,8 @@ class WeightedTasks:
     def _open(self, batches: list[Any]) -> None:
         names = self.step.vector
         counts = torch.stack([names("counts", self.task_counts(batch)) for batch in batches]).sum(0)
-        self.step.open(counts, None if self.step.lagged else lambda: self._means(batches))
+        losses = None if self.step.lagged else lambda: self._means(batches)
+        self.step.open(counts, losses, lambda: (self.task_sums(batch) for batch in batches))
         self._whole = batches if Needs.LOSSES_AFTER_STEP in self.step.weighter.needs else []
 
     def _means(self, batches: list[Any]) -> Tensor:

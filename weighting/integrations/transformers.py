@@ -10,7 +10,7 @@ other losses: ``task_losses`` and ``task_counts``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -161,7 +161,8 @@ class WeightedTasks(TrainerPrivate):
     def _open(self, batches: list[dict[str, Any]]) -> None:
         counts = torch.stack([self._vector(self.task_counts(batch)) for batch in batches]).sum(0)
         given: Any = self
-        self.step.open(counts.to(given.args.device), None if self.step.lagged else lambda: self._means(batches))
+        losses = None if self.step.lagged else lambda: self._means(batches)
+        self.step.open(counts.to(given.args.device), losses, lambda: self._sums(batches))
         if self._is_reentrant():
             with apart(given.model, evaluation=False, grad=True), given.compute_loss_context_manager():
                 for batch in batches:
@@ -182,6 +183,13 @@ class WeightedTasks(TrainerPrivate):
         measured = [self._measure(batch) for batch in batches]
         sums = torch.stack([each for each, _ in measured]).sum(0)
         return sums / torch.stack([counts for _, counts in measured]).sum(0).clamp(min=1)
+
+    def _sums(self, batches: list[dict[str, Any]]) -> Iterator[Tensor]:
+        """Of each micro-batch, with graph, by the bare model."""
+        given: Any = self
+        with given.compute_loss_context_manager():
+            for batch in batches:
+                yield self._vector(self.task_sums(given.model, batch))
 
     def _measure(self, batch: Any) -> tuple[Tensor, Tensor]:
         given: Any = self
