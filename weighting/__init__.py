@@ -32,7 +32,7 @@ from weighting.gradvac import GradientVaccine
 from weighting.imtl_g import ImpartialGradient
 from weighting.imtl_l import ImpartialLoss
 from weighting.integration_check import IntegrationReport, check_integration
-from weighting.jacobian import Jacobian, apply, gramian, jacobian
+from weighting.jacobians import Jacobian, apply, gramian, jacobian
 from weighting.lbtw import LossBalanced
 from weighting.lbtw_official import RescaledLossBalanced
 from weighting.log_transform import LogTransform

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vjp, vmap
 
-from weighting.jacobian import Jacobian
+from weighting.jacobians import Jacobian
 
 
 class RowBlocks:

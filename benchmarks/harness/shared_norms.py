@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from benchmarks.contract import Problem
 from benchmarks.shared_layer import shared_layers, trained_parameters
-from weighting.jacobian import Jacobian
+from weighting.jacobians import Jacobian
 
 
 class SharedLayerNorms:

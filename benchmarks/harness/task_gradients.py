@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from benchmarks.contract import Batch, Problem
 from benchmarks.harness.randomness import Generators, undisturbed
 from benchmarks.harness.row_blocks import RowBlocks
-from weighting.jacobian import Jacobian
+from weighting.jacobians import Jacobian
 
 Way = Literal["row_blocks", "own_rows", "a_pass_each"]
 """By which passes: ``row_blocks``, one backward pass for all tasks, see ``RowBlocks``; ``own_rows``, a forward and a

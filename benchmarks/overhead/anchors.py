@@ -1,8 +1,8 @@
 """Steps of the same methods in other libraries, where these are installed: what ours are measured beside.
 
-TorchJD (Jacobian descent) and LibMTL. Neither is needed: ``requirements-anchors.txt`` names them and their versions. LibMTL
-cannot be imported as a whole with a torchvision of today, so the files of its methods are loaded alone; its CAGrad is written
-for three tasks, and is left out.
+TorchJD (Jacobian descent) and LibMTL. Neither is needed: ``requirements-anchors.txt`` names them and their versions.
+LibMTL cannot be imported as a whole with a torchvision of today, so the files of its methods are loaded alone; its CAGrad is
+written for three tasks, and is left out.
 """
 
 from __future__ import annotations

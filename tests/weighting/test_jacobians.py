@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import weighting
-from weighting.jacobian import Jacobian
+from weighting.jacobians import Jacobian
 
 
 class Net(nn.Module):
