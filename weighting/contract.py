@@ -119,6 +119,7 @@ _WRAPPED: Mapping[str, Callable[[Any], Any]] = {
     "__init__": _creating,
     "start": _starting,
     "weights": _answering,
+    "own_weights": _answering,
     "update": _learning,
 }
 
@@ -168,7 +169,7 @@ class Weighter(State, ABC):
     """Whose losses the method learns from; ``create(..., losses_from=...)`` feeds it the other split's."""
     acts_on: ClassVar[Literal["all", "shared"]] = "all"
     """Which parameters the method's paper trains with the weighted total: all, or the shared ones alone, while what belongs
-    to one task is trained by that task's own loss. A statement for whoever trains; no weight depends on it."""
+    to one task is trained by that task's own loss, see ``own_weights``. A statement for whoever trains."""
     claims: Claim = Claim.NOTHING
     """Properties that tests check. An instance whose hyperparameters give one up has ``claims`` of its own."""
     adaptive: ClassVar[bool] = True
@@ -220,6 +221,14 @@ class Weighter(State, ABC):
 
         Where the method answers from its state, ``now`` may lack the losses; the answer is then in the dtype of the state.
         """
+
+    @_answering
+    def own_weights(self, now: Observation) -> Tensor:
+        """Where the weights act on the shared parameters alone, the coefficients of the losses for what belongs to one task.
+
+        Ones, ``(*batch_shape, K)``, unless the method trains something else than the losses, such as their logarithms.
+        """
+        return self.as_weights(torch.ones((), dtype=self._state_dtype, device=self.clock.device), now)
 
     def allowed(self, losses: Tensor) -> Tensor:
         """Which losses ``(*batch_shape, K)`` the method is made for, bool; a method that refuses some has REFUSED_LOSS.

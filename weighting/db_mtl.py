@@ -50,6 +50,10 @@ class DualBalancing(Weighter):
         lengths = torch.where(self.present(now), squares.clamp(min=0.0).sqrt() * logs, 0.0)
         return self.as_weights(multipliers(lengths) * logs, now)
 
+    def own_weights(self, now: Observation) -> Tensor:
+        """Those of the log-losses: 1 / (L_i + 1e-8)."""
+        return self.as_weights(1 / (self.read(now, "losses") + EPSILON), now)
+
     def update(self, after: Observation) -> None:
         """Count gradients of 0."""
         zero = self.read(after, "gramian").diagonal(dim1=-2, dim2=-1) <= 0

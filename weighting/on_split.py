@@ -34,7 +34,7 @@ class _OnOtherSplit(Weighter):
 
     def __init__(self, inner: Weighter) -> None:
         # What is asked of a class is answered for the method inside; set before the base class asks for it.
-        face = ("name", "version", "adaptive", "guards", "search", "answers_from")
+        face = ("name", "version", "adaptive", "guards", "search", "answers_from", "acts_on")
         self.__dict__.update({field: getattr(inner, field) for field in face})
         super().__init__(inner.num_tasks, batch_shape=inner.batch_shape)
         self.inner = inner
@@ -52,6 +52,10 @@ class _OnOtherSplit(Weighter):
     def probes(self) -> dict[str, Tensor]:
         """Those of the method inside."""
         return self.inner.probes()
+
+    def own_weights(self, now: Observation) -> Tensor:
+        """The method's own, of the training losses."""
+        return self.as_weights(self.inner.own_weights(now), now)
 
     def guards_taken(self) -> dict[str, int]:
         """Those of the method inside, and what was left out before it saw it."""

@@ -156,7 +156,7 @@ class Stepper:
             seen = seen.replace(grad_norms=tasks.norms(self.norms.parameters))
         given = self.weighter.weights(seen)
         weights = self._normalize(given)
-        tasks.apply(weights, seen.present)
+        tasks.apply(weights, self.weighter.own_weights(seen) if tasks.acts_on == "shared" else weights)
         assert seen.losses is not None
         self.health.append(health + total(weights, seen.losses, seen.counts))
         self.extra_backwards += tasks.extra_backwards

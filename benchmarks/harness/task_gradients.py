@@ -97,16 +97,14 @@ class TaskGradients:
         """Norms over some of the trained parameters, ``(*batch_shape, K)``."""
         return self.jacobian.norms(among=parameters)
 
-    def apply(self, weights: Tensor, present: Tensor | None) -> None:
+    def apply(self, weights: Tensor, own: Tensor) -> None:
         """Write the gradients of the step into the model's ``.grad``; nothing is kept of them.
 
-        weights  ``(*batch_shape, K)``; what belongs to some tasks alone has weights of 1 with ``acts_on="shared"``
-        present  bool, as weights: which tasks the step has; None: all
+        weights  ``(*batch_shape, K)``, of the shared parameters
+        own      the same, of what belongs to some tasks alone
         """
-        ones = torch.ones_like(weights)
-        plain = ones if present is None else torch.where(present, ones, 0.0)
         self.jacobian.apply(weights, among=self.shared)
-        self.jacobian.apply(weights if self.acts_on == "all" else plain, among=self.own)
+        self.jacobian.apply(own, among=self.own)
         self.megabytes = self.jacobian.num_bytes / 2**20
         self.jacobian.clear()
 

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 
 from benchmarks.contract import Batch, Problem, Training
 from benchmarks.harness.loop import Loop
-from weighting import Needs, Observation
+from weighting import Needs, Observation, Weighter, create
+from weighting.db_mtl import DualBalancing
 
 
 class Uneven(Spy):
@@ -64,7 +65,7 @@ FLOAT32 = 1e-7
 EACH = pytest.mark.parametrize("name", PROBLEMS)
 
 
-def stepped(problem: Problem, weighter: Spy, **changes: Any) -> Loop:
+def stepped(problem: Problem, weighter: Weighter, **changes: Any) -> Loop:
     """A loop before its first step."""
     given = {"steps": 3, "batch_size": min(6, problem.training.batch_size), "optimizer": "sgd", "lr": 1e-3, **changes}
     training = Training.model_validate({**problem.training.model_dump(), **given})
@@ -283,6 +284,18 @@ def test_named_parameters_that_are_frozen() -> None:
         stepped(Frozen(), weighter(Frozen()))
 
 
+def test_db_mtl_trains_the_heads_by_the_log_losses() -> None:
+    problem = TinyInDouble()
+    loop = stepped(problem, DualBalancing(3))
+    tasks = loop.stepper.task_gradients
+    assert tasks is not None
+    losses = graph(loop)
+    expected = torch.autograd.grad((losses + 1e-8).log().sum(), tasks.own)
+    loop.train_step()
+    for parameter, gradient in zip(tasks.own, expected, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize(
     ("kind", "chosen", "expected"),
     [(Uneven, None, "all"), (SharedUneven, None, "shared"), (Uneven, "shared", "shared"), (SharedUneven, "all", "all")],
@@ -307,6 +320,13 @@ def test_one_jacobian_in_the_dtype_of_the_parameters(name: str) -> None:
     held = problem.num_tasks * sum(parameter.numel() for parameter in tasks.shared)
     held += sum(parameter.numel() for parameter in tasks.own)
     # In float64; of a head, only the gradient of its own task.
-    tasks.apply(torch.ones(problem.num_tasks), None)
+    tasks.apply(torch.ones(problem.num_tasks), torch.ones(problem.num_tasks))
     assert tasks.megabytes == 8 * held / 2**20
     assert not any(tasks.jacobian.rows)
+
+
+def test_what_belongs_to_a_task_is_trained_alike_where_a_method_learns_from_the_other_split() -> None:
+    inner, other = create("db_mtl", 2), create("db_mtl", 2, losses_from="validation")
+    now = Observation(losses=[2.0, 4.0], gramian=[[1.0, 0.0], [0.0, 1.0]])
+    assert other.acts_on == "shared"
+    torch.testing.assert_close(other.own_weights(now), inner.own_weights(now))
