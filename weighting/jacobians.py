@@ -71,8 +71,8 @@ class Jacobian:
         shape = (*self.parameters[0].shape[: self.replica_dims], self.num_tasks, self.num_tasks)
         found = wide(torch.zeros(shape, device=self.parameters[0].device))
         for place in self._places(among):
-            tasks, numbers = list(self.rows[place]), self._numbers(place)
-            part = wide(numbers @ numbers.mT)
+            numbers = self._numbers(place)
+            tasks, part = list(self.rows[place]), wide(numbers @ numbers.mT)
             if len(tasks) == self.num_tasks:
                 found += part
             else:
@@ -124,14 +124,15 @@ class Jacobian:
         return [place for place, (own, rows) in pairs if rows and (chosen is None or id(own) in chosen)]
 
     def _numbers(self, place: int) -> Tensor:
-        """The rows of a parameter, ``(*batch_shape, tasks that reach it, numbers)``, at least float32."""
+        """The rows of a parameter in the order of tasks, ``(*batch_shape, tasks, numbers)``, at least float32."""
         numbers = self._stacked(place).flatten(1 + self.replica_dims).movedim(0, self.replica_dims)
         return numbers.to(torch.promote_types(numbers.dtype, torch.float32))
 
     def _stacked(self, place: int) -> Tensor:
         stack = self._stacks[place]
         if stack is None:
-            rows = self.rows[place]
+            # A task that the first micro-batch lacks has come last.
+            rows = dict(sorted(self.rows[place].items()))
             self._stacks[place] = stack = torch.stack(list(rows.values()))
             # What the stack holds is not held twice.
             self.rows[place] = dict(zip(rows, stack.unbind(), strict=True))

@@ -30,6 +30,7 @@ from benchmarks.contract import Batch, Problem, Training
 from benchmarks.harness.checkpoint import Checkpoint
 from benchmarks.harness.loop import DivergedError, Loop, StopRequested
 from benchmarks.harness.selection import Selector
+from benchmarks.problems import code_lm
 from benchmarks.regression.golden_runs import SMALL
 from weighting import Needs, Weighter
 from weighting.gradients import gradient_norms

@@ -55,6 +55,8 @@ LISTS = {
     "benchmarks/overhead/short_runs.py": "a short comparison beside hand-written loops",
     "benchmarks/overhead/steps.py": "hand-written PyTorch beside a method",
     "benchmarks/overhead/finetune_steps.py": "loops with transformers beside methods",
+    "benchmarks/overhead/anchors.py": "the same methods in other libraries",
+    "benchmarks/overhead/gramian_steps.py": "three situations in which gradients of all tasks are taken",
     "benchmarks/overhead/weighter_steps.py": "hand-written PyTorch beside a method",
     "benchmarks/records/migrate.py": "records of a form that had no versions",
     "benchmarks/records/renames.py": "records that call methods otherwise",

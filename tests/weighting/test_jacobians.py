@@ -85,6 +85,23 @@ def test_micro_batches_add_up_in_any_order_with_the_gramian() -> None:
     assert torch.equal(found.gramian(), torch.zeros(3, 3, dtype=torch.float64))
 
 
+def test_a_task_that_comes_later_is_in_its_place() -> None:
+    net = Net()
+    each = net.each()
+    found = Jacobian(3, net)
+    found.add([each[0].detach(), each[1], each[2]])
+    found.add([net.each()[0], each[1].detach(), each[2].detach()])
+    whole = weighting.jacobian(net.each(), net)
+    torch.testing.assert_close(found.gramian(), whole.gramian(), rtol=1e-12, atol=1e-14)
+    updates = []
+    for one in (found, whole):
+        net.zero_grad()
+        weighting.apply([1.0, 2.0, 3.0], one)
+        updates.append([parameter.grad for parameter in net.parameters()])
+    for ours, theirs in zip(*updates, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-14)
+
+
 def test_rows_that_are_given_add_up_too() -> None:
     net = nn.Linear(2, 2, bias=False).double()
     given = torch.arange(12.0, dtype=torch.float64).reshape(3, 2, 2)

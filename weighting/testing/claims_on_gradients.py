@@ -71,7 +71,10 @@ def best_for_the_worst_task(make_one: Maker, shown: Script, seed: int) -> None:
     unit = squared(gramian, mean).sqrt()
     near(squared(gramian, move).sqrt() / unit, torch.tensor(c, dtype=torch.float64), "the distance from the mean gradient")
     worst = times(gramian, mean + move).amin(-1, keepdim=True)
-    s = move / move.sum(-1, keepdim=True)
+    total = move.sum(-1, keepdim=True)
+    alone = (times(gramian, mean) <= times(gramian, mean).amin(-1, keepdim=True)).to(move)
+    # With c = 0 the update is the mean gradient, whatever s: the bound is its product with the worst task's gradient.
+    s = torch.where(total > 0, move / total, alone / alone.sum(-1, keepdim=True))
     bound = (s * times(gramian, mean)).sum(-1, keepdim=True) + c * unit * squared(gramian, s).sqrt()
     near(worst / unit**2, bound / unit**2, "the product with the worst task's gradient, in units of the mean gradient,")
 
