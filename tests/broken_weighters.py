@@ -258,6 +258,25 @@ class BargainsAlone(BrokenOnGradients):
         return self.as_weights(self.gramian(now).diagonal(dim1=-2, dim2=-1).rsqrt(), now)
 
 
+class StepsAlongTheMean(Broken):
+    """The weights follow the mean of all hypergradients, which may raise one task's validation loss."""
+
+    name, breaks = "steps_along_the_mean", Claim.RAISES_NO_QUERY_LOSS
+    needs, answers_from = Needs.CROSS_GRAMIAN, "state"
+    keeps = Claim.PERMUTATION_EQUIVARIANT
+    learned: Tensor
+
+    def __init__(self, num_tasks: int) -> None:
+        super().__init__(num_tasks)
+        self.add_state("learned", 1.0)
+
+    def weights(self, now: Observation) -> Tensor:
+        return self.as_weights(self.learned, now)
+
+    def update(self, after: Observation) -> None:
+        self.learned.add_(0.01 * self.read(after, "cross_gramian").mean(-2))
+
+
 BROKEN: tuple[type[Broken], ...] = (
     TurnsNegative,
     GrowsLate,
@@ -278,4 +297,5 @@ BROKEN: tuple[type[Broken], ...] = (
     SumsUnprojected,
     SumsUnitGradients,
     BargainsAlone,
+    StepsAlongTheMean,
 )

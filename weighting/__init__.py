@@ -37,6 +37,7 @@ from weighting.lbtw import LossBalanced
 from weighting.lbtw_official import RescaledLossBalanced
 from weighting.log_transform import LogTransform
 from weighting.losses import TaskLosses, total
+from weighting.metaweighting import MetaWeighting
 from weighting.mgda import MinimumNorm
 from weighting.nash_mtl import NashBargaining
 from weighting.observation import Needs, Observation, RunFacts
@@ -125,6 +126,7 @@ METHODS: dict[str, type[Weighter]] = {
         FairGradient,
         Unconflicting,
         DualBalancing,
+        MetaWeighting,
     )
 }
 """Name -> class of every method and variant, in the order of tables."""

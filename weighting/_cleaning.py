@@ -4,19 +4,20 @@ A number whose square is beyond the range of the answer counts as not finite, an
 product or ratio of two numbers overflows.
 
 Absent tasks read as 1 wherever a number is asked for: it has a logarithm, a root and an inverse, so that no rule of a method
-meets 0 / 0 there; what comes out for them is never used. In the Gramian they have no direction in common with any other.
+meets 0 / 0 there; what comes out for them is never used. In the Gramian they have no direction in common with any other,
+and in the cross-Gramian no gradient: their row, or column, is 0.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from weighting.observation import COUNTS, TRAINING_FIELDS, VALIDATION_FIELDS, Field, Observation, visible
+from weighting.observation import COUNTS, COUNTS_OF, Counts, Field, Observation, dimensions_of, visible
 
 
 class Clean(Observation):
@@ -41,14 +42,14 @@ def clean(
     found: dict[str, Tensor] = {}
     largest: dict[str, float] = {}
     everyone = torch.ones(shape, dtype=dtype, device=device)
-    for name in (*TRAINING_FIELDS, *VALIDATION_FIELDS, *COUNTS):
+    for name in (*COUNTS_OF, *COUNTS):
         value = getattr(seen, name)
         if value is not None:
-            expected = (*shape, shape[-1]) if name == "gramian" else shape
+            expected = (*shape[:-1], *(shape[-1] for _ in dimensions_of(name)))
             found[name] = _shaped(owner, name, value, expected).to(everyone)
             largest[name] = math.sqrt(torch.finfo(answer_dtype(value)).max)
-    training = _fill(found, TRAINING_FIELDS, "counts", everyone, largest)
-    validation = _fill(found, VALIDATION_FIELDS, "val_counts", everyone, largest)
+    claimed = [counts for counts in COUNTS if found.setdefault(counts, everyone) is not everyone]
+    training, validation = (_fill(found, counts, counts in claimed, largest) for counts in COUNTS)
     not_finite = [mask for mask in (training, validation) if mask is not None]
     return Clean(**found), torch.stack(not_finite).any(0) if not_finite else None
 
@@ -61,46 +62,60 @@ def _shaped(owner: str, name: str, value: Tensor, shape: tuple[int, ...]) -> Ten
     raise ValueError(f"{owner}: expected {name} of shape {shape}, found {tuple(value.shape)}")
 
 
-def _fill(
-    found: dict[str, Tensor], fields: Sequence[Field], counts: str, everyone: Tensor, largest: Mapping[str, float]
-) -> Tensor | None:
+def _fill(found: dict[str, Tensor], counts: Counts, is_claimed: bool, largest: Mapping[str, float]) -> Tensor | None:
     """Set the count of absent tasks to 0 and their numbers to 1. Returns as ``clean`` does."""
-    given = [name for name in fields if name in found]
-    claimed = found.setdefault(counts, everyone)
-    if all(_seen_usable(found[name], largest[name]) for name in given) and (claimed is everyone or _seen_positive(claimed)):
+    given = _of_batch(found, counts)
+    claimed = found[counts]
+    if all(_seen_usable(found[name], largest[name]) for name in given) and (not is_claimed or _seen_positive(claimed)):
         return None
     finite = torch.ones_like(claimed, dtype=torch.bool)
     for name in given:
         size = found[name].abs()
         usable = size <= largest[name]
         found[name] = found[name].masked_fill(size < 1 / largest[name], 0.0)
-        finite = finite & (_usable_rows(usable) if name == "gramian" else usable)
+        finite = finite & _usable_tasks(name, usable, counts, found)
     absent = (finite & (claimed > 0)).logical_not()
-    _leave_out(found, given, counts, absent)
+    _leave_out(found, counts, absent)
     return finite.logical_not() & (claimed > 0)
 
 
 def without(seen: Clean, absent: Tensor) -> Clean:
     """The observation without some tasks of the training batch, bool ``(*batch_shape, K)``."""
-    found: dict[str, Tensor] = {}
-    for name in TRAINING_FIELDS:
-        if (value := getattr(seen, name)) is not None:
-            found[name] = value
-    given = list(found)
+    found = {name: value for name in COUNTS_OF if (value := getattr(seen, name)) is not None}
     found["counts"] = seen.counts if seen.counts is not None else absent.logical_not().double()
-    _leave_out(found, given, "counts", absent)
+    _leave_out(found, "counts", absent)
     return replace(seen, **found)
 
 
-def _leave_out(found: dict[str, Tensor], given: Sequence[str], counts: str, absent: Tensor) -> None:
+def _of_batch(found: Iterable[str], counts: Counts) -> list[Field]:
+    """The fields that are there and have tasks of the batch."""
+    return [field for field, own in COUNTS_OF.items() if counts in own and field in found]
+
+
+def _leave_out(found: dict[str, Tensor], counts: Counts, absent: Tensor) -> None:
     found[counts] = found[counts].masked_fill(absent, 0.0)
-    for name in given:
+    for name in _of_batch(found, counts):
         if name == "gramian":
             both = absent.unsqueeze(-1) | absent.unsqueeze(-2)
             alone = torch.eye(absent.shape[-1], dtype=found[name].dtype, device=absent.device)
             found[name] = torch.where(both, alone, found[name])
+        elif name == "cross_gramian":
+            found[name] = found[name].masked_fill(absent.unsqueeze(-2 if counts == "counts" else -1), 0.0)
         else:
             found[name] = found[name].masked_fill(absent, 1.0)
+
+
+def _usable_tasks(field: Field, usable: Tensor, counts: Counts, found: Mapping[str, Tensor]) -> Tensor:
+    """Tasks of the batch whose numbers are usable, bool ``(*batch_shape, K)``."""
+    if field == "gramian":
+        return _usable_rows(usable)
+    if field != "cross_gramian":
+        return usable
+    if counts == "counts":
+        # A task without a single usable product; of one that has some, what is not usable is the validation task's.
+        rows = (found["val_counts"] > 0).unsqueeze(-1)
+        return (usable & rows).any(-2) | rows.any(-2).logical_not()
+    return (usable | (found["counts"] <= 0).unsqueeze(-2)).all(-1)
 
 
 def _usable_rows(usable: Tensor) -> Tensor:

@@ -65,6 +65,18 @@ def gradients(gramian: Tensor, present: Tensor) -> Gradients:
     return Gradients(cosines, norms, counts, present)
 
 
+def gradients_of_rows(rows: Tensor, present: Tensor) -> Gradients:
+    """As ``gradients``, of the gradients themselves, ``(*batch_shape, K, numbers)``: no square of a number is formed."""
+    rows = rows.double()
+    largest = rows.abs().amax(-1, keepdim=True)
+    counts = present & (largest > 0).squeeze(-1)
+    scaled = rows / torch.where(largest > 0, largest, 1.0)
+    lengths = torch.where(counts, torch.linalg.vector_norm(scaled, dim=-1), 1.0)
+    units = torch.where(counts.unsqueeze(-1), scaled / lengths.unsqueeze(-1), 0.0)
+    alone = torch.diag_embed(counts.logical_not().double())
+    return Gradients(units @ units.mT + alone, torch.where(counts, lengths * largest.squeeze(-1), 1.0), counts, present)
+
+
 class _FromGramian(Weighter):
     """A method whose weights are a function of the Gramian."""
 

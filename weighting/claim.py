@@ -28,6 +28,7 @@ class Claim(Flag):
     SUMS_PROJECTIONS = auto()
     EQUAL_PROJECTIONS = auto()
     EQUAL_GAINS = auto()
+    RAISES_NO_QUERY_LOSS = auto()
 
     @property
     def label(self) -> str:

@@ -43,9 +43,13 @@ class MinimumNorm(_FromGramian):
 
     def rule(self, seen: Gradients) -> Tensor:
         """w, sum 1 over the tasks that are there."""
-        found = shortest(seen)
-        zero = seen.present & seen.counts.logical_not()
-        return torch.where(zero.any(-1, keepdim=True), zero / zero.sum(-1, keepdim=True).clamp(min=1), found)
+        return minimum_norm(seen)
+
+
+def minimum_norm(seen: Gradients) -> Tensor:
+    """w over the tasks that are there, ``(*batch_shape, K)``; those with a gradient of 0 share all of it."""
+    zero = seen.present & seen.counts.logical_not()
+    return torch.where(zero.any(-1, keepdim=True), zero / zero.sum(-1, keepdim=True).clamp(min=1), shortest(seen))
 
 
 def shortest(seen: Gradients) -> Tensor:

@@ -10,17 +10,30 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-Field = Literal["losses", "val_losses", "val_losses_before", "losses_after", "grad_norms", "gramian"]
-
-TRAINING_FIELDS: tuple[Field, ...] = ("losses", "losses_after", "grad_norms", "gramian")
-VALIDATION_FIELDS: tuple[Field, ...] = ("val_losses", "val_losses_before")
+Field = Literal["losses", "val_losses", "val_losses_before", "losses_after", "grad_norms", "gramian", "cross_gramian"]
 Counts = Literal["counts", "val_counts"]
 COUNTS: tuple[Counts, ...] = ("counts", "val_counts")
-COUNTS_OF: Mapping[Field, Counts] = {
-    **dict.fromkeys(TRAINING_FIELDS, "counts"),
-    **dict.fromkeys(VALIDATION_FIELDS, "val_counts"),
+COUNTS_OF: Mapping[Field, tuple[Counts, ...]] = {
+    "losses": ("counts",),
+    "val_losses": ("val_counts",),
+    "val_losses_before": ("val_counts",),
+    "losses_after": ("counts",),
+    "grad_norms": ("counts",),
+    "gramian": ("counts", "counts"),
+    "cross_gramian": ("val_counts", "counts"),
 }
-"""Field -> the counts of its batch."""
+"""Field -> for each of its dimensions of tasks, the counts of the batch that they belong to."""
+
+
+def dimensions_of(field: str, counts: Sequence[Counts] = COUNTS) -> list[int]:
+    """The dimensions of a field, or of counts, that are tasks of a batch with any of these counts: -1, or -2 and -1."""
+    own: tuple[str, ...] = COUNTS_OF.get(field, (field,))  # type: ignore[call-overload]
+    return [place - len(own) for place, name in enumerate(own) if name in counts]
+
+
+TRAINING_FIELDS: tuple[Field, ...] = tuple(field for field, counts in COUNTS_OF.items() if "counts" in counts)
+VALIDATION_FIELDS: tuple[Field, ...] = tuple(field for field, counts in COUNTS_OF.items() if "val_counts" in counts)
+"""Those with a dimension of the tasks of the training batch, and of the validation batch."""
 
 
 class Needs(Flag):
@@ -37,6 +50,8 @@ class Needs(Flag):
     """Inner products of the unweighted task gradients."""
     VAL_LOSSES_BEFORE_STEP = auto()
     """Losses of the validation mini-batch of this step under the model before the step."""
+    CROSS_GRAMIAN = auto()
+    """Inner products of the unweighted gradients of validation after the step with those of training before it."""
 
 
 FIELD_OF: Mapping[Needs, Field] = {
@@ -45,6 +60,7 @@ FIELD_OF: Mapping[Needs, Field] = {
     Needs.LOSSES_AFTER_STEP: "losses_after",
     Needs.GRAD_NORMS: "grad_norms",
     Needs.GRAMIAN: "gramian",
+    Needs.CROSS_GRAMIAN: "cross_gramian",
 }
 """Where an observation holds what is asked for."""
 
@@ -74,6 +90,9 @@ class Observation:
     losses_after       ``(*batch_shape, K)`` the same training batch after the step
     grad_norms         ``(*batch_shape, K)`` norm of each UNWEIGHTED task gradient at the shared layer
     gramian            ``(*batch_shape, K, K)`` inner products of the unweighted task gradients
+    cross_gramian      ``(*batch_shape, K, K)`` in row j, column i the inner product of the gradient of task j's validation
+                       loss after the step with that of task i's training loss before the step, both unweighted: rows
+                       belong to ``val_counts``, columns to ``counts``
 
     Tensors are detached; arrays, sequences and numbers become tensors. Raises TypeError where a field holds no numbers.
     """
@@ -86,6 +105,7 @@ class Observation:
     losses_after: Tensor | None
     grad_norms: Tensor | None
     gramian: Tensor | None
+    cross_gramian: Tensor | None
 
     def __init__(
         self,
@@ -97,9 +117,11 @@ class Observation:
         losses_after: Numbers | None = None,
         grad_norms: Numbers | None = None,
         gramian: Numbers | None = None,
+        cross_gramian: Numbers | None = None,
     ) -> None:
-        given = (losses, counts, val_losses, val_counts, val_losses_before, losses_after, grad_norms, gramian)
-        for name, value in zip(self.__dataclass_fields__, given, strict=True):
+        of_losses = (losses, counts, val_losses, val_counts, val_losses_before, losses_after)
+        of_gradients = (grad_norms, gramian, cross_gramian)
+        for name, value in zip(self.__dataclass_fields__, (*of_losses, *of_gradients), strict=True):
             object.__setattr__(self, name, None if value is None else as_tensor(name, value).detach())
 
     @property

@@ -100,12 +100,13 @@ class _OnValidation(_OnOtherSplit):
 
     def update(self, after: Observation) -> None:
         """Show the step, then keep its validation losses for the next."""
-        shown = Observation(grad_norms=after.grad_norms, gramian=after.gramian)
+        gradients = {"grad_norms": after.grad_norms, "gramian": after.gramian, "cross_gramian": after.cross_gramian}
+        shown = Observation(val_counts=after.val_counts, **gradients)
         if Needs.LOSSES_AFTER_STEP in self.inner.wants():
             before, now = self.read(after, "val_losses_before"), self.read(after, "val_losses")
             shown = shown.replace(losses=before, losses_after=now, counts=after.val_counts)
         else:
-            reads_training = Needs.GRAD_NORMS in self.needs
+            reads_training = bool((Needs.GRAD_NORMS | Needs.CROSS_GRAMIAN) & self.needs)
             counts = self.newest_counts * self.present(after) if reads_training else self.newest_counts
             shown = shown.replace(losses=self._newest(), counts=counts)
         self.inner.update(shown)
@@ -156,6 +157,7 @@ class _OnTraining(_OnOtherSplit):
             val_counts=seen.counts,
             grad_norms=seen.grad_norms,
             gramian=seen.gramian,
+            cross_gramian=seen.cross_gramian,
         )
 
 

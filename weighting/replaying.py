@@ -59,5 +59,5 @@ def after_step(weighter: Weighter, seen: Observation) -> Observation:
 
 def _only(seen: Observation, fields: Sequence[Field]) -> Observation:
     """Some fields, with their counts."""
-    names = [*fields, *(COUNTS_OF[field] for field in fields)]
+    names = [*fields, *(counts for field in fields for counts in COUNTS_OF[field])]
     return Observation(**{name: getattr(seen, name) for name in names})

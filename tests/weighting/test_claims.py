@@ -16,9 +16,10 @@ from torch import Tensor
 
 import weighting
 from weighting import Claim, Observation
+from weighting.observation import dimensions_of
 from weighting.testing.claims import CHECKERS, CLAIMS_FOR_LARGE_LOSSES, in_larger_units, num_tasks_of, scaled
 from weighting.testing.settings import Subject
-from weighting.testing.synthetic import Script, changed, run, script
+from weighting.testing.synthetic import Script, changed, in_order, run, script, times_factors
 
 CLAIMED: list[tuple[str, dict[str, Any], Claim]] = [
     (name, more, claim) for name, more in SETTINGS for claim in make(name, **more).claims
@@ -91,12 +92,12 @@ def test_claims_on_sums_hold_for_any_positive_losses(name: str, more: dict[str, 
 
 
 def constant(field: str, value: Tensor) -> Tensor:
-    return value if field == "gramian" else torch.full_like(value, 0.7)
+    return value if len(dimensions_of(field)) == 2 else torch.full_like(value, 0.7)
 
 
 def one_task_at_zero(field: str, value: Tensor) -> Tensor:
     zero = torch.tensor([1.0, 0.0, 1.0], dtype=torch.float64)
-    return value * zero * zero.unsqueeze(-1) if field == "gramian" else value * zero
+    return times_factors(field, value, zero)
 
 
 def all_tasks_at_zero(field: str, value: Tensor) -> Tensor:
@@ -118,7 +119,7 @@ def equal_tasks() -> Script:
     """All tasks have the same numbers: gradients of rank one."""
 
     def repeat(field: str, value: Tensor) -> Tensor:
-        return value[..., :1, :1].expand_as(value).clone() if field == "gramian" else value[..., :1].expand_as(value).clone()
+        return in_order(field, value, torch.zeros(3, dtype=torch.int64))
 
     return script(3, 30).changed(repeat)
 

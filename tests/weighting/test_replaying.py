@@ -56,7 +56,9 @@ def test_a_method_is_shown_what_it_asks_for_and_no_more(need: Needs) -> None:
 def test_every_field_has_its_counts() -> None:
     fields = set(Observation.__dataclass_fields__) - set(COUNTS)
     assert set(COUNTS_OF) == fields == {"losses", *FIELD_OF.values()}
-    assert {field for field, counts in COUNTS_OF.items() if counts == "val_counts"} == {"val_losses", "val_losses_before"}
+    of_validation = {"val_losses": ("val_counts",), "val_losses_before": ("val_counts",)}
+    assert {field: counts for field, counts in COUNTS_OF.items() if counts == ("val_counts",)} == of_validation
+    assert COUNTS_OF["cross_gramian"] == ("val_counts", "counts")
 
 
 @every_setting

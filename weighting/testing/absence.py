@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from weighting import Observation
-from weighting.observation import TRAINING_FIELDS, VALIDATION_FIELDS
+from weighting.observation import COUNTS, COUNTS_OF, Counts, dimensions_of
 from weighting.replaying import after_step, at_start, before_step
 from weighting.testing.expectations import all_finite, expect, same, same_state, state_of
 from weighting.testing.settings import Subject
@@ -79,18 +79,19 @@ def what_is_not_finite_is_that_tasks_absence(subject: Subject) -> None:
     bad_ones: dict[tuple[int, ...], list[float]] = {(): [float("nan"), float("inf"), float("-inf")], (2,): [float("nan")]}
     for batch_shape, values in bad_ones.items():
         for bad in values:
-            _as_absent(subject, batch_shape, TRAINING_FIELDS, "counts", bad)
-            _as_absent(subject, batch_shape, VALIDATION_FIELDS, "val_counts", bad)
+            for counts in COUNTS:
+                _as_absent(subject, batch_shape, counts, bad)
 
 
-def _as_absent(subject: Subject, batch_shape: tuple[int, ...], names: tuple[str, ...], counts: str, bad: float) -> None:
+def _as_absent(subject: Subject, batch_shape: tuple[int, ...], counts: Counts, bad: float) -> None:
+    names = [field for field, own in COUNTS_OF.items() if counts in own]
     shown, where = script(3, 30, batch_shape=batch_shape), (0, 5, 13, 26)
     lacks_one = torch.tensor([1, 0, 1]).expand(*batch_shape, 3)
     rows = [shown.first, *shown.steps]
     weighter, twin = (subject.make(batch_shape=batch_shape) for _ in range(2))
     read = False
     for step, seen in enumerate(rows):
-        spoilt = with_value(seen, names, 1, bad) if step in where else seen
+        spoilt = with_value(seen, counts, 1, bad) if step in where else seen
         lacking = seen.replace(**{counts: lacks_one}) if step in where else seen
         if step == 0:
             read = any(getattr(at_start(weighter, seen), name) is not None for name in names)
@@ -115,28 +116,27 @@ def filled_in(shown: Script, garbage: float) -> Script:
 
     def fill(seen: Observation) -> Observation:
         def change(field: str, value: Tensor) -> Tensor:
-            present = seen.val_present if field in VALIDATION_FIELDS else seen.present
-            if present is None or field in ("counts", "val_counts"):
+            if field in COUNTS:
                 return value
-            there = present.unsqueeze(-1) & present.unsqueeze(-2) if field == "gramian" else present
-            return torch.where(there, value, torch.full_like(value, garbage))
+            for counts, present in (("counts", seen.present), ("val_counts", seen.val_present)):
+                for dimension in dimensions_of(field, (counts,)):
+                    if present is not None:
+                        there = present if len(dimensions_of(field)) == 1 else present.unsqueeze(-3 - dimension)
+                        value = torch.where(there, value, torch.full_like(value, garbage))
+            return value
 
         return changed(seen, change)
 
     return Script(fill(shown.first), [fill(step) for step in shown.steps])
 
 
-def with_value(seen: Observation, names: tuple[str, ...], task: int, value: float) -> Observation:
-    """The observation with ``value`` for one task in the named fields."""
+def with_value(seen: Observation, counts: Counts, task: int, value: float) -> Observation:
+    """The observation with ``value`` for one task of the batch with these counts, but for the counts."""
 
     def change(field: str, values: Tensor) -> Tensor:
-        if field not in names:
-            return values
-        spoilt = values.clone()
-        spoilt[..., task] = value
-        if field == "gramian":
-            spoilt[..., task, :] = value
-        return spoilt
+        for dimension in dimensions_of(field, (counts,)) if field not in COUNTS else ():
+            values = values.index_fill(dimension, torch.tensor([task]), value)
+        return values
 
     return changed(seen, change)
 

@@ -11,7 +11,7 @@ from weighting import Claim, Weighter
 from weighting.testing import claims_on_gradients as on_gradients
 from weighting.testing.expectations import all_finite, expect
 from weighting.testing.expectations import same as same_within
-from weighting.testing.synthetic import Script, changed, run, script
+from weighting.testing.synthetic import Script, changed, in_order, run, script, times_factors
 
 TOLERANCE = 1e-9
 """Relative, and absolute for weights below 1."""
@@ -55,13 +55,8 @@ def permutation_equivariant(make_one: Maker, shown: Script, seed: int) -> None:
     if torch.equal(order, order.sort().values):
         order = order.flip(0)
 
-    def shuffle(field: str, value: Tensor) -> Tensor:
-        value = value[..., order]
-        return value[..., order, :] if field == "gramian" else value
-
-    same(
-        run(make_one(), shown.changed(shuffle)), run(make_one(), shown)[..., order], "with tasks in another order, a weight"
-    )
+    shuffled = shown.changed(lambda field, value: in_order(field, value, order))
+    same(run(make_one(), shuffled), run(make_one(), shown)[..., order], "with tasks in another order, a weight")
 
 
 def scale_free(make_one: Maker, shown: Script, seed: int) -> None:
@@ -104,10 +99,10 @@ def finite_on_extreme_losses(make_one: Maker, shown: Script, seed: int) -> None:
         if field in WITHOUT_SCALE:
             return value
         sizes = 10 ** (24 * torch.rand(value.shape[-1], generator=draw, dtype=torch.float64) - 12)
-        if field != "gramian":
+        if value.dim() == 1:
             return sizes
-        norms = value.diagonal().sqrt()
-        return value * (sizes / norms).outer(sizes / norms)
+        norms = value.diagonal().sqrt() if field == "gramian" else value.abs().amax().expand_as(sizes).sqrt()
+        return times_factors(field, value, sizes / norms)
 
     all_finite(run(make_one(), shown.changed(anywhere)), "weights while losses jump between 1e-12 and 1e12")
 
@@ -176,6 +171,7 @@ CHECKERS: dict[Claim, Checker] = {
         on_gradients.sums_projections,
         on_gradients.equal_projections,
         on_gradients.equal_gains,
+        on_gradients.raises_no_query_loss,
     )
 }
 """Claim -> its checker."""
@@ -224,9 +220,7 @@ def scaled(shown: Script, factors: Tensor) -> Script:
     """The run with the losses, and with them the gradients, of each task times its factor ``(K,)``."""
 
     def scale(field: str, value: Tensor) -> Tensor:
-        if field in WITHOUT_SCALE:
-            return value
-        return value * factors * factors.unsqueeze(-1) if field == "gramian" else value * factors
+        return value if field in WITHOUT_SCALE else times_factors(field, value, factors)
 
     return shown.changed(scale)
 
@@ -259,7 +253,7 @@ def at_ratios(shown: Script, ratios: Tensor) -> Script:
     def at(t: int, field: str, value: Tensor) -> Tensor:
         if field in WITHOUT_SCALE:
             return value
-        if field == "gramian":
+        if value.dim() == 2:
             return torch.eye(len(value), dtype=value.dtype)
         if field == "grad_norms":
             return torch.ones_like(value)

@@ -117,3 +117,13 @@ def equal_gains(make_one: Maker, shown: Script, seed: int) -> None:
     """w_i (Gw)_i = 1 for every task: the bargaining solution."""
     weights, gramian = steps_of(make_one, shown)
     near(weights * times(gramian, weights), torch.ones((), dtype=torch.float64), "w_i (Gw)_i")
+
+
+def raises_no_query_loss(make_one: Maker, shown: Script, seed: int) -> None:
+    """What a step's cross-Gramian C teaches lowers no validation loss's descent: C (w_new - w) >= 0, row for row."""
+    weights = run(make_one(), shown)
+    products = torch.stack([step.cross_gramian for step in shown.steps if step.cross_gramian is not None])[:-1]
+    moves = weights.diff(dim=0)
+    sizes = products.norm(dim=-1) * (weights[:-1].norm(dim=-1, keepdim=True) + moves.norm(dim=-1, keepdim=True))
+    lowest = (times(products, moves) / sizes).min()
+    expect(lowest >= -TOLERANCE, "a step of the weights after which no validation loss falls more slowly", lowest)

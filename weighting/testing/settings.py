@@ -62,6 +62,7 @@ FURTHER: dict[str, list[dict[str, Any]]] = {
     "cagrad": [{"c": 0.0}, {"c": 0.8}],
     "aligned_mtl": [{"scale": "median"}, {"scale": "rmse"}],
     "fairgrad": [{"alpha": 0.5}, {"alpha": 2.0}],
+    "metaweighting": [{"constraint": "softmax"}, {"constraint": "none"}, {"lr": 1.0}],
 }
 """Settings of a listed method, besides the default ones, that take another path through its code. Three tasks."""
 

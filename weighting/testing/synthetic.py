@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from weighting import Observation, Weighter, replay
+from weighting.observation import dimensions_of
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,20 @@ def changed(seen: Observation, change: Callable[[str, Tensor], Tensor]) -> Obser
     """The observation with every tensor that is there ``change(field, tensor)``."""
     there = {field.name: getattr(seen, field.name) for field in fields(seen)}
     return Observation(**{name: change(name, value) for name, value in there.items() if value is not None})
+
+
+def in_order(field: str, value: Tensor, order: Tensor) -> Tensor:
+    """A field with the tasks that ``order`` says, ``(n,)``, in every dimension of tasks."""
+    for dimension in dimensions_of(field):
+        value = value.index_select(dimension, order)
+    return value
+
+
+def times_factors(field: str, value: Tensor, factors: Tensor) -> Tensor:
+    """A field times the factor of each task, ``(K,)``, in every dimension of tasks."""
+    for dimension in dimensions_of(field):
+        value = value * factors.reshape(-1, *([1] * (-dimension - 1)))
+    return value
 
 
 def script(
@@ -74,6 +89,8 @@ def script(
         for name in ("counts", "val_counts"):
             values[name] = torch.rand((steps + 1, *shape), generator=draw) < 0.7
     values["val_losses_before"] = values["val_losses"] * torch.exp(roughness * normal(steps + 1, *shape) + 0.01).to(dtype)
+    of_validation = gradients + level.sqrt().unsqueeze(-1) * normal(*gradients.shape)
+    values["cross_gramian"] = (of_validation @ gradients.mT).to(dtype)
     rows = [Observation(**{name: value[t] for name, value in values.items()}) for t in range(steps + 1)]
     return Script(rows[0], rows[1:])
 
