@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -62,21 +63,38 @@ class Jacobian:
         self.rows = [{} for _ in self.parameters]
         self._stacks = [None] * len(self.parameters)
 
-    @torch.no_grad()
+    def take(self) -> Jacobian:
+        """What was added, as another Jacobian; nothing of it is left here, and nothing is copied."""
+        taken = copy.copy(self)
+        self.clear()
+        return taken
+
     def gramian(self, *, among: Iterable[Tensor] | None = None) -> Tensor:
         """Inner products of the gradients, ``(*batch_shape, K, K)``, in float64; within a parameter at least in float32.
 
         among  the parameters that count; None: all
         """
+        return self.cross_gramian(self, among=among)
+
+    @torch.no_grad()
+    def cross_gramian(self, others: Jacobian, *, among: Iterable[Tensor] | None = None) -> Tensor:
+        """Inner products of these gradients, the rows, with others, the columns, as ``gramian``.
+
+        others  gradients of as many tasks by these parameters, or by some of them
+        among   the parameters that count; None: all
+        """
         shape = (*self.parameters[0].shape[: self.replica_dims], self.num_tasks, self.num_tasks)
         found = wide(torch.zeros(shape, device=self.parameters[0].device))
+        elsewhere = {id(others.parameters[place]): place for place in others._places(among)}
         for place in self._places(among):
-            numbers = self._numbers(place)
-            tasks, part = list(self.rows[place]), wide(numbers @ numbers.mT)
-            if len(tasks) == self.num_tasks:
+            if (other := elsewhere.get(id(self.parameters[place]))) is None:
+                continue
+            part = wide(self._numbers(place) @ others._numbers(other).mT)
+            rows, columns = list(self.rows[place]), list(others.rows[other])
+            if rows == columns == list(range(self.num_tasks)):
                 found += part
             else:
-                found[..., torch.tensor(tasks).unsqueeze(-1), torch.tensor(tasks)] += part
+                found[..., torch.tensor(rows).unsqueeze(-1), torch.tensor(columns)] += part
         return found
 
     @torch.no_grad()

@@ -11,8 +11,8 @@ Symbols   w weights; g_i gradient of training loss i before the step, q_j of que
           - lr sum_j a_j d_j, then the constraint.
 Departs   where nothing is known of the paper, by our choice: eta is absorbed in ``lr``, as the method does not know it; the
           constraint on the weights; the starting point 1 / K; the query set, here the validation split. Gradients are those
-          of the shared parameters, so that d_j is exact where the rest is trained by its own losses. Of optimizers other than
-          SGD the preconditioner is ignored, and so is clipping; of SGD with momentum, all but the present step.
+          of the shared parameters, so that d_j is exact where the rest is trained by its own losses (``acts_on``). Of
+          optimizers other than SGD the preconditioner is ignored; so are clipping, ``prior`` and ``normalize``.
 Absent    A task that is absent in training keeps its weight; present ones share what they had together. One that is absent
           in validation has no row.
 """
@@ -33,6 +33,8 @@ from weighting.mgda import minimum_norm
 from weighting.observation import Needs, Observation
 
 Constraint = Literal["simplex", "softmax", "none"]
+ROUNDING = 1e-10
+"""Of a common direction, relative to the longest of its parts; on random ones that cancel it was below 1e-12."""
 
 
 class MetaWeighting(Weighter):
@@ -52,9 +54,7 @@ class MetaWeighting(Weighter):
     needs = Needs.CROSS_GRAMIAN
     answers_from = "state"
     acts_on = "shared"
-    claims = (
-        Claim.NONNEGATIVE | Claim.SUMS_TO_ONE | Claim.PERMUTATION_EQUIVARIANT | Claim.FINITE_ON_EXTREME_LOSSES
-    )
+    claims = Claim.NONNEGATIVE | Claim.SUMS_TO_ONE | Claim.PERMUTATION_EQUIVARIANT | Claim.FINITE_ON_EXTREME_LOSSES
     search = {"lr": (0.0025, 0.025, 0.25)}
     guards = {"zero_hypergradient": "no weight changed a validation loss that was there: all weights stayed as they were"}
 
@@ -96,7 +96,7 @@ class MetaWeighting(Weighter):
         seen = gradients_of_rows(hypergradients, queried)
         self.count_guard("zero_hypergradient", (queried & seen.counts.logical_not()).any(-1))
         shares = torch.where(queried.any(-1, keepdim=True), minimum_norm(seen), 0.0)
-        direction = (shares.unsqueeze(-2) @ hypergradients).squeeze(-2)
+        direction = _common(shares, hypergradients)
         moved = self._constrained(self.weight_parameters - self.lr * direction, trained)
         self.weight_parameters.copy_(torch.where(trained & queried.any(-1, keepdim=True), moved, self.weight_parameters))
         self.combination.copy_(shares)
@@ -106,16 +106,18 @@ class MetaWeighting(Weighter):
         return self.weight_parameters.softmax(-1) if self.constraint == "softmax" else self.weight_parameters
 
     def _by_parameters(self, products: Tensor, trained: Tensor) -> Tensor:
-        """Derivatives by the weights, ``(*batch_shape, K, K)``, as derivatives by their parameters, along the last dimension.
+        """Rows of derivatives by the weights, ``(*batch_shape, K, K)``, as derivatives by their parameters.
 
         With a softmax, over the tasks that are there, at what they have together.
         """
         if self.constraint != "softmax":
             return products
-        w = torch.where(trained, self._weights().double(), 0.0).unsqueeze(-2)
+        w = torch.where(trained, self._weights().double(), 0.0)
         held = w.sum(-1, keepdim=True)
-        mean = (w * products).sum(-1, keepdim=True) / torch.where(held > 0, held, 1.0)
-        return w * (products - mean)
+        shares = w / torch.where(held > 0, held, 1.0)
+        # Pair by pair: beside a weight near 1, its own product is near the mean, and their difference would be rounding.
+        differences = products.unsqueeze(-1) - products.unsqueeze(-2)
+        return w.unsqueeze(-2) * (differences @ shares[..., None, :, None]).squeeze(-1)
 
     def _constrained(self, moved: Tensor, trained: Tensor) -> Tensor:
         """Parameters that were moved, back where they may be; of tasks that are not there, anything."""
@@ -125,6 +127,14 @@ class MetaWeighting(Weighter):
         if self.constraint == "softmax":
             return moved + _log_sum(self.weight_parameters, trained) - _log_sum(moved, trained)
         return moved
+
+
+def _common(shares: Tensor, hypergradients: Tensor) -> Tensor:
+    """The shares' sum of the rows, ``(*batch_shape, K)``; 0 where it is rounding beside its parts, which cancel."""
+    parts = shares.unsqueeze(-1) * hypergradients
+    direction = parts.sum(-2)
+    size = torch.linalg.vector_norm(parts, dim=-1).amax(-1, keepdim=True)
+    return torch.where(torch.linalg.vector_norm(direction, dim=-1, keepdim=True) > ROUNDING * size, direction, 0.0)
 
 
 def _projected(values: Tensor, total: Tensor, chosen: Tensor) -> Tensor:

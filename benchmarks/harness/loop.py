@@ -248,11 +248,16 @@ class Loop:
     @property
     def task_gradients(self) -> TaskGradientsUsed | None:
         """How the gradients of all tasks were had; None: the method does not ask for them."""
-        used = self.stepper.task_gradients
+        used, validation = self.stepper.task_gradients, self.stepper.validation_passes
         if used is None:
             return None
-        compared = sum(parameter.numel() for parameter in used.shared)
-        return TaskGradientsUsed(way=used.way, acts_on=used.acts_on, compared=compared, megabytes=used.megabytes)
+        return TaskGradientsUsed(
+            way=used.way,
+            acts_on=used.acts_on,
+            compared=sum(parameter.numel() for parameter in used.shared),
+            megabytes=used.megabytes,
+            validation_way=None if validation is None else validation.way,
+        )
 
     def flags(self, not_finite: str | None) -> tuple[Flag, ...]:
         """What a reader of the run's numbers has to know. ``not_finite``: why the run diverged, if it did."""

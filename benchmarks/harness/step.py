@@ -19,10 +19,12 @@ from benchmarks.contract import Batch, Data, Problem, Training, to_device
 from benchmarks.harness.optimizer import make_optimizer, set_lr
 from benchmarks.harness.randomness import seed_generators, undisturbed
 from benchmarks.harness.shared_norms import SharedLayerNorms
-from benchmarks.harness.task_gradients import TaskGradients
-from weighting import Needs, Observation, TaskLosses, Weighter, total
+from benchmarks.harness.task_gradients import TaskGradients, TaskPasses
+from weighting import Jacobian, Needs, Observation, TaskLosses, Weighter, total
 from weighting.observation import visible
 
+OF_ALL_TASKS = Needs.GRAMIAN | Needs.CROSS_GRAMIAN
+"""What is made of the gradients of all tasks."""
 SMALLEST_SUM = 1e-6
 """Of weights that are to be rescaled, relative to the sum of their sizes."""
 
@@ -68,6 +70,8 @@ class _Passed:
     """As the model computes them, where the batch is one part."""
     given: Tensor
     weights: Tensor
+    gradients: Jacobian | None = None
+    """Of all tasks, before the step, where they are to be compared with those after it."""
 
 
 class Stepper:
@@ -88,7 +92,8 @@ class Stepper:
         self.optimizer = make_optimizer(model, training)
         asks_norms = Needs.GRAD_NORMS in weighter.needs
         self.norms = SharedLayerNorms(problem, model, training.shared_layer) if asks_norms else None
-        self.task_gradients = self._task_gradients() if Needs.GRAMIAN in weighter.needs else None
+        self.task_gradients = self._task_gradients() if OF_ALL_TASKS & weighter.needs else None
+        self.validation_passes = self._validation_passes() if Needs.CROSS_GRAMIAN in weighter.needs else None
         self.extra_forwards = self.extra_backwards = 0
         self.health: list[Tensor] = []
         """A scalar for each step, not finite if the loss of a present task, a weight or the total was not."""
@@ -100,7 +105,7 @@ class Stepper:
         parts = self._parts(to_device(self.data.train_batch(number), self.device))
         before = self.validation_losses(number).losses if Needs.VAL_LOSSES_BEFORE_STEP in wanted else None
         self.optimizer.zero_grad(set_to_none=True)
-        passes = self._by_total if Needs.GRAMIAN not in wanted else self._by_task
+        passes = self._by_task if OF_ALL_TASKS & wanted else self._by_total
         passed = passes(number, parts, wanted)
 
         gradient_norm = self._clip()
@@ -109,7 +114,7 @@ class Stepper:
         self.optimizer.step()
 
         seen = passed.seen.replace(val_losses_before=before)
-        self.weighter.update(self._after(seen, number, parts, wanted))
+        self.weighter.update(self._after(seen, number, parts, wanted, passed.gradients))
         return StepResult(passed.losses, seen.counts, passed.given, passed.weights, gradient_norm)
 
     def _by_total(self, number: int, parts: Sequence[_Part], wanted: Needs) -> _Passed:
@@ -151,16 +156,17 @@ class Stepper:
             found.append(own)
             health = health + _sum_of_present(own, part.counts)
         seen = self._together(parts, found)
-        seen = seen.replace(gramian=tasks.gramian())
+        if Needs.GRAMIAN in wanted:
+            seen = seen.replace(gramian=tasks.gramian())
         if Needs.GRAD_NORMS in wanted and self.norms is not None:
             seen = seen.replace(grad_norms=tasks.norms(self.norms.parameters))
         given = self.weighter.weights(seen)
         weights = self._normalize(given)
-        tasks.apply(weights, self.weighter.own_weights(seen) if tasks.acts_on == "shared" else weights)
+        gradients = tasks.apply(weights, self.weighter.own_weights(seen) if tasks.acts_on == "shared" else weights)
         assert seen.losses is not None
         self.health.append(health + total(weights, seen.losses, seen.counts))
-        self.extra_backwards += tasks.extra_backwards
-        return _Passed(seen, seen.losses, given, weights)
+        self.extra_backwards += tasks.backwards - 1
+        return _Passed(seen, seen.losses, given, weights, gradients if Needs.CROSS_GRAMIAN in wanted else None)
 
     @property
     def extra(self) -> tuple[int, int, int]:
@@ -180,11 +186,7 @@ class Stepper:
 
     def validation_losses(self, number: int) -> Observation:
         """Mean losses of a step's validation mini-batches under the model as it is, in evaluation mode."""
-        several = self.training.validation_batches
-        batches = map(self.data.validation_batch, range(number * several, (number + 1) * several))
-        parts = [part for batch in batches for part in self._parts(to_device(batch, self.device))]
-        self.extra_forwards += several
-        return self._losses_of(parts, number, evaluation=True)
+        return self._losses_of(self._validation_parts(number), number, evaluation=True)
 
     # ---- before the backward pass --------------------------------------------------------------------------------
 
@@ -200,9 +202,12 @@ class Stepper:
 
     def _forward(self, number: int, place: int, batch: Batch) -> Tensor:
         """Losses ``(*batch_shape, K)`` of a part, with graph; the same draws whenever the same part is passed."""
-        seed_generators(self.device, self.seed, "step", number, "train", place)
         if self.norms is not None:
             self.norms.arm()
+        return self._losses(number, "train", place, batch)
+
+    def _losses(self, number: int, purpose: str, place: int, batch: Batch) -> Tensor:
+        seed_generators(self.device, self.seed, "step", number, purpose, place)
         return self.problem.losses(self.model, batch)
 
     def _task_gradients(self) -> TaskGradients:
@@ -210,6 +215,12 @@ class Stepper:
         first = (to_device(self.data.train_batch(step), self.device) for step in count())
         seed_generators(self.device, self.seed, "task gradients")
         return TaskGradients(self.problem, self.model, first, acts_on, self.device)
+
+    def _validation_passes(self) -> TaskPasses:
+        assert self.task_gradients is not None
+        first = (to_device(self.data.validation_batch(index), self.device) for index in count())
+        seed_generators(self.device, self.seed, "task gradients", "validation")
+        return TaskPasses(self.problem, self.model, self.task_gradients.shared, first, self.device, evaluation=True)
 
     def _check_needs(self, wanted: Needs) -> None:
         if wanted & ~self.weighter.needs:
@@ -242,26 +253,58 @@ class Stepper:
             return None
         return nn.utils.clip_grad_norm_(self.model.parameters(), self.training.grad_clip)
 
-    def _after(self, seen: Observation, number: int, parts: Sequence[_Part], wanted: Needs) -> Observation:
-        """The observation with the losses that the method wants to see under the model after the step."""
+    def _after(
+        self, seen: Observation, number: int, parts: Sequence[_Part], wanted: Needs, gradients: Jacobian | None
+    ) -> Observation:
+        """The observation with what the method wants to see under the model after the step.
+
+        gradients  of all tasks before it, where they are to be compared with those after it
+        """
         if Needs.LOSSES_AFTER_STEP in wanted:
             self.extra_forwards += 1
             # With the draws of the training pass, so that a method that compares the two sees the step alone.
             seen = seen.replace(losses_after=self._losses_of(parts, number, evaluation=False).losses)
-        if Needs.VAL_LOSSES in wanted:
+        if gradients is None and Needs.VAL_LOSSES not in wanted:
+            return seen
+        if gradients is None:
             found = self.validation_losses(number)
-            seen = seen.replace(val_losses=found.losses, val_counts=found.counts)
-        return seen
+        else:
+            found, products = self._across(number, gradients)
+            seen = seen.replace(cross_gramian=products)
+        # What the passes for gradients tell anyway, and nobody asked for, is not shown.
+        return seen.replace(val_counts=found.counts, val_losses=found.losses if Needs.VAL_LOSSES in wanted else None)
+
+    def _across(self, number: int, before: Jacobian) -> tuple[Observation, Tensor]:
+        """Validation losses, and the inner products of their gradients with those before the step."""
+        tasks, passes = self.task_gradients, self.validation_passes
+        assert tasks is not None and passes is not None
+        parts, found = self._validation_parts(number), []
+        with undisturbed(self.model, self.device, evaluation=True, grad=True):
+            for place, part in enumerate(parts):
+                present = None if part.counts is None else part.counts > 0
+                own = passes.add(part.batch, part.share, present, partial(self._losses, number, "validation", place))
+                found.append(own)
+        self.extra_backwards += self.training.validation_batches * passes.backwards
+        return self._together(parts, found), tasks.cross_gramian(passes.jacobian.take(), before)
 
     # ---- micro-batches -------------------------------------------------------------------------------------------
 
-    def _parts(self, batch: Batch) -> list[_Part]:
-        if self.training.accumulate == 1:
-            return [_Part(batch, self.problem.counts(batch), None)]
-        parts = [_Part(part, self.problem.counts(part), None) for part in self._split(batch)]
+    def _parts(self, *batches: Batch) -> list[_Part]:
+        """The micro-batches of one batch, or of several that count as one."""
+        cut = batches if self.training.accumulate == 1 else [part for batch in batches for part in self._split(batch)]
+        parts = [_Part(part, self.problem.counts(part), None) for part in cut]
+        if len(parts) == 1:
+            return parts
         units = [self._units(part) for part in parts]
         whole = torch.stack(units).sum(0).clamp(min=1)
         return [_Part(part.batch, own, own / whole) for part, own in zip(parts, units, strict=True)]
+
+    def _validation_parts(self, number: int) -> list[_Part]:
+        """The micro-batches of a step's validation mini-batches, of which each is charged a forward pass."""
+        several = self.training.validation_batches
+        self.extra_forwards += several
+        batches = map(self.data.validation_batch, range(number * several, (number + 1) * several))
+        return self._parts(*(to_device(batch, self.device) for batch in batches))
 
     def _split(self, batch: Batch) -> Sequence[Batch]:
         return self.problem.micro_batches(batch, self.training.accumulate)
@@ -279,9 +322,7 @@ class Stepper:
         with undisturbed(self.model, self.device, evaluation=evaluation):
             found = []
             for place, part in enumerate(parts):
-                purpose = "validation" if evaluation else "train"
-                seed_generators(self.device, self.seed, "step", number, purpose, place)
-                found.append(self.problem.losses(self.model, part.batch))
+                found.append(self._losses(number, "validation" if evaluation else "train", place, part.batch))
         return self._together(parts, found)
 
     def _together(self, parts: Sequence[_Part], found: Sequence[Tensor]) -> Observation:

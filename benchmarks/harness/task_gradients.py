@@ -1,4 +1,4 @@
-"""The gradients of all tasks in one step: by which passes they are taken, and over which parameters they are compared."""
+"""The gradients of all tasks, of training or validation: by which passes they are taken, and over which parameters."""
 
 from __future__ import annotations
 
@@ -27,41 +27,42 @@ AGREEMENT = 1e-3
 """Relative difference from the loss, or the gradient, of a pass over the whole batch, above which a cheaper way is wrong."""
 
 
-class TaskGradients:
-    """The gradient of each task by all trained parameters.
+class TaskPasses:
+    """The gradient of each task by some parameters, and by which passes it is taken.
 
     Every task takes a backward pass through the whole graph, unless a cheaper way is seen to give the same numbers on the
     first batches: where the rows of a batch belong to one task each, one backward pass over K equal groups of rows, or K
     passes over a part of the rows each, for which the model must draw no random numbers and normalise over no batch.
 
-    first   training batches in order, of which a few are looked at
-    device  of the model
-
-    Raises ValueError where a problem names shared parameters that are not trained.
+    first       batches in order, of which a few are looked at
+    device      of the model
+    evaluation  whether the passes are made in evaluation mode; whoever calls ``add`` sets the mode
     """
 
     def __init__(
-        self, problem: Problem, model: nn.Module, first: Iterator[Batch], acts_on: ActsOn, device: torch.device
+        self,
+        problem: Problem,
+        model: nn.Module,
+        parameters: Sequence[Tensor],
+        first: Iterator[Batch],
+        device: torch.device,
+        *,
+        evaluation: bool,
     ) -> None:
-        self.problem, self.acts_on = problem, acts_on
-        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self.jacobian = Jacobian(problem.num_tasks, trained, replica_dims=len(problem.batch_shape))
+        self.problem = problem
+        self.jacobian = Jacobian(problem.num_tasks, parameters, replica_dims=len(problem.batch_shape))
         self.blocks = RowBlocks(model, self.jacobian)
-        with undisturbed(model, device, evaluation=False, grad=True):
-            look = _Look(problem, model, first, device, self.blocks if _has_blocks(problem) else None)
+        with undisturbed(model, device, evaluation=evaluation, grad=True):
+            look = _Look(problem, model, self.jacobian, first, device, self.blocks if _has_blocks(problem) else None)
         self.way: Way = look.way
+        self.reached = look.shared(parameters)
+        """Those of the parameters that the losses of all tasks reach, or, so far, those of none."""
         self.jacobian.clear()
-        self.megabytes = 0.0
-        """What the gradients of all tasks took in the last step."""
-        named = problem.shared_parameters(model)
-        self.shared = look.shared(trained) if named is None else _trained(problem, named)
-        shared = {id(parameter) for parameter in self.shared}
-        self.own = [parameter for parameter in trained if id(parameter) not in shared]
 
     @property
-    def extra_backwards(self) -> int:
-        """Backward passes of a step beyond one over all rows."""
-        return self.problem.num_tasks - 1 if self.way == "a_pass_each" else 0
+    def backwards(self) -> int:
+        """Backward passes over all rows."""
+        return self.problem.num_tasks if self.way == "a_pass_each" else 1
 
     def add(self, batch: Batch, share: Tensor | None, present: Tensor | None, forward: Forward) -> Tensor:
         """Add a micro-batch's gradients; returns its losses ``(*batch_shape, K)``, detached.
@@ -89,6 +90,28 @@ class TaskGradients:
             self.jacobian.add_task(task, loss if share is None else loss * share[..., task])
         return torch.stack(found, dim=-1)
 
+
+class TaskGradients(TaskPasses):
+    """The gradient of each task by all trained parameters, in a step of training.
+
+    first   training batches; as in ``TaskPasses``
+
+    Raises ValueError where a problem names shared parameters that are not trained.
+    """
+
+    def __init__(
+        self, problem: Problem, model: nn.Module, first: Iterator[Batch], acts_on: ActsOn, device: torch.device
+    ) -> None:
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        super().__init__(problem, model, trained, first, device, evaluation=False)
+        self.acts_on = acts_on
+        self.megabytes = 0.0
+        """What the gradients of all tasks took in the last step, those of validation included."""
+        named = problem.shared_parameters(model)
+        self.shared = self.reached if named is None else _trained(problem, named)
+        shared = {id(parameter) for parameter in self.shared}
+        self.own = [parameter for parameter in trained if id(parameter) not in shared]
+
     def gramian(self) -> Tensor:
         """Inner products over the shared parameters, ``(*batch_shape, K, K)``."""
         return self.jacobian.gramian(among=self.shared)
@@ -97,8 +120,8 @@ class TaskGradients:
         """Norms over some of the trained parameters, ``(*batch_shape, K)``."""
         return self.jacobian.norms(among=parameters)
 
-    def apply(self, weights: Tensor, own: Tensor) -> None:
-        """Write the gradients of the step into the model's ``.grad``; nothing is kept of them.
+    def apply(self, weights: Tensor, own: Tensor) -> Jacobian:
+        """Write the gradients of the step into the model's ``.grad``. Returns them; nothing is kept of them here.
 
         weights  ``(*batch_shape, K)``, of the shared parameters
         own      the same, of what belongs to some tasks alone
@@ -106,7 +129,15 @@ class TaskGradients:
         self.jacobian.apply(weights, among=self.shared)
         self.jacobian.apply(own, among=self.own)
         self.megabytes = self.jacobian.num_bytes / 2**20
-        self.jacobian.clear()
+        return self.jacobian.take()
+
+    def cross_gramian(self, after: Jacobian, before: Jacobian) -> Tensor:
+        """Inner products of the gradients of validation, the rows, with those of the step, the columns.
+
+        ``(*batch_shape, K, K)``, over the shared parameters.
+        """
+        self.megabytes += after.num_bytes / 2**20
+        return after.cross_gramian(before, among=self.shared)
 
 
 def own_rows(problem: Problem, batch: Batch) -> Sequence[Batch]:
@@ -124,9 +155,16 @@ class _Look:
     """What is seen of the first batches, until every task was in one."""
 
     def __init__(
-        self, problem: Problem, model: nn.Module, first: Iterator[Batch], device: torch.device, blocks: RowBlocks | None
+        self,
+        problem: Problem,
+        model: nn.Module,
+        jacobian: Jacobian,
+        first: Iterator[Batch],
+        device: torch.device,
+        blocks: RowBlocks | None,
     ) -> None:
         self.problem, self.model, self.device, self.blocks = problem, model, device, blocks
+        self.jacobian = jacobian
         self.reached: list[Tensor] = []
         """For each parameter, which tasks' losses have a gradient there, bool ``(K,)``."""
         seen = torch.zeros(problem.num_tasks, dtype=torch.bool)
@@ -168,8 +206,9 @@ class _Look:
         self.rows_are_own = (
             self.rows_are_own and same and seed.are_unmoved(self.device) and self._rows_give(batch, losses, present)
         )
-        found = Jacobian(self.problem.num_tasks, self.model, replica_dims=len(self.problem.batch_shape))
-        found.add(losses, present=present)
+        self.jacobian.clear()
+        self.jacobian.add(losses, present=present)
+        found = self.jacobian.take()
         self.blocks_are_right = self.blocks_are_right and self._blocks_give(batch, present, seed, found)
         reached = [
             torch.tensor([task in rows and bool((rows[task] != 0).any()) for task in range(len(present))])

@@ -240,7 +240,9 @@ class TaskGradientsUsed(_Model):
     compared: int
     """Over how many trained parameters (numbers) the gradients were compared."""
     megabytes: float
-    """What the gradients of all tasks took in a step."""
+    """What the gradients of all tasks took in a step, those of validation included."""
+    validation_way: str | None = None
+    """By which passes the gradients of validation were had; None: the method does not ask for them."""
 
 
 class Timing(_Model):

@@ -35,7 +35,8 @@ from benchmarks.regression.golden_runs import SMALL
 from weighting import Needs, Weighter
 from weighting.gradients import gradient_norms
 
-EVERYTHING = Needs.VAL_LOSSES | Needs.LOSSES_AFTER_STEP | Needs.GRAD_NORMS | Needs.GRAMIAN | Needs.VAL_LOSSES_BEFORE_STEP
+EVERYTHING = ~Needs.NOTHING
+OF_ALL_TASKS = Needs.GRAMIAN | Needs.CROSS_GRAMIAN
 
 
 class AsksForAll(Spy):
@@ -45,7 +46,7 @@ class AsksForAll(Spy):
     needs = EVERYTHING
 
 
-MOST = [need for need in Needs if need is not Needs.GRAMIAN]
+MOST = [need for need in Needs if need not in OF_ALL_TASKS]
 KINDS = ("batch norm", "dropout", "numpy")
 LAST = settings(steps=20, selection="last", log_every=1, evaluate_every=7)
 
@@ -67,7 +68,7 @@ def assert_same(one: dict[str, Any], other: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("asks", [*MOST, EVERYTHING & ~Needs.GRAMIAN], ids=str)
+@pytest.mark.parametrize("asks", [*MOST, EVERYTHING & ~OF_ALL_TASKS], ids=str)
 def test_asking_for_more_trains_the_same_model(kind: str, asks: Needs) -> None:
     plain = results(loop_of(AsksForAll(3, asks=Needs.NOTHING), LAST, NoisyTiny(kind=kind)))
     torch.manual_seed(99)
@@ -91,11 +92,12 @@ def test_a_resumed_run_is_the_same_run(kind: str, stop_after: int, tmp_path: Pat
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_asking_for_the_gramian_trains_the_same_model_up_to_rounding(kind: str) -> None:
+@pytest.mark.parametrize("asks", [Needs.CROSS_GRAMIAN, EVERYTHING], ids=["cross-Gramian", "all"])
+def test_asking_for_gradients_of_all_tasks_trains_the_same_model_up_to_rounding(asks: Needs, kind: str) -> None:
     """The update is summed over the tasks' gradients instead of passed back as one; Adam would divide by the rounding."""
     training = LAST.model_copy(update={"optimizer": "sgd"})
     plain, other = (
-        results(loop_of(AsksForAll(3, asks=asks), training, NoisyTiny(kind=kind))) for asks in (Needs.NOTHING, EVERYTHING)
+        results(loop_of(AsksForAll(3, asks=each), training, NoisyTiny(kind=kind))) for each in (Needs.NOTHING, asks)
     )
     for name, value in plain["parameters"].items():
         torch.testing.assert_close(other["parameters"][name], value, msg=name)

@@ -158,6 +158,116 @@ def test_micro_batches_add_up_before_the_gramian(name: str, parts: int) -> None:
         torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
+# ---- before and after the step ---------------------------------------------------------------------------------------
+
+
+class Across(Uneven):
+    """Asks for the products of gradients after the step with those before it, and for the losses that go with them."""
+
+    name = "across"
+    needs = Needs.CROSS_GRAMIAN | Needs.VAL_LOSSES
+
+
+def validation_rows(loop: Loop, number: int, shared: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Gradients, losses and counts of a step's validation mini-batches as one, under the model as it is."""
+    problem, several = loop.problem, loop.training.validation_batches
+    batches = [loop.data.validation_batch(index) for index in range(number * several, (number + 1) * several)]
+    losses = [problem.losses(loop.model.eval(), batch) for batch in batches]
+    counts = [problem.counts(batch) for batch in batches]
+    loop.model.train()
+    whole = losses[0]
+    if several > 1:
+        units = torch.stack(
+            [torch.ones_like(loss) if own is None else own for loss, own in zip(losses, counts, strict=True)]
+        )
+        # A task that is absent from a batch has no number there.
+        sums = torch.where(units > 0, torch.stack(losses), 0.0) * units
+        whole = sums.sum(0) / units.sum(0).clamp(min=1)
+    present = None if counts[0] is None else torch.stack([own for own in counts if own is not None]).sum(0) > 0
+    dims = len(problem.batch_shape)
+    return torch.stack([_row(loss, shared, dims) for loss in whole.unbind(-1)], dim=-2), whole.detach(), present
+
+
+@EACH
+@pytest.mark.parametrize(("several", "parts"), [(1, 1), (2, 1), (1, 2)])
+def test_products_across_the_step_are_those_of_autograd(name: str, several: int, parts: int) -> None:
+    noisy = name in ("batch norm", "dropout", "numpy")
+    if parts > 1 and noisy:
+        pytest.skip("with noise, a micro-batch has other draws and other statistics: another model")
+    problem = PROBLEMS[name]()
+    spy = weighter(problem, Across)
+    more = {} if parts == 1 else {"accumulate": parts}
+    # Clipping changes the step, and neither of the gradients.
+    loop = stepped(problem, spy, validation_batches=several, grad_clip=0.1, **more)
+    tasks, dims = loop.stepper.task_gradients, len(problem.batch_shape)
+    assert tasks is not None
+    compared = 0
+    for number in range(3):
+        batch = loop.data.train_batch(number)
+        losses = loop.stepper._forward(number, 0, batch)
+        before = torch.stack([_row(loss, tasks.shared, dims) for loss in losses.unbind(-1)], dim=-2)
+        loop.train_step()
+        after, val_losses, val_present = validation_rows(loop, number, tasks.shared)
+        seen = spy.updates[-1]
+        assert seen.cross_gramian is not None and seen.val_losses is not None
+        there = torch.ones_like(losses, dtype=torch.bool) if seen.present is None else seen.present
+        val_there = torch.ones_like(there) if val_present is None else val_present.expand_as(there)
+        both = val_there.unsqueeze(-1) & there.unsqueeze(-2)
+        expected = after @ before.mT
+        # Llama's norms are taken in float32.
+        tolerance = {"rtol": 1e-4, "atol": FLOAT32} if name == "code_lm" else {"rtol": 1e-11, "atol": 1e-12}
+        torch.testing.assert_close(seen.cross_gramian[both], expected[both], **tolerance)
+        assert bool((seen.cross_gramian[~both] == 0).all())
+        torch.testing.assert_close(seen.val_losses[val_there], val_losses[val_there], rtol=1e-6, atol=1e-12)
+        compared += int(both.sum())
+        # As they were before the step, or the transposed, would be found.
+        assert name == "code_lm" or not torch.allclose(seen.cross_gramian[both], expected.mT[both], rtol=1e-6)
+    assert compared
+    if name == "sparse":
+        assert compared < 27
+
+
+@pytest.mark.parametrize("grouped", [True, False])
+def test_validation_passes_are_the_cheapest_that_are_right_in_evaluation_mode(grouped: bool) -> None:
+    """Dropout draws in training alone: there every task takes a pass of its own, and none in validation.
+
+    The shared layer's rows are groups of tasks, those of the heads are not: they are not asked for in validation.
+    """
+
+    class Rested(Told):
+        rows_belong_to_tasks = grouped
+
+        def model(self, seed: int) -> nn.Module:
+            model = super().model(seed)
+            assert isinstance(model, Network)
+            model.shared.register_forward_hook(
+                lambda layer, inputs, output: nn.functional.dropout(output, 0.1, training=layer.training)
+            )
+            return model
+
+    problem = Rested()
+    loop = stepped(problem, weighter(problem, Across))
+    used = loop.task_gradients
+    assert used is not None
+    assert (used.way, used.validation_way) == ("a_pass_each", "row_blocks" if grouped else "own_rows")
+    loop.train_step()
+    # The forward pass of a validation batch; two backward passes more in training, one in validation.
+    assert loop.stepper.extra == (1, 2 + 1, 0)
+
+
+@pytest.mark.parametrize("name", ["tiny", "code_lm"])
+def test_two_jacobians_at_most_are_held(name: str) -> None:
+    problem = PROBLEMS[name]()
+    loop = stepped(problem, weighter(problem, Across))
+    tasks, passes = loop.stepper.task_gradients, loop.stepper.validation_passes
+    assert tasks is not None and passes is not None
+    loop.train_step()
+    shared = problem.num_tasks * sum(parameter.numel() for parameter in tasks.shared)
+    # In float64; those of validation by the shared parameters alone; of a head, only the gradient of its own task.
+    assert tasks.megabytes == 8 * (2 * shared + sum(parameter.numel() for parameter in tasks.own)) / 2**20
+    assert not any(tasks.jacobian.rows) and not any(passes.jacobian.rows)
+
+
 # ---- which passes ----------------------------------------------------------------------------------------------------
 
 

@@ -121,6 +121,8 @@ def test_norms_by_rows_survive_a_weight_of_zero() -> None:
         (Needs.GRAD_NORMS, 0, 3),
         (Needs.GRAMIAN, 0, 2),
         (Spy.needs, 2, 2),
+        (Needs.CROSS_GRAMIAN, 1, 2 + 3),
+        (Needs.CROSS_GRAMIAN | Needs.VAL_LOSSES, 1, 2 + 3),
     ],
 )
 def test_only_what_is_wanted_is_computed_and_charged(asks: Needs, forwards: int, backwards: int) -> None:
@@ -132,18 +134,22 @@ def test_only_what_is_wanted_is_computed_and_charged(asks: Needs, forwards: int,
             return super().losses(model, batch)
 
     spy = Spy(3, asks=asks)
+    across = Needs.CROSS_GRAMIAN in asks
+    if across:
+        spy.needs = spy.needs | Needs.CROSS_GRAMIAN  # type: ignore[misc]
     training = settings(steps=4, evaluate_every=4)
     outcome = loop_of(spy, training, Counting()).run()
     assert outcome.costs.extra_forwards == forwards
     assert outcome.costs.extra_backwards == backwards
     # A look at how the gradients of tasks can be had, one for the start, two evaluations of validation and one of test, four
-    # steps.
-    assert Counting.calls == 1 + 1 + 2 + 1 + 4 * (1 + forwards)
+    # steps; a look at how those of validation can be had.
+    assert Counting.calls == 1 + 1 + 2 + 1 + 4 * (1 + forwards) + across
     fields = {
         Needs.VAL_LOSSES: "val_losses",
         Needs.LOSSES_AFTER_STEP: "losses_after",
         Needs.GRAD_NORMS: "grad_norms",
         Needs.GRAMIAN: "gramian",
+        Needs.CROSS_GRAMIAN: "cross_gramian",
     }
     for seen in spy.updates:
         assert {need for need, name in fields.items() if getattr(seen, name) is not None} == set(asks)
