@@ -149,9 +149,10 @@ def missing_fields_are_named(name: str, more: dict[str, Any]) -> None:
         assert one_line(error)
 
 
+OF_ALL_TASKS = Needs.GRAMIAN | Needs.CROSS_GRAMIAN
 WITHOUT_LOSSES = (
     *("uniform", "static", "token_mean", "random"),
-    *(name for name, kind in METHODS.items() if Needs.GRAMIAN in kind.needs and kind.answers_from == "state"),
+    *(name for name, kind in METHODS.items() if OF_ALL_TASKS & kind.needs and kind.answers_from == "state"),
 )
 """Methods that answer and learn without any."""
 

@@ -106,6 +106,7 @@ DEFAULTS: dict[str, dict[str, tuple[Any, str]]] = {
     "fairgrad": {"alpha": (1.0, "OptMN-Lab/fairgrad@2b8cba1, as LibMTL and torchjd have it")},
     "upgrad": {},
     "db_mtl": {},
+    "metaweighting": {"lr": (0.025, OURS), "constraint": ("simplex", OURS)},
     "coba_fixed_mix": {**COBA, "mix": (0.5, OURS)},
     "coba_from_start": COBA,
 }

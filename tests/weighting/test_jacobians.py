@@ -102,6 +102,38 @@ def test_a_task_that_comes_later_is_in_its_place() -> None:
         torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-14)
 
 
+def test_products_of_rows_that_come_later_are_in_their_place() -> None:
+    """The first micro-batch lacks the first task, so that its rows are added last."""
+    net = Net()
+    found, expected = Jacobian(3, net), rows(net.each(), list(net.parameters()))
+    found.add([loss / 2 for loss in net.each()], present=torch.tensor([False, True, True]))
+    found.add([net.each()[0], *(loss / 2 for loss in net.each()[1:])])
+    torch.testing.assert_close(found.gramian(), expected @ expected.T, rtol=1e-12, atol=1e-14)
+    whole = weighting.jacobian(net.each(), net)
+    for one, other in ((found, whole), (whole, found)):
+        torch.testing.assert_close(one.cross_gramian(other), expected @ expected.T, rtol=1e-12, atol=1e-14)
+
+
+def test_products_with_gradients_of_before_the_step() -> None:
+    """By the parameters that both know; what was taken away stays what it was while the parameters move."""
+    net = Net()
+    trunk = list(net.trunk.parameters())
+    expected = rows(net.each(), trunk)
+    gradients = weighting.jacobian(net.each(), net)
+    weighting.apply([1.0, 0.5, -1.0], gradients)
+    before = gradients.take()
+    assert gradients.num_bytes == 0 and before.num_bytes > 0
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.sub_(0.1 * torch.zeros_like(parameter) if parameter.grad is None else 0.1 * parameter.grad)
+    later = rows(net.each(), trunk)
+    found = weighting.jacobian(net.each(), net.trunk).cross_gramian(before)
+    torch.testing.assert_close(found, later @ expected.T, rtol=1e-12, atol=1e-14)
+    assert not torch.allclose(found, found.T)
+    among = weighting.jacobian(net.each(), net).cross_gramian(before, among=trunk)
+    torch.testing.assert_close(among, found, rtol=1e-12, atol=1e-14)
+
+
 def test_rows_that_are_given_add_up_too() -> None:
     net = nn.Linear(2, 2, bias=False).double()
     given = torch.arange(12.0, dtype=torch.float64).reshape(3, 2, 2)

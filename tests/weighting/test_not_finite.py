@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import weighting
 from weighting import Needs, Observation, TaskLosses, total
-from weighting._cleaning import clean
+from weighting._cleaning import clean, without
 from weighting.coba import CoBa
 from weighting.replaying import after_step, at_start, before_step
 from weighting.testing.synthetic import Script, changed, in_order, run, script
@@ -306,6 +306,44 @@ def test_a_task_of_the_gramian_is_absent_where_its_own_products_are_not_finite(
     assert found.gramian is not None and found.gramian.isfinite().all()
 
 
+NAN = math.nan
+
+
+@pytest.mark.parametrize(
+    ("rows", "counts", "val_counts", "expected", "val_expected"),
+    [
+        ([[1, NAN, 3], [4, NAN, 6], [7, NAN, 9]], None, None, [1, 0, 1], [1, 1, 1]),
+        ([[1, 2, 3], [NAN, math.inf, NAN], [7, 8, 9]], None, None, [1, 1, 1], [1, 0, 1]),
+        ([[1, NAN, 3], [NAN, NAN, NAN], [7, NAN, 9]], None, None, [1, 0, 1], [1, 0, 1]),
+        ([[1, 2, 1e300], [4, 5, 6], [7, 8, 9]], None, None, [1, 1, 1], [0, 1, 1]),
+        ([[1, NAN, 3], [4, NAN, 6], [7, NAN, 9]], [1, 0, 1], None, [1, 0, 1], [1, 1, 1]),
+        ([[NAN, NAN, 3], [NAN, NAN, NAN], [NAN, NAN, 9]], [0, 0, 1], [1, 0, 1], [0, 0, 1], [1, 0, 1]),
+    ],
+    ids=["a column", "a row", "both", "one too large", "absent in training", "absent in both"],
+)
+def test_rows_of_the_cross_gramian_are_of_validation_and_columns_of_training(
+    rows: list[list[float]],
+    counts: list[int] | None,
+    val_counts: list[int] | None,
+    expected: list[int],
+    val_expected: list[int],
+) -> None:
+    """What is left out reads as 0; nobody else is taken away, and what is said to be absent is no accident."""
+    seen = Observation(losses=[1.0, 1.0, 1.0], counts=counts, val_counts=val_counts, cross_gramian=rows)
+    found, not_finite = clean("mine", seen, (3,), torch.float64, torch.device("cpu"))
+    assert found.counts is not None and found.val_counts is not None and found.cross_gramian is not None
+    assert (found.counts > 0).int().tolist() == expected
+    assert (found.val_counts > 0).int().tolist() == val_expected
+    kept = torch.tensor(val_expected).outer(torch.tensor(expected)).bool()
+    assert torch.equal(found.cross_gramian, torch.where(kept, torch.tensor(rows, dtype=torch.float64), 0.0))
+    said = torch.tensor(counts or [1] * 3), torch.tensor(val_counts or [1] * 3)
+    lost = (said[0] - torch.tensor(expected)) | (said[1] - torch.tensor(val_expected))
+    assert not_finite is not None and not_finite.int().tolist() == lost.tolist()
+    alone = without(found, torch.tensor([False, False, True]))
+    assert alone.cross_gramian is not None
+    assert torch.equal(alone.cross_gramian, found.cross_gramian.index_fill(-1, torch.tensor([2]), 0.0))
+
+
 @pytest.mark.parametrize("name", [name for name in weighting.names() if name not in ("uniform", "static")])
 def test_one_task_in_each_batch_is_as_the_pages_say(name: str) -> None:
     """Shares among the tasks of a batch are constant where there is one; what a task's own losses say is not."""
@@ -333,6 +371,7 @@ def test_one_task_in_each_batch_is_as_the_pages_say(name: str) -> None:
         "cagrad",
         "aligned_mtl",
         "upgrad",
+        "metaweighting",
     )
     shares = weighting.family(name) in among or name == "lbtw_official"
     assert moves is not shares

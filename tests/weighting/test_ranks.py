@@ -51,7 +51,8 @@ def observed(sums: dict[str, Tensor], seen: Observation, ranks: slice) -> Observ
         means[name] = step.observation()
     losses = {name: each.losses for name, each in means.items()}
     counts = means["losses"].counts
-    return Observation(**losses, counts=counts, val_counts=counts, grad_norms=seen.grad_norms, gramian=seen.gramian)
+    gradients = {name: getattr(seen, name) for name in ("grad_norms", "gramian", "cross_gramian")}
+    return Observation(**losses, counts=counts, val_counts=counts, **gradients)
 
 
 def shown_to(ranks: slice) -> Script:

@@ -157,7 +157,7 @@ def test_vmap_over_replicas_is_a_batch_of_replicas(name: str, more: dict[str, An
         torch.testing.assert_close(torch.vmap(step, randomness="same")(stacked, after, before), row, rtol=1e-10, atol=1e-12)
 
 
-ON_GRAMIAN = [name for name, kind in weighting.METHODS.items() if Needs.GRAMIAN in kind.needs]
+ON_GRAMIAN = [name for name, kind in weighting.METHODS.items() if (Needs.GRAMIAN | Needs.CROSS_GRAMIAN) & kind.needs]
 DRAWN = ("random", "relobralo")
 NOT_ONE_GRAPH = {
     **dict.fromkeys(DRAWN, "its draws come from a hash of seed and step, which is no tensor program"),
