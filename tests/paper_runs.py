@@ -69,7 +69,7 @@ def regressions(levels: dict[str, float], seeds: Sequence[int] = SEEDS, noise: f
 LANGUAGE_MODEL = Training(steps=400, log_every=20, evaluate_every=20)
 TASKS = ("python", "stubs")
 BITS = [MetricInfo(key=f"{task}/bits", name="bits", task=task, higher_is_better=False, primary=True) for task in TASKS]
-RIVALS = ("gradnorm", "lbtw", "famo", "famo[losses_from=validation]")
+RIVALS = ("gradnorm", "lbtw", "famo", "famo[losses_from=validation]", "metaweighting")
 
 
 def language_model(

@@ -51,6 +51,9 @@ def make_logs() -> dict[str, Log]:
     }
     complete = {name: np.vectorize(rounded)(value).tolist() for name, value in values.items()}
     masks = {name: (draw.random(rows) < 0.75).tolist() for name in ("present", "val_present")}
+    # Drawn last: what was recorded before stays as it is.
+    of_validation = gradients + np.sqrt(scale)[:, None] * draw.normal(0, 1, gradients.shape)
+    complete["cross_gramian"] = np.vectorize(rounded)(of_validation @ gradients.swapaxes(-1, -2)).tolist()
     return {"all_tasks": complete, "absent_tasks": {**complete, **masks}}
 
 
