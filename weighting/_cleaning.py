@@ -81,7 +81,7 @@ def _fill(found: dict[str, Tensor], counts: Counts, is_claimed: bool, largest: M
 
 def without(seen: Clean, absent: Tensor) -> Clean:
     """The observation without some tasks of the training batch, bool ``(*batch_shape, K)``."""
-    found = {name: value for name in COUNTS_OF if (value := getattr(seen, name)) is not None}
+    found: dict[str, Tensor] = {name: value for name in COUNTS_OF if (value := getattr(seen, name)) is not None}
     found["counts"] = seen.counts if seen.counts is not None else absent.logical_not().double()
     _leave_out(found, "counts", absent)
     return replace(seen, **found)

@@ -215,8 +215,8 @@ def test_products_across_the_step_are_those_of_autograd(name: str, several: int,
         both = val_there.unsqueeze(-1) & there.unsqueeze(-2)
         expected = after @ before.mT
         # Llama's norms are taken in float32.
-        tolerance = {"rtol": 1e-4, "atol": FLOAT32} if name == "code_lm" else {"rtol": 1e-11, "atol": 1e-12}
-        torch.testing.assert_close(seen.cross_gramian[both], expected[both], **tolerance)
+        rtol, atol = (1e-4, FLOAT32) if name == "code_lm" else (1e-11, 1e-12)
+        torch.testing.assert_close(seen.cross_gramian[both], expected[both], rtol=rtol, atol=atol)
         assert bool((seen.cross_gramian[~both] == 0).all())
         torch.testing.assert_close(seen.val_losses[val_there], val_losses[val_there], rtol=1e-6, atol=1e-12)
         compared += int(both.sum())

@@ -118,7 +118,7 @@ def filled_in(shown: Script, garbage: float) -> Script:
         def change(field: str, value: Tensor) -> Tensor:
             if field in COUNTS:
                 return value
-            for counts, present in (("counts", seen.present), ("val_counts", seen.val_present)):
+            for counts, present in zip(COUNTS, (seen.present, seen.val_present), strict=True):
                 for dimension in dimensions_of(field, (counts,)):
                     if present is not None:
                         there = present if len(dimensions_of(field)) == 1 else present.unsqueeze(-3 - dimension)
