@@ -80,6 +80,11 @@ class WeightedStep:
         self.ranks_averaged = ranks_averaged
         self.loss_divided_by: int = check("WeightedStep", "loss_divided_by", loss_divided_by, integer=True, ge=1)
         self.check_every: int = check("WeightedStep", "check_every", check_every, integer=True, ge=0)
+        if Needs.CROSS_GRAMIAN in weighter.needs:
+            raise ValueError(
+                f"{weighter.name}: expected a loop of your own, with weighting.jacobian of validation after the step, as "
+                "docs/loop.md shows, found WeightedStep, which takes no gradients of validation losses"
+            )
         self.validation, self.measure, self.model = validation, measure, model
         if (validation is None) != (measure is None):
             raise ValueError("WeightedStep: expected validation and measure together, found one of them")

@@ -295,3 +295,9 @@ def test_groups_of_parameters_have_methods_of_their_own() -> None:
         step.total(sums).backward(inputs=group, retain_graph=True)  # type: ignore[no-untyped-call]
         expected = torch.autograd.grad((torch.tensor(weights) * losses).sum(), group, retain_graph=True)
         torch.testing.assert_close([p.grad for p in group], list(expected), rtol=1e-10, atol=0)
+
+
+def test_a_method_on_gradients_of_validation_is_refused_before_anything_is_trained() -> None:
+    with pytest.raises(ValueError, match=r"^metaweighting: expected a loop of your own.*found WeightedStep") as error:
+        WeightedStep(weighting.create("metaweighting", 2), ["one", "other"])
+    assert "\n" not in str(error.value)
