@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from in_double import GradNormToyInDouble, SparseInDouble, TinyInDouble
+from in_double import RowsInDouble, SparseInDouble, TinyInDouble
 from loops import loop_of
 from tiny_problem import Spy
 from torch import Tensor
@@ -58,12 +58,12 @@ def after_one_step(problem: Problem, given: Tensor, **changes: Any) -> tuple[Obs
 PROBLEMS: dict[str, Callable[[], Problem]] = {
     "tiny": TinyInDouble,
     "sparse": SparseInDouble,
-    "gradnorm_toy": GradNormToyInDouble,
+    "rows": RowsInDouble,
 }
 
 
 SMALL: list[dict[str, Any]] = [{}, {"accumulate": 2}, {"validation_batches": 2}]
-RUNS = [("gradnorm_toy", {}), *((name, changes) for name in ("tiny", "sparse") for changes in SMALL)]
+RUNS = [("rows", {}), *((name, changes) for name in ("tiny", "sparse") for changes in SMALL)]
 
 
 @pytest.mark.parametrize(("name", "changes"), RUNS, ids=str)
