@@ -126,8 +126,11 @@ def _usable_rows(usable: Tensor) -> Tensor:
 
 def _seen_usable(values: Tensor, largest: float) -> bool:
     """Whether all can stay as they are, as far as it can be seen without waiting."""
-    numbers = visible(values)
-    return numbers is not None and all(1 / largest <= abs(number) <= largest or number == 0 for number in numbers)
+    if values.device.type != "cpu":
+        return False
+    # NaN compares with nothing; what holds a 0 is usable too, and is looked at more closely.
+    extremes = visible(torch.stack(torch.aminmax(values.abs())))
+    return extremes is not None and extremes[0] >= 1 / largest and extremes[1] <= largest
 
 
 def _seen_positive(values: Tensor) -> bool:

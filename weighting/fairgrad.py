@@ -12,12 +12,13 @@ Departs   from the authors' code in the factor K and the clip of the shared grad
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from weighting._checks import check
-from weighting._gramian import Gradients, _FromGramian, equal_shares, gradients
+from weighting._gramian import Gradients, LastAnswer, _FromGramian, equal_shares, gradients
 from weighting.claim import Claim
 from weighting.observation import Observation
 
@@ -41,6 +42,7 @@ class FairGradient(_FromGramian):
     def __init__(self, num_tasks: int, *, batch_shape: Sequence[int] = (), alpha: float = 1.0) -> None:
         super().__init__(num_tasks, batch_shape=batch_shape)
         self.alpha: float = check(self.name, "alpha", alpha, gt=0)
+        self._last = LastAnswer()
 
     def rule(self, seen: Gradients) -> Tensor:
         """w, above 0 for the tasks that count."""
@@ -60,4 +62,4 @@ class FairGradient(_FromGramian):
         scale = self._units(seen) * seen.norms
         scale = torch.where(seen.counts, scale, 1.0)
         matrix = seen.cosines * scale.unsqueeze(-1) * scale.unsqueeze(-2)
-        return equal_shares(matrix, scale**2, 1 / self.alpha)
+        return self._last(partial(equal_shares, power=1 / self.alpha), matrix, scale**2)

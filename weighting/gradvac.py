@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from weighting._checks import check
-from weighting._gramian import Gradients, _FromGramian, gradients
+from weighting._gramian import Gradients, LastAnswer, _FromGramian, gradients
 from weighting._orders import draw_orders
 from weighting.claim import Claim
 from weighting.observation import Observation, RunFacts
@@ -50,6 +50,7 @@ class GradientVaccine(_FromGramian):
         super().__init__(num_tasks, batch_shape=batch_shape)
         self.beta: float = check(self.name, "beta", beta, ge=0, le=1)
         self.seed: int = check(self.name, "seed", seed, integer=True, ge=0)
+        self._last = LastAnswer()
         self.add_state("targets", torch.zeros(*self.shape, num_tasks, dtype=torch.float64))
 
     @classmethod
@@ -59,13 +60,22 @@ class GradientVaccine(_FromGramian):
 
     def rule(self, seen: Gradients) -> Tensor:
         """w, each at least 1."""
-        return vaccinate(seen, self.targets.double(), self.orders().to(seen.cosines.device), self.beta)[0]
+        return self._vaccinated(seen)[0]
 
     def update(self, after: Observation) -> None:
         """Move the target cosines towards those that were met."""
         super().update(after)
         seen = gradients(self.read(after, "gramian"), self.present(after))
-        self.targets.copy_(vaccinate(seen, self.targets.double(), self.orders().to(seen.cosines.device), self.beta)[1])
+        self.targets.copy_(self._vaccinated(seen)[1])
+
+    def _vaccinated(self, seen: Gradients) -> tuple[Tensor, Tensor]:
+        def answer(
+            cosines: Tensor, norms: Tensor, counts: Tensor, present: Tensor, targets: Tensor, orders: Tensor
+        ) -> tuple[Tensor, Tensor]:
+            return vaccinate(Gradients(cosines, norms, counts, present), targets, orders, self.beta)
+
+        orders = self.orders().to(seen.cosines.device)
+        return self._last(answer, seen.cosines, seen.norms, seen.counts, seen.present, self.targets.double(), orders)
 
     def orders(self) -> Tensor:
         """In which each task meets the others in this step, int64 ``(K, K - 1)``."""

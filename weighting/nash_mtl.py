@@ -13,10 +13,13 @@ Departs   from the authors' code, which solves a chain of up to 20 convex proble
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
+
 import torch
 from torch import Tensor
 
-from weighting._gramian import Gradients, _FromGramian, equal_shares, gradients
+from weighting._gramian import Gradients, LastAnswer, _FromGramian, equal_shares, gradients
 from weighting.claim import Claim
 from weighting.observation import Observation
 
@@ -41,6 +44,10 @@ class NashBargaining(_FromGramian):
     )
     guards = {"no_bargain": "the gradients cancel for some weights above 0: a millionth was added to the diagonal"}
 
+    def __init__(self, num_tasks: int, *, batch_shape: Sequence[int] = ()) -> None:
+        super().__init__(num_tasks, batch_shape=batch_shape)
+        self._last = LastAnswer()
+
     def rule(self, seen: Gradients) -> Tensor:
         """w, above 0 for the tasks that count."""
         return torch.where(seen.counts, self._solved(seen)[0] / seen.norms, 0.0)
@@ -52,4 +59,4 @@ class NashBargaining(_FromGramian):
         self.count_guard("no_bargain", self._solved(seen)[1])
 
     def _solved(self, seen: Gradients) -> tuple[Tensor, Tensor]:
-        return equal_shares(seen.cosines, torch.ones_like(seen.norms), 1.0)
+        return self._last(partial(equal_shares, power=1.0), seen.cosines, torch.ones_like(seen.norms))

@@ -55,6 +55,7 @@ class TaskPasses:
         with undisturbed(model, device, evaluation=evaluation, grad=True):
             look = _Look(problem, model, self.jacobian, first, device, self.blocks if _has_blocks(problem) else None)
         self.way: Way = look.way
+        self.jacobian.heads = look.heads() if self.way == "a_pass_each" else {}
         self.reached = look.shared(parameters)
         """Those of the parameters that the losses of all tasks reach, or, so far, those of none."""
         self.jacobian.clear()
@@ -166,7 +167,9 @@ class _Look:
         self.problem, self.model, self.device, self.blocks = problem, model, device, blocks
         self.jacobian = jacobian
         self.reached: list[Tensor] = []
-        """For each parameter, which tasks' losses have a gradient there, bool ``(K,)``."""
+        """For each parameter, which tasks' losses have a gradient there that is not 0 everywhere, bool ``(K,)``."""
+        self.owners: list[set[int]] = [set() for _ in jacobian.parameters]
+        """For each parameter, the tasks whose losses have it in their graph."""
         seen = torch.zeros(problem.num_tasks, dtype=torch.bool)
         self.rows_are_own, self.blocks_are_right = True, blocks is not None
         for _, batch in zip(range(LOOKS), first, strict=False):
@@ -192,6 +195,12 @@ class _Look:
         pairs = ((own, reached[self.seen]) for own, reached in zip(trained, self.reached, strict=True))
         return [own for own, reached in pairs if bool(reached.all()) or not bool(reached.any())]
 
+    def heads(self) -> dict[int, int]:
+        """The places of parameters in the graph of one task's loss alone, and this task."""
+        if not bool(self.seen.all()):
+            return {}
+        return {place: next(iter(tasks)) for place, tasks in enumerate(self.owners) if len(tasks) == 1 < len(self.seen)}
+
     def _present(self, batch: Batch) -> Tensor:
         counts = self.problem.counts(batch)
         if counts is None:
@@ -210,9 +219,12 @@ class _Look:
         self.jacobian.add(losses, present=present)
         found = self.jacobian.take()
         self.blocks_are_right = self.blocks_are_right and self._blocks_give(batch, present, seed, found)
+        all_rows = [found.rows(place) for place in range(len(found.parameters))]
+        for tasks, rows in zip(self.owners, all_rows, strict=True):
+            tasks.update(rows)
         reached = [
             torch.tensor([task in rows and bool((rows[task] != 0).any()) for task in range(len(present))])
-            for rows in found.rows
+            for rows in all_rows
         ]
         self.reached = [old | new for old, new in zip(self.reached or map(torch.zeros_like, reached), reached, strict=True)]
 
@@ -249,8 +261,8 @@ def _has_blocks(problem: Problem) -> bool:
 def _distance(found: Jacobian, expected: Jacobian, task: int) -> float:
     """Of a task's gradient, relative to its norm."""
     squares = size = 0.0
-    for one, other in zip(found.rows, expected.rows, strict=True):
-        own, wanted = one.get(task, 0.0), other.get(task, 0.0)
+    for place in range(len(found.parameters)):
+        own, wanted = found.rows(place).get(task, 0.0), expected.rows(place).get(task, 0.0)
         squares += float(torch.as_tensor(own - wanted).double().square().sum())
         size += float(torch.as_tensor(wanted).double().square().sum())
     return math.sqrt(squares / size) if size else math.sqrt(squares)

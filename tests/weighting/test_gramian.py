@@ -14,7 +14,7 @@ from torch import Tensor
 
 import weighting
 from weighting import Needs, Observation
-from weighting._gramian import inside, least_quadratic
+from weighting._gramian import LastAnswer, equal_shares, inside, least_quadratic
 from weighting._orders import draw_orders
 from weighting.db_mtl import GradientBuffer
 
@@ -269,3 +269,44 @@ def test_guards_are_counted(name: str, gramian: Tensor, guard: str) -> None:
     weighter.weights(seen)
     weighter.update(seen)
     assert weighter.guards_taken() == {guard: 1}
+
+
+@pytest.mark.parametrize("name", ["gradvac", "nash_mtl", "fairgrad"])
+def test_an_answer_is_remembered_for_the_same_numbers_alone(name: str) -> None:
+    first, other = gramian_of([1.0, 0.0], [-0.5, 2.0]), gramian_of([1.0, 0.3], [0.5, 1.0])
+    asked = [first, first.clone(), other, first]
+    one = weighting.create(name, 2)
+    for gramian in asked:
+        anew = weighting.create(name, 2)
+        anew.load_state_dict(one.state_dict())
+        now = Observation(losses=[1.0, 1.0], gramian=gramian)
+        assert torch.equal(one.weights(now), anew.weights(now))
+        one.update(now)
+        anew.update(now)
+        assert all(torch.equal(own, anew.state_dict()[key]) for key, own in one.state_dict().items())
+
+
+def test_what_is_remembered_is_not_changed_by_the_caller() -> None:
+    asked: list[float] = []
+
+    def double(of: Tensor) -> tuple[Tensor, Tensor]:
+        asked.append(float(of))
+        return 2 * of, of > 0
+
+    last, number = LastAnswer(), torch.tensor(1.0)
+    assert [float(last(double, number)[0]), float(last(double, number)[0])] == [2.0, 2.0]
+    number += 1.0
+    assert float(last(double, number)[0]) == 4.0
+    assert asked == [1.0, 2.0]
+
+
+def test_a_solution_is_as_near_as_numbers_allow() -> None:
+    # Nearly equal gradients, whose first guess is nearly right, and opposed ones, whose first guess is far off.
+    draw = torch.Generator().manual_seed(0)
+    for common in (10.0, 1.0, 0.0):
+        rows = torch.randn(20, 4, 5, generator=draw, dtype=torch.float64) + common
+        cosines = torch.nn.functional.normalize(rows, dim=-1)
+        matrix = cosines @ cosines.mT
+        z, none = equal_shares(matrix, torch.ones(20, 4, dtype=torch.float64), 1.0)
+        torch.testing.assert_close((matrix @ z.unsqueeze(-1)).squeeze(-1) * z, torch.ones_like(z), rtol=1e-10, atol=0)
+        assert not none.any()

@@ -148,7 +148,7 @@ def test_an_absent_task_takes_no_pass_and_adds_nothing() -> None:
     each = net.each()
     each[1] = each[1] * float("nan")
     found = weighting.jacobian(each, net, counts=[3, 0, 2])
-    assert all(1 not in held for held in found.rows)
+    assert all(1 not in found.rows(place) for place in range(len(found.parameters)))
     weighting.apply([1.0, 0.0, 1.0], found)
     assert all(parameter.grad is None or parameter.grad.isfinite().all() for parameter in net.parameters())
 
@@ -200,3 +200,59 @@ def test_weights_of_another_number_of_tasks() -> None:
     net = Net()
     with pytest.raises(ValueError, match=r"apply: expected weights of 3 tasks, found shape \(2,\)"):
         weighting.apply([1.0, 2.0], weighting.jacobian(net.each(), net))
+
+
+def test_parameters_of_one_task_alone_take_one_pass_for_all_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = Net()
+    parameters = list(net.parameters())
+    each = net.each()
+    expected = rows(each, parameters)
+    found = Jacobian(3, net)
+    # Two of the trunk, then weight and bias of each head.
+    found.heads = {2 + 2 * task + part: task for task in range(3) for part in range(2)}
+    asked: list[int] = []
+    real = torch.autograd.grad
+
+    def counted(outputs: Any, inputs: Any, *rest: Any, **more: Any) -> Any:
+        asked.append(len(inputs))
+        return real(outputs, inputs, *rest, **more)
+
+    monkeypatch.setattr(torch.autograd, "grad", counted)
+    found.add(torch.stack(each))
+    assert asked == [2, 2, 2, 6]
+    assert [list(found.rows(place)) for place in range(8)] == [[0, 1, 2]] * 2 + [[0]] * 2 + [[1]] * 2 + [[2]] * 2
+    torch.testing.assert_close(found.gramian(), expected @ expected.T, rtol=1e-12, atol=1e-14)
+    weighting.apply([0.5, 0.0, 3.0], found)
+    update = torch.cat([torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten() for p in parameters])
+    torch.testing.assert_close(update, torch.tensor([0.5, 0.0, 3.0]).double() @ expected, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("largest", [1, 50, 2**20])
+def test_numbers_do_not_depend_on_how_many_parameters_share_a_tensor(largest: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("weighting.jacobians.LARGEST_BLOCK", largest)
+    net = Net()
+    parameters = list(net.parameters())
+    expected = rows(net.each(), parameters)
+    found = Jacobian(3, net)
+    # Asked for in between, and over parts of what lies side by side: of all, of some, of all again with more added.
+    found.add(torch.stack(net.each()))
+    trunk = expected[:, : 5 * 7 + 7]
+    torch.testing.assert_close(found.gramian(), expected @ expected.T, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(found.gramian(among=parameters[:1]), trunk[:, :35] @ trunk[:, :35].T, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(found.norms(among=parameters[1:2]), trunk[:, 35:].norm(dim=1), rtol=1e-12, atol=1e-14)
+    held = found.num_bytes
+    found.add(torch.stack(net.each()))
+    assert found.num_bytes == held
+    torch.testing.assert_close(found.gramian(), 4 * expected @ expected.T, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(found.cross_gramian(found), 4 * expected @ expected.T, rtol=1e-12, atol=1e-14)
+
+
+def test_a_parameter_may_be_a_single_number() -> None:
+    scale, shift = (nn.Parameter(torch.tensor(value, dtype=torch.float64)) for value in (2.0, 0.5))
+    losses = torch.stack([scale * 3.0 + shift, scale.square()])
+    found = weighting.jacobian(losses, [scale, shift])
+    torch.testing.assert_close(found.gramian(), torch.tensor([[10.0, 12.0], [12.0, 16.0]]).double())
+    torch.testing.assert_close(found.norms(), torch.tensor([10.0**0.5, 4.0]).double())
+    weighting.apply([1.0, -0.5], found)
+    assert scale.grad is not None and shift.grad is not None
+    assert (float(scale.grad), float(shift.grad)) == (1.0, 1.0)
