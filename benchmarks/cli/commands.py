@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from benchmarks.cli.execution import execution
 from benchmarks.errors import StorageError, UserError
 from benchmarks.harness.dispatcher import PlanResult, execute, runs_at_once
 from benchmarks.harness.display import run_name
@@ -51,16 +52,15 @@ def run(options: argparse.Namespace) -> int:
 
 def _train(plan: Plan, options: argparse.Namespace) -> tuple[Plan, PlanResult] | None:
     """Train what the plan still lacks. Returns the plan with what followed from its runs; None after a dry run."""
-    jobs = options.jobs or runs_at_once(plan.runs)
+    how = execution(options)
     folder: Path = options.out / plan.suite
     status = plan_status(folder, plan.runs)
-    _print_plan(plan, status, 1 if options.executor == "here" else jobs, options.device)
+    _print_plan(plan, status, options)
     if options.dry_run:
         for spec in plan.runs:
             print(_run_line(spec, status))
         return None
     _check_folder(folder)
-    how = {"jobs": jobs, "device": options.device, "executor": options.executor, "wait": not options.no_wait}
     result = execute(folder, plan.suite, plan.runs, **how)
     if result.complete:
         further = follow_up(plan, folder)
@@ -239,15 +239,18 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
 
 def _plan(options: argparse.Namespace, *, to_train: bool = True) -> Plan:
     filters = Filters(options.problems, options.weighters, options.seeds, options.steps)
-    return make_plan(read_suite(options.suite), filters, _device_kind(options.device), to_train=to_train)
+    kind = _device_kind(options.device, here=to_train and options.executor != "ray")
+    return make_plan(read_suite(options.suite), filters, kind, to_train=to_train)
 
 
-def _device_kind(name: str) -> str:
+def _device_kind(name: str, *, here: bool) -> str:
+    """Of a device that this machine has, or another one."""
     try:
         device = torch.device(name)
         if device.type == "cpu":
             return "cpu"
-        if device.type == "cuda" and torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count():
+        there = torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()
+        if device.type == "cuda" and (there or not here):
             return "cuda"
     except RuntimeError:
         pass
@@ -324,7 +327,7 @@ def _say_failures(result: PlanResult) -> int:
     return FAILED
 
 
-def _print_plan(plan: Plan, status: PlanStatus, jobs: int, device: str) -> None:
+def _print_plan(plan: Plan, status: PlanStatus, options: argparse.Namespace) -> None:
     if plan.question:
         print(f"suite {plan.suite}: {plan.question}\n")
     for name, runs in _by_problem(plan):
@@ -345,7 +348,14 @@ def _print_plan(plan: Plan, status: PlanStatus, jobs: int, device: str) -> None:
         count += f" ({len(status.pairs)} of them again, for the time of a step beside runs that are trained now)"
     threads = sorted({run.training.threads for run in plan.runs})
     each = f"{' or '.join(map(str, threads))} thread{'s' * (threads != [1])} each"
-    print(f"\n{count}, {jobs} at a time on {device}, {each}", flush=True)
+    print(f"\n{count}, {_at_a_time(plan, options)} on {options.device}, {each}", flush=True)
+
+
+def _at_a_time(plan: Plan, options: argparse.Namespace) -> str:
+    if options.executor == "ray" and options.jobs is None:
+        return "as many at a time as the cluster has room for"
+    jobs = 1 if options.executor == "here" else options.jobs or runs_at_once(plan.runs)
+    return f"{jobs} at a time"
 
 
 def _by_problem(plan: Plan) -> list[tuple[str, list[RunSpec]]]:

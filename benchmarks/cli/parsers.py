@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import NoReturn
 from benchmarks.errors import UserError, unknown
 from benchmarks.suites import suite_names
 
-EXECUTORS = ("local", "here")
+EXECUTORS = ("local", "here", "ray")
 TRACKERS = ("tensorboard", "mlflow", "wandb")
 
 
@@ -151,6 +152,13 @@ def _suite(text: str) -> str:
     return text
 
 
+def _address(text: str) -> str:
+    if text in ("auto", "local") or re.fullmatch(r"[^/:]+:\d+|\[[^/]+\]:\d+", text):
+        return text
+    hint = "; a command is given to a cluster from outside by `ray job submit`" if text.startswith("ray://") else ""
+    raise argparse.ArgumentTypeError(f"expected auto, local or HOST:PORT, found {text!r}{hint}")
+
+
 def _one_of(names: Sequence[str], text: str) -> str:
     if text not in names:
         raise argparse.ArgumentTypeError(f"expected one of {', '.join(names)}, found {text!r}")
@@ -181,8 +189,15 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
         "--executor",
         type=functools.partial(_one_of, EXECUTORS),
         default="local",
-        help="local: a process for each run (the default); here: one after the other in this process, for debuggers",
+        help="local: a process for each run (the default); here: one after the other in this process, for debuggers; "
+        "ray: on a cluster",
     )
+    training.add_argument(
+        "--address",
+        type=_address,
+        help="of --executor ray: HOST:PORT of a cluster, auto for the one that this machine belongs to, local (the default)",
+    )
+    training.add_argument("--new-processes", action="store_true", help="of --executor ray: a process of its own for each run")
     training.add_argument(
         "--no-wait", action="store_true", help="leave when all runs that are left are in the hands of other commands"
     )

@@ -12,7 +12,7 @@ from multiprocessing.connection import Connection, wait
 from benchmarks.catalog import problem_class
 from benchmarks.errors import StorageError
 from benchmarks.harness.executor import Lost, Progress
-from benchmarks.harness.interrupts import SIGNALS
+from benchmarks.harness.interrupts import SIGNALS, StopSwitch
 from benchmarks.harness.memory import MemoryGate, Running
 from benchmarks.harness.processes import LostError, Process, ProcessStarter
 from benchmarks.harness.worker import Job, WorkerEvent, run_job
@@ -23,7 +23,7 @@ PRELOADED = ("benchmarks.harness.worker", "benchmarks.harness.local", "torch._dy
 
 def work(job: Job, writer: Connection) -> None:
     """Entry point of a worker. Sends how it went; leaves when its parent is gone."""
-    asked_to_stop = _StopSwitch()
+    asked_to_stop = StopSwitch()
     for number in SIGNALS:
         # Ctrl-C and a closed terminal reach every process: whether a worker is to stop, its parent says.
         signal.signal(number, asked_to_stop.switch if number == signal.SIGTERM else signal.SIG_IGN)
@@ -34,19 +34,6 @@ def work(job: Job, writer: Connection) -> None:
         writer.send(run_job(job, writer.send, asked_to_stop))
     except (BrokenPipeError, EOFError):
         sys.exit(1)
-
-
-class _StopSwitch:
-    """Turned by a signal, asked between steps."""
-
-    def __init__(self) -> None:
-        self.on = False
-
-    def switch(self, *_: object) -> None:
-        self.on = True
-
-    def __call__(self) -> bool:
-        return self.on
 
 
 @dataclass

@@ -49,13 +49,18 @@ class Job:
     """The methods beside which a recorded run is trained again, for its time alone; empty: it has no record yet."""
     commit: str | None = None
     """The commit of the code, as ``provenance.commit`` gives it: asked once, not in every worker."""
+    executor: str = "local"
+    """What trains it, with its version where it is not our own."""
+    own_process: bool = True
+    """Whether nothing else was or will be trained in its process."""
 
 
 @dataclass(frozen=True)
 class WorkerEvent:
     """What is sent of a run: progress, then one end."""
 
-    kind: Literal["progress", "recorded", "busy", "stopped", "cannot_write"]
+    kind: Literal["progress", "recorded", "busy", "stopped", "cannot_write", "refused"]
+    """``refused``: where it was to be trained no run can be; ``text`` says what is wrong there, for the user to mend."""
     step: int = 0
     losses: dict[str, float] | None = None
     state: State | None = None
@@ -237,7 +242,11 @@ def make_record(job: Job, state: State, started: str, problem: Problem | None, *
         splits=problem.splits if problem is not None else "",
         versions=provenance.versions(),
         commit=job.commit,
-        machine=provenance.machine(torch.device(job.device)),
+        machine={
+            **provenance.machine(torch.device(job.device)),
+            "executor": job.executor,
+            "process": "own" if job.own_process else "shared",
+        },
         started=started,
         ended=provenance.now(),
         **{"resolved": {}, **fields},
