@@ -2,8 +2,9 @@
 
 Relative, since machines differ; to the uniform run of the same seed, trained together with it, since what runs beside comes
 and goes; then the median over seeds. (The ratio of medians raised false alarms in 6 % of the checks instead of 1 %, after
-one busy period.) There is no ratio where the runs were not trained together (``APART``), not on the same machine and by the same
-executor, or where one of them had to wait for a processor: such a pair says more of the machine than of the method.
+one busy period.) There is no ratio where the runs were not trained together (``APART``), not on the same machine or not by
+the same executor, or where one of them had to wait for a processor: such a pair says more of the machine than of the
+method.
 
 A uniform run may have been trained several times, later ones as the pair of a method that was trained later
 (``Record.timings``): the ratio is to the nearest.

@@ -16,7 +16,9 @@ def execution(options: argparse.Namespace) -> dict[str, Any]:
             option = name.replace("_", "-")
             raise UserError(f"--{option}: expected --executor ray with it, found --executor {options.executor}")
     if options.executor == "ray" and options.device not in ("cpu", "cuda"):
-        raise UserError(f"--device: expected cpu or cuda with --executor ray, which chooses among GPUs, found {options.device}")
+        raise UserError(
+            f"--device: expected cpu or cuda with --executor ray, which chooses among GPUs, found {options.device}"
+        )
     return {
         "jobs": options.jobs,
         "device": options.device,

@@ -197,7 +197,9 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
         type=_address,
         help="of --executor ray: HOST:PORT of a cluster, auto for the one that this machine belongs to, local (the default)",
     )
-    training.add_argument("--new-processes", action="store_true", help="of --executor ray: a process of its own for each run")
+    training.add_argument(
+        "--new-processes", action="store_true", help="of --executor ray: a process of its own for each run"
+    )
     training.add_argument(
         "--no-wait", action="store_true", help="leave when all runs that are left are in the hands of other commands"
     )

@@ -39,6 +39,7 @@ class StopSwitch:
         self.on = True
 
     def __call__(self) -> bool:
+        """Whether it is on."""
         return self.on
 
 

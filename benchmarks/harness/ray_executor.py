@@ -1,7 +1,7 @@
 """Runs as tasks of a Ray cluster, or of Ray on this machine: the only module that knows Ray.
 
-Ray places runs, moves bytes and notices what dies. It tries nothing again: whether a run that was lost is tried again or is a
-row of the tables is the dispatcher's to decide. What happens on a machine is in ``remote``.
+Ray places runs, moves bytes and notices what dies. It tries nothing again: whether a run that was lost is tried again or is
+a row of the tables is the dispatcher's to decide. What happens on a machine is in ``remote``.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def _own_logs() -> tuple[str, ...]:
     found = []
     for stream in (1, 2):
         with suppress(OSError):
-            found.append(os.readlink(f"/proc/self/fd/{stream}"))
+            found.append(str(Path(f"/proc/self/fd/{stream}").readlink()))
     return tuple(found)
 
 
@@ -251,7 +251,8 @@ def _connect(address: str) -> None:
                 log_to_driver=False,
                 **own,
             )
-    except Exception as error:  # noqa: BLE001 - a start that takes too long is a plain Exception
+    except Exception as error:
+        # A start that takes too long is no more than an Exception.
         what = "Ray to start on this machine" if here else f"a Ray cluster at {address}"
         raise UserError(f"--executor ray: expected {what}, found none: {one_line(error)}") from error
 
@@ -341,7 +342,9 @@ def _said(machines: int, room: int, site: Site, *, in_place: bool) -> str:
     there = f"ray: {machines} machine{'s' * (machines != 1)} with room for {room} run{'s' * (room != 1)}"
     if in_place:
         return f"{there}, which write records and checkpoints in place"
-    return f"{there}, not all of which see {site.folder}: records come back by Ray, and a run whose machine is lost begins anew"
+    return (
+        f"{there}, not all of which see {site.folder}: records come back by Ray, and a run whose machine is lost begins anew"
+    )
 
 
 def _why_lost(error: Exception, log: str) -> WorkerEvent | Lost:

@@ -1,8 +1,8 @@
 """A run on another machine, whatever takes it there: what is asked of the machine before, how a run goes there and returns.
 
-Where the machine sees the folder of results, a run is trained as here: it holds its own lock there, and writes its record and
-its checkpoints in place. Where it does not, this process holds the lock, sends what is known of the run along, and writes
-what comes back.
+Where the machine sees the folder of results, a run is trained as here: it holds its own lock there, and writes its record
+and its checkpoints in place. Where it does not, this process holds the lock, sends what is known of the run along, and
+writes what comes back.
 """
 
 from __future__ import annotations
@@ -295,6 +295,7 @@ class Seldom:
         self._send, self._said_at = send, -TELL_SECONDS
 
     def __call__(self, event: WorkerEvent) -> None:
+        """Pass it on, or forget it."""
         now = time.monotonic()
         if now - self._said_at >= TELL_SECONDS:
             self._said_at = now

@@ -88,7 +88,7 @@ def _digits(name: str) -> str:
 
 @functools.cache
 def code() -> str:
-    """16 hexadecimal digits of all modules of the project as they lie here: equal where runs are trained by the same code."""
+    """16 hexadecimal digits of all modules of the project as they lie here: equal where the same code trains."""
     digest = hashlib.sha256()
     root = Path(__file__).resolve().parents[2]
     for package in ("benchmarks", "weighting"):
