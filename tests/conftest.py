@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import browsers
 import pytest
+import ray_cluster
 import torch
 from command_line import Bench, bench
 from conformance import Conformance
@@ -53,12 +54,17 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Without a browser: no tests of the page, one in CI."""
+    """Without a browser: no tests of the page, one in CI. Without Ray: none of a cluster, one in CI."""
     if browsers.find() is None:
-        drive = [item for item in items if "browser" in getattr(item, "fixturenames", ())]
-        left_out = drive[1:] if os.environ.get("CI") else drive
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if item not in left_out]
+        _leave_out(config, items, [item for item in items if "browser" in getattr(item, "fixturenames", ())])
+    if not ray_cluster.is_installed():
+        _leave_out(config, items, [item for item in items if item.path.name == "test_ray.py"])
+
+
+def _leave_out(config: pytest.Config, items: list[pytest.Item], lacking: list[pytest.Item]) -> None:
+    left_out = lacking[1:] if os.environ.get("CI") else lacking
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
 
 
 def pytest_collection_finish() -> None:
@@ -67,6 +73,10 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if not ray_cluster.is_installed() and not os.environ.get("CI"):
+        terminalreporter.write_line(
+            f"left out: the tests of a cluster, since Ray is not installed; to run them: {ray_cluster.HOW}"
+        )
     if browsers.find() is None and not os.environ.get("CI"):
         terminalreporter.write_line(
             f"left out: the tests of report.html in a browser, since none was found; to run them: {browsers.HOW}"

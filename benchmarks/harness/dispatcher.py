@@ -8,6 +8,7 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import filelock
 import pandas as pd
@@ -24,9 +25,13 @@ from benchmarks.planning.status import Recorded, plan_status
 from benchmarks.records import provenance
 from benchmarks.records.locks import is_free, lock_of
 from benchmarks.records.packed import Packed
+from benchmarks.records.presence import Presence
 from benchmarks.records.reading import read_one
 from benchmarks.records.schema import COLUMNS, RunSpec, State
 from benchmarks.records.storage import DamagedRecordError, remove_leftovers, run_folder, set_aside, write_run
+
+if TYPE_CHECKING:
+    from benchmarks.harness.ray_executor import RayExecutor
 
 BUSY_SECONDS = 1.0
 """Wait before asking again for a run that another command is training."""
@@ -107,22 +112,24 @@ def execute(
     ]
     if to_do:
         dispatcher = _Dispatcher(to_do, result, len(runs), wait=wait)
-        dispatcher.run(_make_executor(executor, to_do, jobs, cluster, dispatcher))
+        with contextlib.closing(Presence(folder)) as presence:
+            presence.check_others()
+            dispatcher.run(_make_executor(executor, to_do, presence, jobs, cluster, dispatcher))
     return result
 
 
 def _make_executor(
-    name: ExecutorName, to_do: list[Job], jobs: int | None, cluster: Cluster, dispatcher: _Dispatcher
+    name: ExecutorName, to_do: list[Job], presence: Presence, jobs: int | None, cluster: Cluster, dispatcher: _Dispatcher
 ) -> Executor:
     if name == "here":
         return HereExecutor(dispatcher.progress)
     if name == "ray":
-        return _ray_executor(to_do, jobs, cluster, dispatcher)
+        return _ray_executor()(to_do, presence, jobs, cluster, dispatcher.progress)
     jobs = jobs or runs_at_once([job.spec for job in to_do])
     return LocalExecutor(to_do, min(jobs, len(to_do)), dispatcher.progress, dispatcher.ending)
 
 
-def _ray_executor(to_do: list[Job], jobs: int | None, cluster: Cluster, dispatcher: _Dispatcher) -> Executor:
+def _ray_executor() -> type[RayExecutor]:
     try:
         # Imported on use: Ray is an extra, and heavy.
         from benchmarks.harness.ray_executor import RayExecutor
@@ -130,7 +137,7 @@ def _ray_executor(to_do: list[Job], jobs: int | None, cluster: Cluster, dispatch
         if error.name != "ray":
             raise
         raise UserError("--executor ray: expected Ray, not found: pip install 'mtl-weighting[ray]'") from error
-    return RayExecutor(to_do, jobs, cluster, dispatcher.progress)
+    return RayExecutor
 
 
 def _set_damaged_aside(folder: Path, key: str) -> list[str]:

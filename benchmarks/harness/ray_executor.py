@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,10 +25,13 @@ from benchmarks.errors import UserError, one_line
 from benchmarks.harness.executor import Cluster, Lost, Progress
 from benchmarks.harness.interrupts import SIGNALS, StopSwitch
 from benchmarks.harness.memory import cores
-from benchmarks.harness.remote import Answer, Depot, Parcel, Returned, Seldom, Site, Token, carry_out, kinds, look, tail
+from benchmarks.harness.remote import Answer, Depot, Parcel, Returned, Seldom, Site, carry_out, kinds, look, tail
 from benchmarks.harness.worker import Job, WorkerEvent
+from benchmarks.records.presence import Presence
 from benchmarks.records.schema import RunSpec
 
+CONNECT_SECONDS = 10.0
+"""How long a cluster's first machine may take to answer at all."""
 ANSWER_SECONDS = 300.0
 """A machine that has not answered for so long after the start is taken to be unable to."""
 NO_ROOM_SECONDS = 60.0
@@ -91,26 +95,27 @@ def _own_logs() -> tuple[str, ...]:
 class RayExecutor:
     """One task for each run, each on a machine with a processor for every thread and, on CUDA, a GPU of its own.
 
-    jobs   all that may be started
-    slots  runs at the same time; None: as many as there is room for at the start
+    jobs      all that may be started
+    presence  of this command in the suite's folder
+    slots     runs at the same time; None: as many as there is room for at the start
 
     Raises UserError where there is no such cluster, and where a run cannot be trained on each of its machines that has room.
     """
 
-    def __init__(self, jobs: Sequence[Job], slots: int | None, cluster: Cluster, progress: Progress) -> None:
+    def __init__(
+        self, jobs: Sequence[Job], presence: Presence, slots: int | None, cluster: Cluster, progress: Progress
+    ) -> None:
         self._progress, self._cluster = progress, cluster
         self._started: dict[Any, _Started] = {}
         self._at_once: list[tuple[int, WorkerEvent | Lost]] = []
         self._count, self._asked_to_stop, self._cancelled = 0, False, False
         self._room_seen = time.monotonic()
         self._heard: Any = None
-        self._token: Token | None = None
         _connect(cluster.address)
         try:
             demands = [_demand(job) for job in jobs]
             rooms = _rooms(demands)
-            self._token = Token(jobs[0].folder)
-            site = Site.of(self._token)
+            site = Site.of(presence)
             in_place = _ask(list(rooms), site, kinds([job.spec for job in jobs]))
             self._depot = Depot(site, in_place=in_place)
             self.slots = min(len(jobs), slots or sum(rooms.values()))
@@ -166,8 +171,6 @@ class RayExecutor:
         """Leave the cluster; what still runs there on our behalf ends."""
         for run in self._started.values():
             self._depot.drop(run.job)
-        if self._token is not None:
-            self._token.close()
         ray.shutdown()
 
     def _cancel(self) -> None:
@@ -199,7 +202,7 @@ class RayExecutor:
     def _end_of(self, task: Any, run: _Started) -> WorkerEvent | Lost:
         try:
             returned: Returned = ray.get(task)
-        except (exceptions.RayError, ImportError) as error:
+        except exceptions.RayError as error:
             self._depot.drop(run.job)
             return _why_lost(error, self._tail_of(run))
         return self._depot.take_in(run.job, returned)
@@ -238,6 +241,8 @@ def _connect(address: str) -> None:
     """Join the cluster that was named, or begin one of this machine's own. Raises UserError."""
     # Said explicitly, since without an address Ray joins whatever cluster it finds.
     here = address == "local"
+    if not here and address != "auto":
+        _check_that_somebody_listens(address)
     own: dict[str, Any] = {"num_cpus": cores(), "include_dashboard": False} if here else {}
     # Ray would tell its makers of its use.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -255,6 +260,15 @@ def _connect(address: str) -> None:
         # A start that takes too long is no more than an Exception.
         what = "Ray to start on this machine" if here else f"a Ray cluster at {address}"
         raise UserError(f"--executor ray: expected {what}, found none: {one_line(error)}") from error
+
+
+def _check_that_somebody_listens(address: str) -> None:
+    """Ray itself would wait for minutes."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(f"--address: expected a Ray cluster at {address}, found nobody there: {error}") from error
 
 
 @contextmanager
@@ -330,8 +344,8 @@ def _ask(nodes: Sequence[str], site: Site, specs: Sequence[RunSpec]) -> bool:
         answers: list[Answer] = ray.get(asked, timeout=ANSWER_SECONDS)
     except exceptions.GetTimeoutError as error:
         raise UserError(f"--executor ray: expected an answer of every machine in {ANSWER_SECONDS:g} s") from error
-    except (exceptions.RayError, ImportError) as error:
-        raise UserError(f"--executor ray: a machine cannot load what trains runs: {_cause(error)}") from error
+    except exceptions.RayError as error:
+        raise UserError(_cannot_load(error)) from error
     for answer in answers:
         if answer.wrong:
             raise UserError(f"--executor ray: {answer.machine}: {answer.wrong}")
@@ -347,26 +361,35 @@ def _said(machines: int, room: int, site: Site, *, in_place: bool) -> str:
     )
 
 
-def _why_lost(error: Exception, log: str) -> WorkerEvent | Lost:
+def _why_lost(error: exceptions.RayError, log: str) -> WorkerEvent | Lost:
     """What became of a run that has not returned."""
     if isinstance(error, exceptions.TaskCancelledError):
         return WorkerEvent("stopped")
-    if isinstance(error, ImportError | exceptions.RuntimeEnvSetupError) or isinstance(_cause_of(error), ImportError):
-        return WorkerEvent("refused", text=f"--executor ray: a machine cannot load what trains runs: {_cause(error)}")
+    if _was_not_loaded(error):
+        return WorkerEvent("refused", text=_cannot_load(error))
     if isinstance(error, exceptions.OutOfMemoryError):
         return Lost("Ray ended its process, since its machine ran out of memory", state="out_of_memory")
     quoted = f"; the end of its log: {log}" if log else ""
     if isinstance(error, exceptions.WorkerCrashedError):
         return Lost(f"its process died{quoted}")
     if isinstance(error, exceptions.RayTaskError):
-        return Lost(f"{_cause(error)}{quoted}")
+        return Lost(f"{_last_line(error)}{quoted}")
     return Lost("its machine was lost", again=True)
 
 
-def _cause_of(error: BaseException) -> BaseException:
-    found = getattr(error, "cause", None)
-    return found if isinstance(found, BaseException) else error
+def _was_not_loaded(error: exceptions.RayError) -> bool:
+    """Whether a function or what it is called with could not be unpacked on a machine: what a run raises is its row."""
+    if isinstance(error, exceptions.RuntimeEnvSetupError):
+        return True
+    cause = getattr(error, "cause", None)
+    return isinstance(cause, exceptions.RaySystemError) or "failed to import on the worker" in str(cause)
 
 
-def _cause(error: BaseException) -> str:
-    return one_line(_cause_of(error))
+def _cannot_load(error: exceptions.RayError) -> str:
+    return f"--executor ray: a machine cannot load what trains runs: {_last_line(error)}"
+
+
+def _last_line(error: exceptions.RayError) -> str:
+    """Where Ray quotes a traceback, that is the error itself."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

@@ -13,7 +13,6 @@ import os
 import platform
 import tempfile
 import time
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +23,8 @@ from benchmarks.catalog import problem_class
 from benchmarks.errors import StorageError, UserError, one_line
 from benchmarks.harness.worker import Job, Send, ShouldStop, WorkerEvent, check_unchanged, recorded_meanwhile, run_job
 from benchmarks.records import files, provenance
-from benchmarks.records.locks import is_free, lock_of
+from benchmarks.records.locks import lock_of
+from benchmarks.records.presence import Presence, is_seen, lock_holds, refusal
 from benchmarks.records.reading import read_one
 from benchmarks.records.schema import Run, RunSpec
 from benchmarks.records.storage import RUN_FILE, TRAJECTORY_FILE, DamagedRecordError, run_folder, write_files, write_run
@@ -38,33 +38,6 @@ TAIL_LINES, TAIL_LETTERS = 3, 300
 # ---- what is asked of a machine --------------------------------------------------------------------------------------
 
 
-class Token:
-    """A file in a suite's folder, and a lock that this process holds: who sees the file has to see the lock too.
-
-    Raises StorageError where neither can be made.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.name = folder.resolve(), f"seen-{uuid.uuid4().hex}"
-        try:
-            self._lock = lock_of(self.folder, self.name)
-            self._lock.acquire()
-            files.write(_token_file(self.folder, self.name), self.name)
-        except OSError as error:
-            raise StorageError.of(error, self.folder) from error
-
-    def close(self) -> None:
-        """Take both away."""
-        with contextlib.suppress(OSError):
-            _token_file(self.folder, self.name).unlink(missing_ok=True)
-        self._lock.release()
-
-
-def _token_file(folder: Path, name: str) -> Path:
-    # Of the form that ``remove_leftovers`` removes once nobody holds the lock.
-    return folder / "unfinished" / f"{name}.writing"
-
-
 @dataclass(frozen=True)
 class Site:
     """What has to be the same on every machine."""
@@ -76,12 +49,13 @@ class Site:
     working_folder: str
     folder: Path
     """The suite's folder, as this machine calls it."""
-    token: str
+    command: str
+    """The name under which the command is present in it."""
 
     @classmethod
-    def of(cls, token: Token) -> Site:
+    def of(cls, presence: Presence) -> Site:
         """That of this process."""
-        return cls(provenance.code(), provenance.versions(), str(Path.cwd()), token.folder, token.name)
+        return cls(provenance.code(), provenance.versions(), str(Path.cwd()), presence.folder, presence.name)
 
 
 @dataclass(frozen=True)
@@ -101,7 +75,7 @@ def look(site: Site, specs: Sequence[RunSpec]) -> Answer:
     if wrong := _other_code(site):
         return Answer(name, wrong, False)
     go_to(site.working_folder)
-    sees = _sees(site)
+    sees = is_seen(site.folder, site.command)
     return Answer(name, _cannot_be_trained(specs) or (_without_locks(site) if sees else ""), sees)
 
 
@@ -141,24 +115,11 @@ def _cannot_be_trained(specs: Sequence[RunSpec]) -> str:
     return ""
 
 
-def _sees(site: Site) -> bool:
-    try:
-        return _token_file(site.folder, site.token).read_text(encoding="utf-8") == site.token
-    except (OSError, UnicodeError):
-        return False
-
-
 def _without_locks(site: Site) -> str:
     try:
-        lock = lock_of(site.folder, site.token)
+        return "" if lock_holds(site.folder, site.command) else refusal(site.folder)
     except OSError as error:
         return f"expected a folder that can be written at {site.folder}: {error.strerror}"
-    if is_free(lock):
-        return (
-            f"expected locks in {site.folder} that hold on every machine, found one that was granted twice; mount the file "
-            "system with locks (Lustre: flock; NFS: without nolock), or use a folder that only this machine has"
-        )
-    return ""
 
 
 # ---- a run on its way ------------------------------------------------------------------------------------------------
@@ -195,7 +156,7 @@ def carry_out(parcel: Parcel, send: Send, should_stop: ShouldStop) -> Returned:
     go_to(site.working_folder)
     if not parcel.in_place:
         return _elsewhere(parcel, send, should_stop)
-    if not _sees(site):
+    if not is_seen(site.folder, site.command):
         text = f"{platform.node()}: expected the folder {site.folder} that the other machines see, found none"
         return Returned(WorkerEvent("refused", text=text))
     return Returned(run_job(parcel.job, send, should_stop))

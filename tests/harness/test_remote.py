@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +14,12 @@ from commands_at_work import LEARNERS, LONG, assert_same_numbers, checkpoints, i
 from suites import suite_file
 
 from benchmarks.harness import remote
-from benchmarks.harness.remote import Depot, Parcel, Returned, Seldom, Site, Token, carry_out, kinds, look, tail
+from benchmarks.harness.remote import Depot, Parcel, Returned, Seldom, Site, carry_out, kinds, look, tail
 from benchmarks.harness.worker import Job, WorkerEvent
 from benchmarks.records import provenance
 from benchmarks.records.locks import is_free, lock_of
-from benchmarks.records.storage import read_run, remove_leftovers, run_folder, write_run
+from benchmarks.records.presence import Presence
+from benchmarks.records.storage import read_run, run_folder, write_run
 
 
 @pytest.fixture(autouse=True)
@@ -26,10 +29,9 @@ def _stay(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def token(tmp_path: Path) -> Any:
-    token = Token(tmp_path / "out" / "mine")
-    yield token
-    token.close()
+def presence(tmp_path: Path) -> Iterator[Presence]:
+    with contextlib.closing(Presence(tmp_path / "out" / "mine")) as presence:
+        yield presence
 
 
 def silent(event: WorkerEvent) -> None:
@@ -43,23 +45,23 @@ def on_the_way(job: Job, depot: Depot, *, stop: bool = False) -> WorkerEvent:
 
 
 @pytest.mark.parametrize("in_place", [True, False])
-def test_numbers_are_the_same_whether_or_not_the_folder_is_seen(in_place: bool, token: Token, tmp_path: Path) -> None:
+def test_numbers_are_the_same_whether_or_not_the_folder_is_seen(in_place: bool, presence: Presence, tmp_path: Path) -> None:
     here = suite_file(tmp_path / "here", weighters=["uniform", *LEARNERS])
     for job in jobs_of(here, "uniform", "coba"):
         in_process(job)
-    depot = Depot(Site.of(token), in_place=in_place)
+    depot = Depot(Site.of(presence), in_place=in_place)
     for job in jobs_of(suite_file(tmp_path, weighters=["uniform", *LEARNERS]), "uniform", "coba"):
         assert on_the_way(job, depot).state == "finished"
     assert_same_numbers(runs_of(tmp_path / "here" / "out"), runs_of(tmp_path / "out"))
 
 
 @pytest.mark.parametrize("in_place", [True, False])
-def test_a_stopped_run_leaves_its_checkpoint_and_goes_on_from_it(in_place: bool, token: Token, tmp_path: Path) -> None:
+def test_a_stopped_run_leaves_its_checkpoint_and_goes_on_from_it(in_place: bool, presence: Presence, tmp_path: Path) -> None:
     suite = suite_file(tmp_path, training=LONG)
     (job,) = jobs_of(suite, "uniform")
     (whole,) = jobs_of(suite_file(tmp_path / "whole", training=LONG), "uniform")
     in_process(whole)
-    depot = Depot(Site.of(token), in_place=in_place)
+    depot = Depot(Site.of(presence), in_place=in_place)
     assert on_the_way(job, depot, stop=True).kind == "stopped"
     assert len(checkpoints(tmp_path / "out")) == 1
     assert on_the_way(job, depot).state == "finished"
@@ -69,13 +71,13 @@ def test_a_stopped_run_leaves_its_checkpoint_and_goes_on_from_it(in_place: bool,
     assert not checkpoints(tmp_path / "out")
 
 
-def test_a_run_whose_folder_is_not_seen_is_held_by_who_sent_it_out(token: Token, tmp_path: Path) -> None:
+def test_a_run_whose_folder_is_not_seen_is_held_by_who_sent_it_out(presence: Presence, tmp_path: Path) -> None:
     (job,) = jobs_of(suite_file(tmp_path), "uniform")
-    depot = Depot(Site.of(token), in_place=False)
+    depot = Depot(Site.of(presence), in_place=False)
     parcel = depot.pack(job)
     assert isinstance(parcel, Parcel)
     assert not is_free(lock_of(job.folder, job.spec.key))
-    assert Depot(Site.of(token), in_place=False).pack(job) == WorkerEvent("busy")
+    assert Depot(Site.of(presence), in_place=False).pack(job) == WorkerEvent("busy")
     assert depot.take_in(job, carry_out(parcel, silent, lambda: False)).state == "finished"
     assert is_free(lock_of(job.folder, job.spec.key))
     # Recorded since it was planned: it is not sent out again.
@@ -83,16 +85,16 @@ def test_a_run_whose_folder_is_not_seen_is_held_by_who_sent_it_out(token: Token,
     assert is_free(lock_of(job.folder, job.spec.key))
 
 
-def test_a_lost_run_is_nobodys(token: Token, tmp_path: Path) -> None:
+def test_a_lost_run_is_nobodys(presence: Presence, tmp_path: Path) -> None:
     (job,) = jobs_of(suite_file(tmp_path), "uniform")
-    depot = Depot(Site.of(token), in_place=False)
+    depot = Depot(Site.of(presence), in_place=False)
     depot.pack(job)
     depot.drop(job)
     assert is_free(lock_of(job.folder, job.spec.key))
 
 
 @pytest.mark.parametrize("in_place", [True, False])
-def test_a_run_trained_again_for_its_time_keeps_its_numbers(in_place: bool, token: Token, tmp_path: Path) -> None:
+def test_a_run_trained_again_for_its_time_keeps_its_numbers(in_place: bool, presence: Presence, tmp_path: Path) -> None:
     (job,) = jobs_of(suite_file(tmp_path), "uniform")
     in_process(job)
     place = run_folder(job.folder, job.spec.key)
@@ -100,25 +102,25 @@ def test_a_run_trained_again_for_its_time_keeps_its_numbers(in_place: bool, toke
     # Of another machine, so that this one's time is wanted.
     other = known.record.model_copy(update={"machine": {**known.record.machine, "host": "elsewhere"}})
     write_run(place.parent, other, known.trajectory)
-    end = on_the_way(replace(job, pair_of="coba"), Depot(Site.of(token), in_place=in_place))
+    end = on_the_way(replace(job, pair_of="coba"), Depot(Site.of(presence), in_place=in_place))
     assert (end.kind, end.warning) == ("recorded", "")
     found = read_run(place)
     assert len(found.record.timings) == 1
     assert found.record.metrics == known.record.metrics
 
 
-def test_other_code_trains_nothing(token: Token, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_code_trains_nothing(presence: Presence, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (job,) = jobs_of(suite_file(tmp_path), "uniform")
-    site = Site.of(token)
+    site = Site.of(presence)
     monkeypatch.setattr(provenance, "code", lambda: "0123456789abcdef")
     assert f"expected the code that runs were planned with ({site.code}), found other code" in look(site, [job.spec]).wrong
     end = carry_out(Parcel(job, site, in_place=True), silent, lambda: False).end
     assert end.kind == "refused" and "found other code (0123456789abcdef)" in end.text
 
 
-def test_other_versions_train_nothing(token: Token, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_versions_train_nothing(presence: Presence, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (job,) = jobs_of(suite_file(tmp_path), "uniform")
-    site = Site.of(token)
+    site = Site.of(presence)
     versions = {**site.versions, "torch": "1.0"}
     del versions["pandas"]
     monkeypatch.setattr(provenance, "versions", lambda: versions)
@@ -132,10 +134,10 @@ def test_the_code_is_known_by_every_module() -> None:
     assert provenance.code() == provenance.code.__wrapped__()
 
 
-def test_a_method_that_a_machine_lacks_is_told_before_anything_trains(token: Token, tmp_path: Path) -> None:
+def test_a_method_that_a_machine_lacks_is_told_before_anything_trains(presence: Presence, tmp_path: Path) -> None:
     (job,) = jobs_of(suite_file(tmp_path), "uniform")
     absent = job.spec.problem.model_copy(update={"name": str(tmp_path / "absent.py:Problem")})
-    answer = look(Site.of(token), [job.spec.model_copy(update={"problem": absent})])
+    answer = look(Site.of(presence), [job.spec.model_copy(update={"problem": absent})])
     assert f"expected a file at {tmp_path / 'absent.py'}, found none" in answer.wrong
 
 
@@ -146,15 +148,15 @@ def test_a_run_of_each_kind_is_asked_for(tmp_path: Path) -> None:
     assert {spec.weighter.name for spec in asked} == {spec.weighter.name for spec in specs}
 
 
-def test_who_sees_the_folder_sees_its_locks(token: Token, tmp_path: Path) -> None:
+def test_who_sees_the_folder_sees_its_locks(presence: Presence, tmp_path: Path) -> None:
     (job,) = jobs_of(suite_file(tmp_path), "uniform")
-    answer = look(Site.of(token), [job.spec])
+    answer = look(Site.of(presence), [job.spec])
     assert (answer.wrong, answer.sees_folder) == ("", True)
 
 
-def test_a_folder_that_is_not_the_same_is_not_seen(token: Token, tmp_path: Path) -> None:
+def test_a_folder_that_is_not_the_same_is_not_seen(presence: Presence, tmp_path: Path) -> None:
     (job,) = jobs_of(suite_file(tmp_path), "uniform")
-    elsewhere = replace(Site.of(token), folder=tmp_path / "elsewhere")
+    elsewhere = replace(Site.of(presence), folder=tmp_path / "elsewhere")
     answer = look(elsewhere, [job.spec])
     assert (answer.wrong, answer.sees_folder) == ("", False)
     end = carry_out(Parcel(job, elsewhere, in_place=True), silent, lambda: False).end
@@ -162,29 +164,22 @@ def test_a_folder_that_is_not_the_same_is_not_seen(token: Token, tmp_path: Path)
     assert not (tmp_path / "elsewhere").exists()
 
 
-def test_locks_that_are_granted_twice_are_refused(token: Token, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_locks_that_are_granted_twice_are_refused(
+    presence: Presence, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (job,) = jobs_of(suite_file(tmp_path), "uniform")
     monkeypatch.setattr(fcntl, "flock", lambda *_: None)
-    assert "found one that was granted twice" in look(Site.of(token), [job.spec]).wrong
-
-
-def test_the_token_of_a_killed_command_is_removed_by_the_next(tmp_path: Path) -> None:
-    token = Token(tmp_path)
-    remove_leftovers(tmp_path)
-    (left,) = (tmp_path / "unfinished").glob("*.writing")
-    token._lock.release()
-    remove_leftovers(tmp_path)
-    assert not left.exists()
+    assert "found one that was granted twice" in look(Site.of(presence), [job.spec]).wrong
 
 
 def test_records_that_cannot_be_written_end_the_command(
-    token: Token, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    presence: Presence, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
     (job,) = jobs_of(suite_file(tmp_path), "uniform")
-    depot = Depot(Site.of(token), in_place=False)
+    depot = Depot(Site.of(presence), in_place=False)
     depot.pack(job)
     monkeypatch.setattr(remote, "write_files", full)
     end = depot.take_in(job, Returned(WorkerEvent("recorded", state="finished"), record=(b"", b"")))

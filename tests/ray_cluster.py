@@ -1,0 +1,58 @@
+"""A Ray cluster of several machines in this one, for tests. Imports Ray on use: it need not be there."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+HOW = "pip install -r requirements-ray.txt"
+TRACE = "trace.txt"
+
+
+def is_installed() -> bool:
+    return importlib.util.find_spec("ray") is not None
+
+
+class Machines:
+    """A first machine without processors, and others with one each."""
+
+    def __init__(self, folder: Path, number: int = 2) -> None:
+        from ray.cluster_utils import Cluster
+
+        self.trace = folder / TRACE
+        self._cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+        self._others: list[Any] = [self._add() for _ in range(number)]
+
+    @property
+    def address(self) -> str:
+        return str(self._cluster.address)
+
+    def lose_one(self) -> None:
+        """As when its power fails; another takes its place."""
+        self._cluster.remove_node(self._others.pop(0), allow_graceful=False)
+        self._others.append(self._add())
+
+    def begun(self) -> int:
+        """How often the training of a run has been begun or resumed."""
+        return len(self.trace.read_text(encoding="utf-8").splitlines()) if self.trace.exists() else 0
+
+    def close(self) -> None:
+        self._cluster.shutdown()
+
+    def _add(self) -> Any:
+        return self._cluster.add_node(num_cpus=1)
+
+
+def start(folder: Path) -> Machines:
+    if not is_installed():
+        pytest.fail(f"expected Ray, found none: {HOW}")
+    # The machines' processes inherit it: every step of the tiny problem takes its time, and every beginning leaves a line.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TINY_SLEEP", "0.03")
+        patch.setenv("TINY_TRACE", str(folder / TRACE))
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.delenv("RAY_ADDRESS", raising=False)
+        return Machines(folder)
