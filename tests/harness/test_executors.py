@@ -37,6 +37,9 @@ def test_numbers_are_the_same_in_this_process_and_in_others(tmp_path: Path) -> N
         suite = suite_file(tmp_path / name, weighters=["uniform", *LEARNERS])
         found = carried_out(jobs_of(suite, "uniform", "gradnorm", "coba"), name)
         assert found.complete and not found.failures
+        facts = [run.record.machine for run in runs_of(tmp_path / name / "out").values()]
+        told = {(fact["executor"], fact["process"]) for fact in facts}
+        assert told == {(name, "own" if name == "local" else "shared")}
     assert_same_numbers(*(runs_of(tmp_path / name / "out") for name in NAMES))
 
 
