@@ -11,7 +11,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -78,9 +78,13 @@ def train(parcel: Parcel, number: int, ear: Any) -> Returned:
     """On a machine of the cluster. ear: told where the run is, then how far."""
     asked_to_stop = StopSwitch()
     # A cancelled task is interrupted as by Ctrl-C.
-    signal.signal(signal.SIGINT, asked_to_stop.switch)
-    ear.say.remote(number, _Place(ray.get_runtime_context().get_node_id(), _own_logs()))
-    return carry_out(parcel, Seldom(lambda event: ear.say.remote(number, event)), asked_to_stop)
+    before = signal.signal(signal.SIGINT, asked_to_stop.switch)
+    try:
+        ear.say.remote(number, _Place(ray.get_runtime_context().get_node_id(), _own_logs()))
+        return carry_out(parcel, Seldom(lambda event: ear.say.remote(number, event)), asked_to_stop)
+    finally:
+        # The next run of the process may be cancelled before it begins.
+        signal.signal(signal.SIGINT, before)
 
 
 def _own_logs() -> tuple[str, ...]:
@@ -145,7 +149,8 @@ class RayExecutor:
         self._count += 1
         calls = 1 if self._cluster.new_processes else 0
         task = _task(train, **_demand(job), max_calls=calls, scheduling_strategy="SPREAD")
-        self._started[task.remote(parcel, self._count, self._ear)] = _Started(job, slot, self._count)
+        with _told_in_one_line():
+            self._started[task.remote(parcel, self._count, self._ear)] = _Started(job, slot, self._count)
 
     def hear(self, seconds: float) -> Sequence[tuple[int, WorkerEvent | Lost]]:
         """Listen to the cluster."""
@@ -204,7 +209,7 @@ class RayExecutor:
             returned: Returned = ray.get(task)
         except exceptions.RayError as error:
             self._depot.drop(run.job)
-            return _why_lost(error, self._tail_of(run))
+            return _why_lost(error, lambda: self._tail_of(run))
         return self._depot.take_in(run.job, returned)
 
     def _tail_of(self, run: _Started) -> str:
@@ -361,20 +366,19 @@ def _said(machines: int, room: int, site: Site, *, in_place: bool) -> str:
     )
 
 
-def _why_lost(error: exceptions.RayError, log: str) -> WorkerEvent | Lost:
-    """What became of a run that has not returned."""
+def _why_lost(error: exceptions.RayError, log: Callable[[], str]) -> WorkerEvent | Lost:
+    """What became of a run that has not returned. log: called for the end of what it has said, where that may say why."""
     if isinstance(error, exceptions.TaskCancelledError):
         return WorkerEvent("stopped")
     if _was_not_loaded(error):
         return WorkerEvent("refused", text=_cannot_load(error))
     if isinstance(error, exceptions.OutOfMemoryError):
         return Lost("Ray ended its process, since its machine ran out of memory", state="out_of_memory")
-    quoted = f"; the end of its log: {log}" if log else ""
-    if isinstance(error, exceptions.WorkerCrashedError):
-        return Lost(f"its process died{quoted}")
-    if isinstance(error, exceptions.RayTaskError):
-        return Lost(f"{_last_line(error)}{quoted}")
-    return Lost("its machine was lost", again=True)
+    if not isinstance(error, exceptions.WorkerCrashedError | exceptions.RayTaskError):
+        return Lost("its machine was lost", again=True)
+    said = "its process died" if isinstance(error, exceptions.WorkerCrashedError) else _last_line(error)
+    end_of_log = log()
+    return Lost(f"{said}; the end of its log: {end_of_log}" if end_of_log else said)
 
 
 def _was_not_loaded(error: exceptions.RayError) -> bool:
