@@ -24,16 +24,20 @@ class Machines:
 
         self.trace = folder / TRACE
         self._cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-        self._others: list[Any] = [self._add() for _ in range(number)]
+        self._number, self._others = number, list[Any]()
+        self.replace_the_lost()
 
     @property
     def address(self) -> str:
         return str(self._cluster.address)
 
     def lose_one(self) -> None:
-        """As when its power fails; another takes its place."""
+        """As when its power fails."""
         self._cluster.remove_node(self._others.pop(0), allow_graceful=False)
-        self._others.append(self._add())
+
+    def replace_the_lost(self) -> None:
+        """Not to be called in a thread that ends: the system ends what a thread has started with it, as Ray asks for."""
+        self._others += [self._add() for _ in range(self._number - len(self._others))]
 
     def begun(self) -> int:
         """How often the training of a run has been begun or resumed."""

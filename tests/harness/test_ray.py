@@ -64,18 +64,28 @@ def unseen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray_executor, "_ask", lambda *asked: ask(*asked) and False)
 
 
-def once_both_train(machines: Machines, act: Callable[[], object]) -> threading.Thread:
-    """Act when two runs more have begun than at this moment."""
-    before, end = machines.begun(), time.monotonic() + 10 * WAIT
+def once(condition: Callable[[], bool], act: Callable[[], object]) -> threading.Thread:
+    """Act when the condition holds."""
+    end = time.monotonic() + 10 * WAIT
 
     def watch() -> None:
-        while machines.begun() < before + 2 and time.monotonic() < end:
+        while not condition() and time.monotonic() < end:
             time.sleep(0.02)
         act()
 
     thread = threading.Thread(target=watch)
     thread.start()
     return thread
+
+
+def both_saved(out: Path) -> Callable[[], bool]:
+    return lambda: len(checkpoints(out)) == 2
+
+
+def both_train(machines: Machines) -> Callable[[], bool]:
+    """Whether two runs more have begun than at this moment."""
+    before = machines.begun()
+    return lambda: machines.begun() >= before + 2
 
 
 @pytest.mark.parametrize("new_processes", [False, True], ids=["reused processes", "new processes"])
@@ -109,9 +119,10 @@ def test_a_machine_is_lost_while_runs_train_and_nothing_else_is(
         unseen(monkeypatch)
     jobs = long_jobs(tmp_path)
     before = machines.begun()
-    killer = once_both_train(machines, machines.lose_one)
+    killer = once(both_saved(tmp_path / "out") if seen else both_train(machines), machines.lose_one)
     found = on_ray(jobs, machines)
     killer.join()
+    machines.replace_the_lost()
     assert found.complete and not found.failures
     assert_same_numbers(runs_of(tmp_path / "out"), undisturbed)
     assert [warning.rpartition(": ")[2] for warning in found.warnings] == ["its machine was lost; tried again"]
@@ -127,7 +138,7 @@ def test_ctrl_c_leaves_checkpoints_and_the_same_command_goes_on(
     if not seen:
         unseen(monkeypatch)
     jobs = long_jobs(tmp_path)
-    interrupter = once_both_train(machines, lambda: os.kill(os.getpid(), signal.SIGINT))
+    interrupter = once(both_train(machines), lambda: os.kill(os.getpid(), signal.SIGINT))
     found = on_ray(jobs, machines)
     interrupter.join()
     assert (found.signal, found.unfinished, found.exit_code) == (signal.SIGINT, 2, 130)
