@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +22,13 @@ class Machines:
     """A first machine without processors, and others with one each."""
 
     def __init__(self, folder: Path, number: int = 2) -> None:
+        if not is_installed():
+            pytest.fail(f"expected Ray, found none: {HOW}")
         from ray.cluster_utils import Cluster
 
         self.trace = folder / TRACE
-        self._cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+        with self._environment():
+            self._cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
         self._number, self._others = number, list[Any]()
         self.replace_the_lost()
 
@@ -37,7 +42,8 @@ class Machines:
 
     def replace_the_lost(self) -> None:
         """Not to be called in a thread that ends: the system ends what a thread has started with it, as Ray asks for."""
-        self._others += [self._add() for _ in range(self._number - len(self._others))]
+        with self._environment():
+            self._others += [self._cluster.add_node(num_cpus=1) for _ in range(self._number - len(self._others))]
 
     def begun(self) -> int:
         """How often the training of a run has been begun or resumed."""
@@ -46,17 +52,14 @@ class Machines:
     def close(self) -> None:
         self._cluster.shutdown()
 
-    def _add(self) -> Any:
-        return self._cluster.add_node(num_cpus=1)
-
-
-def start(folder: Path) -> Machines:
-    if not is_installed():
-        pytest.fail(f"expected Ray, found none: {HOW}")
-    # The machines' processes inherit it: every step of the tiny problem takes its time, and every beginning leaves a line.
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TINY_SLEEP", "0.03")
-        patch.setenv("TINY_TRACE", str(folder / TRACE))
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.delenv("RAY_ADDRESS", raising=False)
-        return Machines(folder)
+    @contextlib.contextmanager
+    def _environment(self) -> Iterator[None]:
+        """What machines inherit: every step of the tiny problem takes its time, and every beginning leaves a line."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("TINY_SLEEP", "0.03")
+            patch.setenv("TINY_TRACE", str(self.trace))
+            patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+            # Ray trains at the lowest priority; what else a machine of tests does would hold it up for minutes.
+            patch.setenv("RAY_worker_niceness", "0")
+            patch.delenv("RAY_ADDRESS", raising=False)
+            yield

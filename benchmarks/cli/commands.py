@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from benchmarks.catalog import code_of_the_user, trust
 from benchmarks.cli.execution import execution
 from benchmarks.errors import StorageError, UserError
 from benchmarks.harness.dispatcher import PlanResult, execute, runs_at_once
@@ -135,6 +136,7 @@ def check_weighter(options: argparse.Namespace) -> int:
     from benchmarks.catalog import weighter_class
     from weighting.testing import check_weighter as check
 
+    trust([options.checked])
     told = check(weighter_class(options.checked))
     print(told)
     return 0 if told.ok else FAILED
@@ -145,6 +147,7 @@ def check_problem(options: argparse.Namespace) -> int:
     from benchmarks.catalog import problem_class
     from benchmarks.testing import check_problem as check
 
+    trust([options.checked])
     told = check(problem_class(options.checked))
     print(told)
     return 0 if told.ok else FAILED
@@ -237,10 +240,19 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
 }
 
 
+def carry_out(options: argparse.Namespace) -> int:
+    """One command, which runs no code that its user has not named. Returns its exit code."""
+    with code_of_the_user(everybodys=options.trust):
+        return COMMANDS[options.command](options)
+
+
 def _plan(options: argparse.Namespace, *, to_train: bool = True) -> Plan:
     filters = Filters(options.problems, options.weighters, options.seeds, options.steps)
     kind = _device_kind(options.device, here=to_train and options.executor != "ray")
-    return make_plan(read_suite(options.suite), filters, kind, to_train=to_train)
+    file = read_suite(options.suite)
+    if file.is_here:
+        trust(file.suite.names)
+    return make_plan(file, filters, kind, to_train=to_train)
 
 
 def _device_kind(name: str, *, here: bool) -> str:
@@ -310,6 +322,8 @@ def _selection(options: argparse.Namespace) -> str:
         words += ["--steps", str(options.steps)]
     if options.device != "cpu":
         words += ["--device", options.device]
+    if options.trust:
+        words += ["--trust"]
     return shlex.join(words)
 
 

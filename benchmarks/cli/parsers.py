@@ -80,6 +80,7 @@ def _parser(name: str) -> argparse.ArgumentParser:
     text = f"{command.summary[0].upper()}{command.summary[1:]}."
     parser = _Parser(prog=f"{_program()} {name}", description=text, allow_abbrev=False)
     command.fill(parser)
+    parser.set_defaults(trust=False)
     return parser
 
 
@@ -213,6 +214,12 @@ def _add_folders(parser: argparse.ArgumentParser, *, plots: bool = True) -> None
         folders.add_argument("--plots", type=Path, default=Path("plots"), help="pictures; default: plots")
 
 
+def _add_trust(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--trust", action="store_true", help="run code (path.py:Class) named in records, or in a suite from another folder"
+    )
+
+
 # ---- commands --------------------------------------------------------------------------------------------------------
 
 
@@ -224,6 +231,7 @@ def _fill_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--track", type=functools.partial(_one_of, TRACKERS), help="write the recorded runs to an experiment tracker"
     )
+    _add_trust(parser)
 
 
 def _fill_report(parser: argparse.ArgumentParser) -> None:
@@ -231,12 +239,14 @@ def _fill_report(parser: argparse.ArgumentParser) -> None:
     _add_filters(parser)
     _add_folders(parser)
     parser.add_argument("--html", action="store_true", help="also one self-contained page, report.html")
+    _add_trust(parser)
 
 
 def _fill_calibrate(parser: argparse.ArgumentParser) -> None:
     _add_suite(parser)
     _add_filters(parser)
     _add_folders(parser, plots=False)
+    _add_trust(parser)
 
 
 def _fill_reproduce(parser: argparse.ArgumentParser) -> None:
@@ -255,6 +265,7 @@ def _fill_compare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("base", help="folder with the records of a suite, or its name in the folder of results")
     parser.add_argument("head", help="another one; compare.md, .csv and .tex are written there")
     _add_folders(parser, plots=False)
+    _add_trust(parser)
 
 
 def _fill_check(parser: argparse.ArgumentParser) -> None:
@@ -268,6 +279,7 @@ def _fill_check(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--junit", type=Path, help="file for the verdicts as JUnit XML")
     parser.add_argument("--out", type=Path, help="folder of the records; default: a new one in results")
     parser.add_argument("--plots", type=Path, default=Path("plots"), help="pictures; default: plots")
+    _add_trust(parser)
 
 
 def _fill_checked(parser: argparse.ArgumentParser, *, what: str) -> None:
@@ -276,6 +288,11 @@ def _fill_checked(parser: argparse.ArgumentParser, *, what: str) -> None:
 
 def _fill_folder(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", nargs="?", type=Path, default=Path("results"), help="of a suite or of suites")
+
+
+def _fill_migrate(parser: argparse.ArgumentParser) -> None:
+    _fill_folder(parser)
+    _add_trust(parser)
 
 
 COMMANDS: Mapping[str, Command] = {
@@ -292,7 +309,7 @@ COMMANDS: Mapping[str, Command] = {
     ),
     "calibrate": Command("how often the comparison finds a difference where there is none (suite aa)", _fill_calibrate),
     "overhead": Command("what a step costs under each weighter, beside hand-written PyTorch", _fill_overhead),
-    "migrate": Command("records of an older form get today's form and key, without training", _fill_folder),
+    "migrate": Command("records of an older form get today's form and key, without training", _fill_migrate),
     "pack": Command("the runs of every suite as two files instead of a folder each", _fill_folder),
     "unpack": Command("packed runs as folders again", _fill_folder),
 }

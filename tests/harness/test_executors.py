@@ -93,7 +93,7 @@ def test_without_waiting_a_command_leaves_what_is_in_other_hands(name: Name, tmp
 def test_the_command_says_what_it_leaves(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     suite = suite_file(tmp_path)
     job, *_ = jobs_of(suite, "uniform")
-    words = [str(suite), "--weighters", "uniform", "--executor", "here", "--no-wait"]
+    words = [str(suite), "--trust", "--weighters", "uniform", "--executor", "here", "--no-wait"]
     out = ["--out", str(tmp_path / "out"), "--plots", str(tmp_path / "plots")]
     with lock_of(job.folder, job.spec.key):
         assert command_line.main([*words, *out]) == 0

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
 import threading
-import time
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import ray_cluster
-from commands_at_work import LEARNERS, LONG, WAIT, assert_same_numbers, checkpoints, in_process, jobs_of, own, runs_of
+from commands_at_work import LEARNERS, LONG, assert_same_numbers, checkpoints, in_process, jobs_of, own, runs_of
 from ray_cluster import Machines
 from suites import TINY, suite_file
 
@@ -32,7 +32,7 @@ TWO = ("gradnorm", "coba")
 
 @pytest.fixture(scope="module")
 def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
-    found = ray_cluster.start(tmp_path_factory.mktemp("machines"))
+    found = Machines(tmp_path_factory.mktemp("machines"))
     yield found
     found.close()
 
@@ -64,18 +64,24 @@ def unseen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray_executor, "_ask", lambda *asked: ask(*asked) and False)
 
 
-def once(condition: Callable[[], bool], act: Callable[[], object]) -> threading.Thread:
-    """Act when the condition holds."""
-    end = time.monotonic() + 10 * WAIT
+@contextlib.contextmanager
+def once(condition: Callable[[], bool], act: Callable[[], object]) -> Iterator[None]:
+    """Act when the condition holds, beside what is done within."""
+    over = threading.Event()
 
     def watch() -> None:
-        while not condition() and time.monotonic() < end:
-            time.sleep(0.02)
-        act()
+        while not over.wait(0.02):
+            if condition():
+                act()
+                return
 
     thread = threading.Thread(target=watch)
     thread.start()
-    return thread
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def both_saved(out: Path) -> Callable[[], bool]:
@@ -119,9 +125,8 @@ def test_a_machine_is_lost_while_runs_train_and_nothing_else_is(
         unseen(monkeypatch)
     jobs = long_jobs(tmp_path)
     before = machines.begun()
-    killer = once(both_saved(tmp_path / "out") if seen else both_train(machines), machines.lose_one)
-    found = on_ray(jobs, machines)
-    killer.join()
+    with once(both_saved(tmp_path / "out") if seen else both_train(machines), machines.lose_one):
+        found = on_ray(jobs, machines)
     machines.replace_the_lost()
     assert found.complete and not found.failures
     assert_same_numbers(runs_of(tmp_path / "out"), undisturbed)
@@ -138,9 +143,11 @@ def test_ctrl_c_leaves_checkpoints_and_the_same_command_goes_on(
     if not seen:
         unseen(monkeypatch)
     jobs = long_jobs(tmp_path)
-    interrupter = once(both_train(machines), lambda: os.kill(os.getpid(), signal.SIGINT))
-    found = on_ray(jobs, machines)
-    interrupter.join()
+    # Whoever started the tests may have had it ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    with once(both_train(machines), lambda: os.kill(os.getpid(), signal.SIGINT)):
+        found = on_ray(jobs, machines)
+    signal.signal(signal.SIGINT, before)
     assert (found.signal, found.unfinished, found.exit_code) == (signal.SIGINT, 2, 130)
     assert len(checkpoints(tmp_path / "out")) == 2
     assert on_ray(jobs, machines).complete
