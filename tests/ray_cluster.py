@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,7 +31,7 @@ class Machines:
         self.trace = folder / TRACE
         with self._environment():
             self._cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-        self._number, self._others = number, list[Any]()
+        self._number, self._others, self._broken = number, list[Any](), list[Any]()
         self.replace_the_lost()
 
     @property
@@ -40,8 +42,20 @@ class Machines:
         """As when its power fails."""
         self._cluster.remove_node(self._others.pop(0), allow_graceful=False)
 
+    def lose_a_raylet(self) -> None:
+        """What Ray has on each machine dies on one; the processes of runs are left to notice."""
+        node = self._others.pop(0)
+        node.kill_raylet()
+        self._broken.append(node)
+
+    def kill_a_run(self) -> None:
+        """The process of the run that has begun last."""
+        os.kill(int(self.trace.read_text(encoding="utf-8").splitlines()[-1].split()[0]), signal.SIGKILL)
+
     def replace_the_lost(self) -> None:
         """Not to be called in a thread that ends: the system ends what a thread has started with it, as Ray asks for."""
+        while self._broken:
+            self._cluster.remove_node(self._broken.pop(), allow_graceful=False)
         with self._environment():
             self._others += [self._cluster.add_node(num_cpus=1) for _ in range(self._number - len(self._others))]
 

@@ -34,6 +34,8 @@ CONNECT_SECONDS = 10.0
 """How long a cluster's first machine may take to answer at all."""
 ANSWER_SECONDS = 300.0
 """A machine that has not answered for so long after the start is taken to be unable to."""
+JOINING_SECONDS = 0.5
+"""How long to wait before a machine is asked again that the cluster does not know yet."""
 NO_ROOM_SECONDS = 60.0
 """How long the command goes on while no machine is left on which a run could be trained."""
 TAIL_SECONDS = 20.0
@@ -344,17 +346,27 @@ def _rooms(demands: Sequence[Mapping[str, int]]) -> dict[str, int]:
 
 def _ask(nodes: Sequence[str], site: Site, specs: Sequence[RunSpec]) -> bool:
     """Whether all machines see the folder of results. Raises UserError where one cannot train what is planned."""
-    asked = [_on(node, look).remote(site, specs) for node in nodes]
-    try:
-        answers: list[Answer] = ray.get(asked, timeout=ANSWER_SECONDS)
-    except exceptions.GetTimeoutError as error:
-        raise UserError(f"--executor ray: expected an answer of every machine in {ANSWER_SECONDS:g} s") from error
-    except exceptions.RayError as error:
-        raise UserError(_cannot_load(error)) from error
-    for answer in answers:
+    end = time.monotonic() + ANSWER_SECONDS
+    asked = {node: _on(node, look).remote(site, specs) for node in nodes}
+    answers = []
+    while asked:
+        node, task = asked.popitem()
+        try:
+            answer: Answer = ray.get(task, timeout=max(0.0, end - time.monotonic()))
+        except exceptions.GetTimeoutError as error:
+            raise UserError(f"--executor ray: expected an answer of every machine in {ANSWER_SECONDS:g} s") from error
+        except (exceptions.TaskUnschedulableError, exceptions.NodeDiedError):
+            # It has just joined, and not all of the cluster knows of it; or it is gone, and is no machine any more.
+            time.sleep(JOINING_SECONDS)
+            if node in {each["NodeID"] for each in _alive()}:
+                asked[node] = _on(node, look).remote(site, specs)
+            continue
+        except exceptions.RayError as error:
+            raise UserError(_cannot_load(error)) from error
         if answer.wrong:
             raise UserError(f"--executor ray: {answer.machine}: {answer.wrong}")
-    return all(answer.sees_folder for answer in answers)
+        answers.append(answer.sees_folder)
+    return all(answers)
 
 
 def _said(machines: int, room: int, site: Site, *, in_place: bool) -> str:

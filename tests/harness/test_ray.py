@@ -117,15 +117,24 @@ def test_numbers_are_those_of_this_machine(
     assert not list((tmp_path / "out" / "mine" / "unfinished").glob("*.command"))
 
 
-@pytest.mark.parametrize("seen", [True, False], ids=["shared folder", "no shared folder"])
+@pytest.mark.parametrize(
+    ("seen", "lose"),
+    [(True, Machines.lose_one), (False, Machines.lose_one), (True, Machines.lose_a_raylet)],
+    ids=["shared folder", "no shared folder", "Ray's part of it alone"],
+)
 def test_a_machine_is_lost_while_runs_train_and_nothing_else_is(
-    seen: bool, machines: Machines, undisturbed: dict[str, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    seen: bool,
+    lose: Callable[[Machines], None],
+    machines: Machines,
+    undisturbed: dict[str, Run],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if not seen:
         unseen(monkeypatch)
     jobs = long_jobs(tmp_path)
     before = machines.begun()
-    with once(both_saved(tmp_path / "out") if seen else both_train(machines), machines.lose_one):
+    with once(both_saved(tmp_path / "out") if seen else both_train(machines), lambda: lose(machines)):
         found = on_ray(jobs, machines)
     machines.replace_the_lost()
     assert found.complete and not found.failures
@@ -134,6 +143,22 @@ def test_a_machine_is_lost_while_runs_train_and_nothing_else_is(
     assert machines.begun() - before == 3
     resumed = sorted(run.record.resumed for run in runs_of(tmp_path / "out").values())
     assert resumed == [0, 1 if seen else 0]
+
+
+def test_a_run_whose_process_is_killed_is_a_row_and_the_next_command_trains_it(
+    machines: Machines, undisturbed: dict[str, Run], tmp_path: Path
+) -> None:
+    jobs = long_jobs(tmp_path)
+    with once(both_saved(tmp_path / "out"), machines.kill_a_run):
+        found = on_ray(jobs, machines)
+    assert found.complete and not found.warnings
+    assert sorted((row.state, (row.reason or "").partition(";")[0]) for row in found.recorded) == [
+        ("crashed", "its process died"),
+        ("finished", ""),
+    ]
+    found = on_ray(jobs, machines)
+    assert found.complete and not found.failures
+    assert_same_numbers(runs_of(tmp_path / "out"), undisturbed)
 
 
 @pytest.mark.parametrize("seen", [True, False], ids=["shared folder", "no shared folder"])
