@@ -15,6 +15,7 @@ import ray_cluster
 import torch
 from command_line import Bench, bench
 from conformance import Conformance
+from figures import Figures
 from finetune_fixtures import gpt2, hub, llama, model_cache
 from hypothesis import HealthCheck, settings
 from places import TESTS
@@ -23,6 +24,8 @@ from benchmarks.harness.interrupts import SIGNALS
 
 if TYPE_CHECKING:
     from check_bench import CheckBench
+
+FIGURES = pytest.StashKey[Figures]()
 
 __all__ = ["bench", "gpt2", "hub", "llama", "model_cache"]
 
@@ -41,16 +44,30 @@ settings.load_profile("suite")
 def pytest_addoption(parser: pytest.Parser) -> None:
     """``--traces DIR``: replay the traces of another folder, see traces/README.md for the format.
 
-    ``--faults N``: damage records so often, see test_damage.
+    ``--faults N``: damage records so often, see test_damage, and everything else in soak/ in proportion.
     """
     parser.addoption("--traces", type=Path, default=TESTS / "traces", help="folder of reference traces")
     parser.addoption("--faults", type=int, default=150, help="random faults in records")
     parser.addoption("--conformance", type=Path, help="file for the table of replayed traces")
+    parser.addoption("--figures", type=Path, help="page for what the tests in soak/ have counted")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("conformance") is not None:
         config.pluginmanager.register(ConformancePlugin(config.getoption("conformance")))
+    config.stash[FIGURES] = Figures()
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    page: Path | None = session.config.getoption("figures")
+    if page is not None:
+        session.config.stash[FIGURES].write(page)
+
+
+@pytest.fixture
+def figures(request: pytest.FixtureRequest) -> Figures:
+    found: Figures = request.config.stash[FIGURES]
+    return found
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
