@@ -105,12 +105,12 @@ def test_contract_in_every_setting(subject: Subject) -> None:
 
 
 def in_few_rounds(check: Check) -> Check:
-    """Where no number can be seen, a solver takes all the rounds it may; four hold every operation of two hundred."""
+    """Where no number can be seen, a solver takes all the rounds it may; two hold every operation of two hundred."""
 
     def asked(subject: Subject) -> None:
         with pytest.MonkeyPatch.context() as patch:
             for module, name in ROUNDS:
-                patch.setattr(module, name, 4)
+                patch.setattr(module, name, 2)
             check(subject)
 
     return asked
