@@ -16,6 +16,7 @@ import torch
 from benchmarks.catalog import code_of_the_user, trust
 from benchmarks.cli.execution import execution
 from benchmarks.errors import StorageError, UserError
+from benchmarks.harness.devices import Devices, check_here, read_devices
 from benchmarks.harness.dispatcher import PlanResult, execute, runs_at_once
 from benchmarks.harness.display import run_name
 from benchmarks.planning.follow_up import follow_up
@@ -248,27 +249,13 @@ def carry_out(options: argparse.Namespace) -> int:
 
 def _plan(options: argparse.Namespace, *, to_train: bool = True) -> Plan:
     filters = Filters(options.problems, options.weighters, options.seeds, options.steps)
-    kind = _device_kind(options.device, here=to_train and options.executor != "ray")
+    devices = read_devices(options.devices, options.per_device if to_train else 1)
+    if to_train and options.executor != "ray":
+        check_here(devices)
     file = read_suite(options.suite)
     if file.is_here:
         trust(file.suite.names)
-    return make_plan(file, filters, kind, to_train=to_train)
-
-
-def _device_kind(name: str, *, here: bool) -> str:
-    """Of a device that this machine has, or another one."""
-    try:
-        device = torch.device(name)
-        if device.type == "cpu":
-            return "cpu"
-        there = torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()
-        if device.type == "cuda" and (there or not here):
-            return "cuda"
-    except RuntimeError:
-        pass
-    count = torch.cuda.device_count()
-    found = f"{count} CUDA device{'s' * (count != 1)}" if count else "no CUDA device"
-    raise UserError(f"--device: expected cpu, cuda or cuda:N as this machine has, found {name!r} and {found}")
+    return make_plan(file, filters, devices.kind, to_train=to_train)
 
 
 def _check_folder(folder: Path) -> None:
@@ -320,8 +307,8 @@ def _selection(options: argparse.Namespace) -> str:
             words += [f"--{name}", ",".join(map(str, getattr(options, name)))]
     if options.steps:
         words += ["--steps", str(options.steps)]
-    if options.device != "cpu":
-        words += ["--device", options.device]
+    if options.devices != "cpu":
+        words += ["--devices", options.devices]
     if options.trust:
         words += ["--trust"]
     return shlex.join(words)
@@ -362,13 +349,14 @@ def _print_plan(plan: Plan, status: PlanStatus, options: argparse.Namespace) -> 
         count += f" ({len(status.pairs)} of them again, for the time of a step beside runs that are trained now)"
     threads = sorted({run.training.threads for run in plan.runs})
     each = f"{' or '.join(map(str, threads))} thread{'s' * (threads != [1])} each"
-    print(f"\n{count}, {_at_a_time(plan, options)} on {options.device}, {each}", flush=True)
+    print(f"\n{count}, {_at_a_time(plan, options)} on {execution(options)['devices']}, {each}", flush=True)
 
 
 def _at_a_time(plan: Plan, options: argparse.Namespace) -> str:
     if options.executor == "ray" and options.jobs is None:
         return "as many at a time as the cluster has room for"
-    jobs = 1 if options.executor == "here" else options.jobs or runs_at_once(plan.runs)
+    devices: Devices = execution(options)["devices"]
+    jobs = 1 if options.executor == "here" else options.jobs or devices.slots or runs_at_once(plan.runs)
     return f"{jobs} at a time"
 
 

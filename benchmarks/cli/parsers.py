@@ -180,12 +180,23 @@ def _add_filters(parser: argparse.ArgumentParser) -> None:
     filters.add_argument("--weighters", type=_names, help="only these weighters; single_task for the baselines")
     filters.add_argument("--seeds", type=_seeds, help="these seeds instead of the suite's")
     filters.add_argument("--steps", type=_positive, help="this many training steps")
-    filters.add_argument("--device", default="cpu", help="cpu (the default), cuda or cuda:N")
+    filters.add_argument(
+        "--devices",
+        "--device",
+        default="cpu",
+        dest="devices",
+        help="cpu (the default), cuda, cuda:N, or several GPUs as cuda:0-3,6",
+    )
 
 
 def _add_training(parser: argparse.ArgumentParser) -> None:
     training = parser.add_argument_group("training")
-    training.add_argument("--jobs", type=_positive, help="runs side by side; default: as many as there are cores for")
+    training.add_argument(
+        "--jobs", type=_positive, help="runs side by side; default: as many as there are cores for, or one for each GPU"
+    )
+    training.add_argument(
+        "--per-device", type=_positive, default=1, help="runs that share a GPU; times of such runs are not compared"
+    )
     training.add_argument(
         "--executor",
         type=functools.partial(_one_of, EXECUTORS),

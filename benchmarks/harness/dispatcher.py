@@ -15,6 +15,7 @@ import pandas as pd
 
 from benchmarks.errors import StorageError, UserError
 from benchmarks.harness import interrupts
+from benchmarks.harness.devices import Devices
 from benchmarks.harness.display import display_for, run_name
 from benchmarks.harness.executor import Cluster, Executor, ExecutorName, Lost
 from benchmarks.harness.here import HereExecutor
@@ -83,7 +84,7 @@ def execute(
     runs: list[RunSpec],
     *,
     jobs: int | None,
-    device: str,
+    devices: Devices,
     executor: ExecutorName = "local",
     cluster: Cluster = Cluster(),  # noqa: B008 - it cannot be changed
     wait: bool = True,
@@ -91,6 +92,7 @@ def execute(
     """Train every run that has no record yet.
 
     jobs     runs at the same time; None: as many as there is room for
+    devices  of this machine that train; of a cluster, their kind, and how many runs share one
     cluster  where an executor finds other machines
     wait     whether to wait for runs that other commands have in hand when nothing else is left
 
@@ -107,26 +109,43 @@ def execute(
     commit = provenance.commit()
     own_process = executor == "local" or (executor == "ray" and cluster.new_processes)
     to_do = [
-        Job(spec, suite, folder, device, status.replaced.get(key), status.pairs.get(key, ""), commit, executor, own_process)
+        Job(
+            spec,
+            suite,
+            folder,
+            devices.names[0],
+            status.replaced.get(key),
+            status.pairs.get(key, ""),
+            commit,
+            executor,
+            own_process,
+            devices.per_device,
+        )
         for key, spec in status.to_do.items()
     ]
     if to_do:
         dispatcher = _Dispatcher(to_do, result, len(runs), wait=wait)
         with contextlib.closing(Presence(folder)) as presence:
             presence.check_others()
-            dispatcher.run(_make_executor(executor, to_do, presence, jobs, cluster, dispatcher))
+            dispatcher.run(_make_executor(executor, to_do, presence, jobs, devices, cluster, dispatcher))
     return result
 
 
 def _make_executor(
-    name: ExecutorName, to_do: list[Job], presence: Presence, jobs: int | None, cluster: Cluster, dispatcher: _Dispatcher
+    name: ExecutorName,
+    to_do: list[Job],
+    presence: Presence,
+    jobs: int | None,
+    devices: Devices,
+    cluster: Cluster,
+    dispatcher: _Dispatcher,
 ) -> Executor:
     if name == "here":
         return HereExecutor(dispatcher.progress)
     if name == "ray":
         return _ray_executor()(to_do, presence, jobs, cluster, dispatcher.progress)
-    jobs = jobs or runs_at_once([job.spec for job in to_do])
-    return LocalExecutor(to_do, min(jobs, len(to_do)), dispatcher.progress, dispatcher.ending)
+    jobs = jobs or devices.slots or runs_at_once([job.spec for job in to_do])
+    return LocalExecutor(to_do, min(jobs, len(to_do)), devices, dispatcher.progress, dispatcher.ending)
 
 
 def _ray_executor() -> type[RayExecutor]:

@@ -320,20 +320,21 @@ def _alive() -> list[Mapping[str, Any]]:
     return [node for node in ray.nodes() if node["Alive"]]
 
 
-def _demand(job: Job) -> dict[str, int]:
-    return {"num_cpus": job.spec.training.threads, "num_gpus": int(job.spec.device == "cuda")}
+def _demand(job: Job) -> dict[str, float]:
+    return {"num_cpus": job.spec.training.threads, "num_gpus": (job.spec.device == "cuda") / job.per_device}
 
 
-def _runs_that_fit(node: Mapping[str, Any], demand: Mapping[str, int]) -> int:
+def _runs_that_fit(node: Mapping[str, Any], demand: Mapping[str, float]) -> int:
     has = {"num_cpus": node["Resources"].get("CPU", 0), "num_gpus": node["Resources"].get("GPU", 0)}
-    return min(int(has[what] // number) for what, number in demand.items() if number)
+    # A third of a GPU goes three times into one, whatever rounding says.
+    return min(int(has[what] / number + 1e-9) for what, number in demand.items() if number)
 
 
-def _fits(node: Mapping[str, Any], demand: Mapping[str, int]) -> bool:
+def _fits(node: Mapping[str, Any], demand: Mapping[str, float]) -> bool:
     return _runs_that_fit(node, demand) > 0
 
 
-def _rooms(demands: Sequence[Mapping[str, int]]) -> dict[str, int]:
+def _rooms(demands: Sequence[Mapping[str, float]]) -> dict[str, int]:
     """Machine -> how many runs it has room for, of those that need the most. Raises UserError where a run fits nowhere."""
     most = {what: max(demand[what] for demand in demands) for what in ("num_cpus", "num_gpus")}
     rooms = {node["NodeID"]: room for node in _alive() if (room := _runs_that_fit(node, most))}
@@ -341,7 +342,7 @@ def _rooms(demands: Sequence[Mapping[str, int]]) -> dict[str, int]:
         return rooms
     has = [f"{node['Resources'].get('CPU', 0):g} and {node['Resources'].get('GPU', 0):g}" for node in _alive()]
     raise UserError(
-        f"--executor ray: expected a machine with {most['num_cpus']} processors and {most['num_gpus']} GPUs, "
+        f"--executor ray: expected a machine with {most['num_cpus']} processors and {most['num_gpus']:g} GPUs, "
         f"found machines with {', '.join(has) or 'none'}"
     )
 

@@ -24,7 +24,7 @@ from benchmarks.records import provenance
 from benchmarks.records.contents import content_hashes
 from benchmarks.records.locks import lock_of
 from benchmarks.records.reading import read_one
-from benchmarks.records.schema import COLUMNS, MetricInfo, Record, Run, RunSpec, State
+from benchmarks.records.schema import COLUMNS, DISTURBED, Flag, MetricInfo, Record, Run, RunSpec, State
 from benchmarks.records.storage import DamagedRecordError, write_run
 from benchmarks.seeds import derive
 from weighting import RunFacts, Weighter
@@ -53,6 +53,8 @@ class Job:
     """What trains it, with its version where it is not our own."""
     own_process: bool = True
     """Whether nothing else was or will be trained in its process."""
+    per_device: int = 1
+    """How many runs share its GPU."""
 
 
 @dataclass(frozen=True)
@@ -201,7 +203,7 @@ def _train(job: Job, send: Send, should_stop: ShouldStop, checkpoint: Checkpoint
         fields.setdefault("failed_step", loop.step)
     if loop is not None:
         not_finite = fields.get("reason") if state == "diverged" else None
-        fields["flags"] = loop.flags(not_finite)
+        fields["flags"] = (*loop.flags(not_finite), *_shared_device(job))
         fields["mean_weights"] = loop.diagnostics.mean_weights()
         fields["task_gradients"] = loop.task_gradients
     record = make_record(job, state, started, problem, resumed=loop.resumed if loop else 0, **fields)
@@ -224,6 +226,12 @@ def check_unchanged(spec: RunSpec) -> None:
         raise UserError(
             f"{spec.problem.name}: expected {', '.join(changed)} as planned, found files that have changed since"
         )
+
+
+def _shared_device(job: Job) -> list[Flag]:
+    if job.per_device == 1:
+        return []
+    return [Flag(name=DISTURBED, text=f"{job.per_device} runs shared a GPU: s/step is that of none of them alone")]
 
 
 def make_record(job: Job, state: State, started: str, problem: Problem | None, **fields: Any) -> Record:

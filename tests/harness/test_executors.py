@@ -16,6 +16,7 @@ from suites import suite_file
 
 from benchmarks.cli import main as command_line
 from benchmarks.harness import dispatcher, here, processes
+from benchmarks.harness.devices import Devices
 from benchmarks.harness.dispatcher import PlanResult, execute
 from benchmarks.harness.executor import Lost
 from benchmarks.harness.peak_memory import PeakMemory
@@ -28,7 +29,7 @@ NAMES: tuple[Name, ...] = ("local", "here")
 
 
 def carried_out(jobs: list[Job], executor: Name, **more: Any) -> PlanResult:
-    return execute(jobs[0].folder, "mine", [job.spec for job in jobs], jobs=2, device="cpu", executor=executor, **more)
+    return execute(jobs[0].folder, "mine", [job.spec for job in jobs], jobs=2, devices=Devices(), executor=executor, **more)
 
 
 @pytest.mark.slow
@@ -124,7 +125,7 @@ def test_a_server_that_is_always_killed_is_a_row(tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr(processes.ProcessStarter, "_start", killed)
     monkeypatch.setattr(processes.ProcessStarter, "_wait_for_its_end", lambda self: None)
-    outcome = dispatcher.execute(job.folder, "mine", [job.spec], jobs=1, device="cpu")
+    outcome = dispatcher.execute(job.folder, "mine", [job.spec], jobs=1, devices=Devices())
     assert len(asked) == processes.ATTEMPTS
     (row,) = outcome.recorded
     assert (row.state, row.reason.partition(",")[0]) == ("crashed", "no process could be started for it")

@@ -19,6 +19,7 @@ from ray_cluster import Machines
 from suites import TINY, suite_file
 
 from benchmarks.errors import UserError
+from benchmarks.harness.devices import Devices
 from benchmarks.harness.dispatcher import PlanResult, execute
 from benchmarks.harness.executor import Cluster
 from benchmarks.harness.worker import Job
@@ -49,7 +50,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
 def on_ray(jobs: list[Job], machines: Machines, **how: Any) -> PlanResult:
     cluster = Cluster(machines.address, **how)
     specs = [job.spec for job in jobs]
-    return execute(jobs[0].folder, "mine", specs, jobs=None, device="cpu", executor="ray", cluster=cluster)
+    return execute(jobs[0].folder, "mine", specs, jobs=None, devices=Devices(), executor="ray", cluster=cluster)
 
 
 def long_jobs(folder: Path) -> list[Job]:
@@ -237,7 +238,7 @@ def test_where_nobody_listens_is_told_in_one_line(tmp_path: Path) -> None:
             "mine",
             [job.spec for job in jobs],
             jobs=1,
-            device="cpu",
+            devices=Devices(),
             executor="ray",
             cluster=Cluster("127.0.0.1:1"),
         )

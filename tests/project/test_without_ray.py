@@ -59,7 +59,7 @@ def test_the_command_says_what_it_lacks(bench: Bench, tmp_path: Path, monkeypatc
             "expected auto, local or HOST:PORT, found 'ray://head:10001'",
         ),
         (("--executor", "ray", "--address", "head"), "expected auto, local or HOST:PORT, found 'head'"),
-        (("--executor", "ray", "--device", "cuda:1"), "--device: expected cpu or cuda with --executor ray"),
+        (("--executor", "ray", "--device", "cuda:1"), "--devices: expected cpu or cuda with --executor ray"),
     ],
 )
 def test_options_of_a_cluster_are_checked_before_anything_is_planned(
