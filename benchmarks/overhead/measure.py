@@ -8,6 +8,7 @@ import pandas as pd
 import torch
 
 from benchmarks.analysis.table import Column, Table
+from benchmarks.overhead import adapter_steps
 from benchmarks.overhead.anchors import libraries
 from benchmarks.overhead.finetune_steps import LAYERS, RANK, finetune_costs, installed
 from benchmarks.overhead.gramian_steps import gramian_costs, methods
@@ -28,6 +29,7 @@ def write_costs(out: Path, device: torch.device) -> str:
     gramian = _table("gramian_steps", gramian_costs(device))
     gramian_weights = _table("gramian_weights", gramian_weight_costs(methods(), device))
     short = _table("short_runs", short_runs())
+    adapters = _table("adapter_steps", adapter_steps.adapter_costs(device)) if adapter_steps.installed() else None
     finetuning = _table("finetune_steps", finetune_costs(device)) if installed() else None
     text = "\n".join(
         [
@@ -57,6 +59,8 @@ def write_costs(out: Path, device: torch.device) -> str:
             "",
             markdown_rows(short),
             "",
+            *_adapters(adapters),
+            "",
             *_finetuning(finetuning),
             "",
             f"Measured on {machine['processor']} ({machine['device']}), {machine['threads']} thread(s), "
@@ -66,7 +70,7 @@ def write_costs(out: Path, device: torch.device) -> str:
     )
     folder = out / "overhead"
     write(folder / "overhead.md", text)
-    for table in (steps, weights, gramian, gramian_weights, short, finetuning):
+    for table in (steps, weights, gramian, gramian_weights, short, adapters, finetuning):
         if table is not None:
             write_data(folder, table)
     return text
@@ -74,6 +78,18 @@ def write_costs(out: Path, device: torch.device) -> str:
 
 def _libraries() -> str:
     return ", ".join(f"{name} {version}" for name, version in libraries().items()) or "none"
+
+
+def _adapters(table: Table | None) -> list[str]:
+    if table is None:
+        return ["The adapters were not measured: they need the extras `trl` and `lightning`."]
+    return [
+        "Each adapter of `weighting.integrations`, a step over the same trainer without weights: a small Llama,",
+        f"{adapter_steps.ACCUMULATION} micro-batches of {adapter_steps.ROWS} rows of {adapter_steps.TOKENS} tokens, rows of "
+        "one task each. CoBa's validation batch is as large as the step.",
+        "",
+        markdown_rows(table),
+    ]
 
 
 def _finetuning(table: Table | None) -> list[str]:

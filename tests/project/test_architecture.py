@@ -53,6 +53,7 @@ LISTS = {
     "benchmarks/regression/planted.py": "the methods that it breaks",
     "benchmarks/report/palette.py": "fixed colours",
     "benchmarks/overhead/short_runs.py": "a short comparison beside hand-written loops",
+    "benchmarks/overhead/adapter_steps.py": "trainers of others beside themselves under methods",
     "benchmarks/overhead/steps.py": "hand-written PyTorch beside a method",
     "benchmarks/overhead/finetune_steps.py": "loops with transformers beside methods",
     "benchmarks/overhead/anchors.py": "the same methods in other libraries",
