@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 import weighting
+from benchmarks.contract import Batch, Training
 from benchmarks.harness.loop import Loop
 from benchmarks.harness.optimizer import make_optimizer
 from benchmarks.problems.finetune.batches import FinetuneData
@@ -40,10 +40,10 @@ def main() -> None:
     lora = {"rank": 16, "layers": options.layers}
     problem = FinetuneLM(model=options.model, adapt={"lora": lora}, validation_examples=4, test_examples=1)
     changed = {"steps": options.steps, "warmup_steps": 0, "normalize": "none", "lr_schedule": "constant"}
-    problem.training = problem.training.model_copy(update=changed)
-    data = problem.data(0, problem.training)
-    by_suite = trained_by_suite(problem, data)
-    by_trainer = trained_by_trainer(problem, data)
+    training = problem.training.model_copy(update=changed)
+    data = problem.data(0, training)
+    by_suite = trained_by_suite(problem, data, training)
+    by_trainer = trained_by_trainer(problem, data, training)
     for name, one, other in zip(NAMES, by_suite, by_trainer, strict=True):
         apart = np.abs(one - other)
         print(f"{name}: at most {apart.max():.3g} apart, {(apart / np.abs(one)).max():.3g} of its size, in {len(one)} steps")
@@ -55,16 +55,16 @@ def coba(problem: FinetuneLM) -> weighting.Weighter:
     return weighting.create("coba", problem.num_tasks, warmup=WARMUP, window=WINDOW)
 
 
-def trained_by_suite(problem: FinetuneLM, data: FinetuneData) -> Curves:
+def trained_by_suite(problem: FinetuneLM, data: FinetuneData, training: Training) -> Curves:
     """By the loop that ``run_bench.py`` trains with."""
-    loop = Loop(problem, data, coba(problem), problem.training, 0, device=torch.device("cpu"))
+    loop = Loop(problem, data, coba(problem), training, 0, device=torch.device("cpu"))
     loop.begin()
-    steps = [loop.train_step() for _ in range(problem.training.steps)]
+    steps = [loop.train_step() for _ in range(training.steps)]
     losses, weights = (torch.stack([getattr(step, name).double() for step in steps]) for name in ("losses", "weights"))
     return losses.numpy(), weights.numpy()
 
 
-def trained_by_trainer(problem: FinetuneLM, data: FinetuneData) -> Curves:
+def trained_by_trainer(problem: FinetuneLM, data: FinetuneData, training: Training) -> Curves:
     """By SFTTrainer, on the rows of the same batches in the same order."""
     from datasets import Dataset
     from transformers import AutoTokenizer, PrinterCallback
@@ -75,18 +75,19 @@ def trained_by_trainer(problem: FinetuneLM, data: FinetuneData) -> Curves:
 
     class MyTrainer(WeightedTasks, SFTTrainer):  # type: ignore[misc]
         def _get_train_sampler(self, *_: Any) -> Any:
-            return torch.utils.data.SequentialSampler(self.train_dataset)
+            rows: Any = self.train_dataset
+            return torch.utils.data.SequentialSampler(rows)
 
-    batches = [rows_of(data.train_batch(step), problem) for step in range(problem.training.steps)]
+    batches = [rows_of(data.train_batch(step), problem) for step in range(training.steps)]
     validation = [rows_of(data.validation_batch(number), problem) for number in range(data.num_validation_batches)]
     model: Any = problem.model(0).causal
-    optimizer = make_optimizer(model, problem.training)
+    optimizer = make_optimizer(model, training)
     with tempfile.TemporaryDirectory() as folder:
         arguments = SFTConfig(
             folder,
-            max_steps=problem.training.steps,
+            max_steps=training.steps,
             per_device_train_batch_size=len(batches[0]),
-            max_grad_norm=problem.training.grad_clip or 0.0,
+            max_grad_norm=training.grad_clip or 0.0,
             dataset_kwargs={"skip_prepare_dataset": True},
             logging_steps=1,
             bf16=False,
@@ -112,7 +113,7 @@ def trained_by_trainer(problem: FinetuneLM, data: FinetuneData) -> Curves:
     return losses, weights
 
 
-def rows_of(batch: dict[str, Tensor], problem: FinetuneLM) -> list[dict[str, Any]]:
+def rows_of(batch: Batch, problem: FinetuneLM) -> list[dict[str, Any]]:
     """A batch as rows of a data set that is tokenized already, without what fills them up."""
     found = []
     for tokens, task in zip(batch["tokens"], batch["task"], strict=True):

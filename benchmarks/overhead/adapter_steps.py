@@ -117,7 +117,7 @@ def make_model() -> Any:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
-    sizes: dict[str, int] = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4}
+    sizes: dict[str, Any] = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4}
     return LlamaForCausalLM(LlamaConfig(vocab_size=VOCABULARY, pad_token_id=0, bos_token_id=0, eos_token_id=1, **sizes))
 
 
@@ -248,7 +248,8 @@ def train_by_lightning(method: str, steps: int, clock: Clock) -> None:
             return counts(batch)
 
         def task_sums(self, batch: Any) -> Tensor:
-            return sums(self.inner, batch)
+            inner: Any = self.inner
+            return sums(inner, batch)
 
         def configure_optimizers(self) -> Any:
             return torch.optim.SGD(self.parameters(), lr=LR)
@@ -266,7 +267,9 @@ def train_by_lightning(method: str, steps: int, clock: Clock) -> None:
     if method != WITHOUT:
         module, loader = Weighted(**settings(method, inner)), StepBatches(loader, ACCUMULATION)
         module.inner = inner
-    quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    quiet: dict[str, Any] = dict.fromkeys(
+        ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False
+    )
     kind = "cpu" if clock.device.type == "cpu" else "gpu"
     trainer = lightning.Trainer(
         max_epochs=1, accumulate_grad_batches=ACCUMULATION, accelerator=kind, devices=1, callbacks=[Ends()], **quiet

@@ -43,7 +43,11 @@ ALL = ("step", "accelerate", "lightning", "transformers", "trl")
 def divided_by_accumulation(patch: Patch) -> None:
     make = WeightedStep.__init__
     patch.setattr(WeightedStep, "__init__", lambda self, *a, **o: make(self, *a, **{**o, "loss_divided_by": 1}))
-    patch.setattr(TrainerPrivate, "undivided", lambda self: setattr(self, "loss_is_scaled_for_ga", False))
+
+    def divided(self: Any) -> None:
+        self.loss_is_scaled_for_ga = self.model_accepts_loss_kwargs = False
+
+    patch.setattr(TrainerPrivate, "undivided", divided)
 
 
 def times_ranks(patch: Patch) -> None:

@@ -132,7 +132,7 @@ def test_a_sound_trainer_passes_and_is_left_as_it_was(tmp_path: Path) -> None:
 
 
 def divided_by_accumulation(found: Any) -> None:
-    found.loss_is_scaled_for_ga = False
+    found.loss_is_scaled_for_ga = found.model_accepts_loss_kwargs = False
 
 
 def times_ranks(found: Any) -> None:
