@@ -73,7 +73,7 @@ def better() -> str:
 
 
 def _shown_better(suite: str, problem: str) -> str:
-    costs = {name: row["relative_seconds"] for name, row in _by_method(f"{suite}/tables/{problem}_overview.csv").items()}
+    costs = _costs(suite, problem)
     told, pairs = [], set[str]()
     for rival, suffix in (("uniform weights", ""), ("constants", "_static")):
         rows = _by_method(f"{suite}/tables/{problem}_verdict_tuned{suffix}.csv")
@@ -81,6 +81,15 @@ def _shown_better(suite: str, problem: str) -> str:
         found = [f"`{name}` ({_number(costs[name], 2)})" for name, row in rows.items() if row["verdict"] == "better"]
         told.append(f"than tuned {rival}: {', '.join(found) or 'none'}")
     return f"On `{problem}`, {' or '.join(sorted(pairs))} seeds: {'; '.join(told)}."
+
+
+def _costs(suite: str, problem: str) -> dict[str, str]:
+    """A step of each method over a uniform one: of the suite's runs, or else as ``overhead`` measures it."""
+    measured = {
+        row["method"]: row["uniform = 1"] for row in _read("overhead/gramian_steps.csv") if row["problem"] == problem
+    }
+    runs = _by_method(f"{suite}/tables/{problem}_overview.csv")
+    return {name: row["relative_seconds"] or measured.get(name, "") for name, row in runs.items()}
 
 
 def finetune() -> str:
@@ -100,7 +109,7 @@ def terminal() -> str:
 def fair() -> str:
     """Defaults and tuned settings over ten seeds."""
     against = [_by_method(f"fair/tables/multidigits_verdict_tuned{suffix}.csv") for suffix in ("", "_static")]
-    costs = {name: row["relative_seconds"] for name, row in _by_method("fair/tables/multidigits_overview.csv").items()}
+    costs = _costs("fair", "multidigits")
     rows = [
         [
             f"`{method}`",
