@@ -64,7 +64,10 @@ class Trajectory:
             "replica": np.tile(np.repeat(np.arange(self.replicas, dtype=np.int32), len(tasks)), rows),
             "task": np.tile(np.array(tasks, dtype=object), rows * self.replicas),
         }
-        for column, values in self.columns.items():
+        # As records have it, whatever the order in a checkpoint.
+        first = [column for column in COLUMNS if column in self.columns]
+        for column in (*first, *(column for column in self.columns if column not in first)):
+            values = self.columns[column]
             content[column] = np.array(values, dtype=float).reshape(-1)
         return pd.DataFrame(content)
 
