@@ -66,8 +66,8 @@ def quick() -> str:
 def better() -> str:
     """Who is better than uniform weights, and than constants, once everybody is tuned, and at what cost, in words."""
     text = (
-        "**Shown better**, every method and every rival tuned by equally many trials (in parentheses: its step over a uniform "
-        f"one). {' '.join(_shown_better(suite, problem) for suite, problem in TUNED)}"
+        "**Shown better**, every method and every rival tuned by equally many trials (in parentheses: its step over a "
+        f"uniform one). {' '.join(_shown_better(suite, problem) for suite, problem in TUNED)}"
     )
     return textwrap.fill(text, WIDTH, break_long_words=False, break_on_hyphens=False)
 
