@@ -1,6 +1,7 @@
 """From names to classes: the listed problems and weighters, and those of the user's own.
 
-A class of the user's own is named ``path/to/file.py:ClassName`` or ``package.module:ClassName``.
+A class of the user's own is named ``path/to/file.py:ClassName`` or ``package.module:ClassName``. To look it up is to run its
+code, so a command loads only those that its user has named: see ``code_of_the_user``.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -29,6 +30,34 @@ ADDED_LATER = ("probes", "validation_batches", "warmup_steps", "patience")
 AUTO = "auto"
 """Stands in the plan for a default that the run's facts decide."""
 
+_trusted: set[str] | None = None
+"""The classes of the user's own that may be loaded; None: all."""
+
+
+@contextlib.contextmanager
+def code_of_the_user(*, everybodys: bool = False) -> Iterator[None]:
+    """Within, a class is loaded only after ``trust`` has named it, unless ``everybodys`` code may run.
+
+    Names come from suites and from records, which may have come from strangers.
+    """
+    global _trusted
+    before, _trusted = _trusted, None if everybodys else set()
+    try:
+        yield
+    finally:
+        _trusted = before
+
+
+def trust(names: Iterable[str]) -> None:
+    """Let classes be loaded from now on."""
+    if _trusted is not None:
+        _trusted.update(names)
+
+
+def _check_trusted(name: str) -> None:
+    if _trusted is not None and name not in _trusted:
+        raise UserError(f"{name}: expected code named by a suite in this folder, found it named elsewhere; --trust runs it")
+
 
 def problem_class(name: str) -> type[Problem]:
     """The class of a listed problem or one of the user's own. Raises UserError."""
@@ -36,6 +65,7 @@ def problem_class(name: str) -> type[Problem]:
         return _problem(LISTED[name])
     if ":" not in name:
         raise UserError(unknown("problem", name, LISTED))
+    _check_trusted(name)
     return _problem(name)
 
 
@@ -45,6 +75,7 @@ def weighter_class(name: str) -> type[Weighter]:
         return METHODS[name]
     if ":" not in name:
         raise UserError(unknown("weighter", name, METHODS))
+    _check_trusted(name)
     found: type[Weighter] = _load(name, Weighter)
     return found
 
@@ -98,6 +129,7 @@ def own_source(name: str) -> str | None:
     """
     if ":" not in name:
         return None
+    _check_trusted(name)
     file = _module(name.rpartition(":")[0], name).__file__
     if not file:
         return None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -70,7 +71,14 @@ def last_weight(model: nn.Sequential) -> Tensor:
 
 def model() -> nn.Sequential:
     torch.manual_seed(3)
-    return nn.Sequential(nn.Linear(WIDTH, 6), nn.Tanh(), nn.Linear(6, 1)).double()
+    made = nn.Sequential(nn.Linear(WIDTH, 6), nn.Tanh(), nn.Linear(6, 1)).double()
+    made[1].register_forward_hook(by_mode)
+    return made
+
+
+def by_mode(layer: nn.Module, _: Any, output: Tensor) -> Tensor:
+    """A layer that is not the same in training and in evaluation, without anything drawn."""
+    return output * 1.25 if layer.training else output
 
 
 def sums_of(model: nn.Module, part: Batch) -> Tensor:
@@ -81,6 +89,20 @@ def sums_of(model: nn.Module, part: Batch) -> Tensor:
 
 def counts_of(part: Batch) -> Tensor:
     return torch.zeros(K, dtype=torch.int64).index_add(0, part.task, part.mask.sum(1))
+
+
+def counts_of_parts(parts: Sequence[Batch]) -> Tensor:
+    return torch.stack([counts_of(part) for part in parts]).sum(0)
+
+
+def overflow(parameter: Any, now: Callable[[], bool]) -> torch.amp.GradScaler:
+    """A gradient scaler that skips the steps in which ``now()``, as the gradient of a parameter is then infinite."""
+
+    def infinite(gradient: Tensor) -> Tensor:
+        return torch.full_like(gradient, torch.inf) if now() else gradient
+
+    parameter.register_hook(infinite)
+    return torch.amp.GradScaler("cpu", init_scale=2.0)
 
 
 def measure(model: nn.Module) -> Any:
@@ -108,6 +130,15 @@ def means(model: nn.Module, part: Batch) -> Tensor:
     return sums_of(model, part) / counts_of(part).clamp(min=1)
 
 
+@contextmanager
+def evaluation(model: nn.Module) -> Iterator[None]:
+    """For validation losses."""
+    model.eval()
+    with torch.no_grad():
+        yield
+    model.train()
+
+
 def gramian_of(losses: Tensor, parameters: Sequence[Tensor]) -> Tensor:
     found = [torch.autograd.grad(loss, parameters, retain_graph=True) for loss in losses]
     rows = torch.stack([torch.cat([part.flatten() for part in each]) for each in found])
@@ -115,16 +146,21 @@ def gramian_of(losses: Tensor, parameters: Sequence[Tensor]) -> Tensor:
 
 
 @cache
-def by_hand(name: str) -> Result:
-    """Plain PyTorch on whole batches: no step object, no micro-batches, no ranks. Trained once for all that ask."""
+def by_hand(name: str, skipped: int | None = None) -> Result:
+    """Plain PyTorch on whole batches: no step object, no micro-batches, no ranks. Trained once for all that ask.
+
+    skipped: the step that is not made, as under a gradient scaler, and of which nothing is learned
+    """
     trained, weighter, validation = model(), method(name), validation_rows()
     optimizer = torch.optim.SGD(trained.parameters(), lr=LR)
     losses_of, weights_of = [], []
+    shown_batches = 0
     for step, part in enumerate(training_batches()):
         losses, counts = means(trained, part), counts_of(part)
         now = Observation(losses=losses, counts=counts)
         if step == 0:
-            first = Observation(losses=means(trained, validation), counts=counts_of(validation))
+            with evaluation(trained):
+                first = Observation(losses=means(trained, validation), counts=counts_of(validation))
             weighter.start(now.replace(val_losses=first.losses, val_counts=first.counts))
         wanted = weighter.wants()
         if Needs.GRAMIAN in wanted:
@@ -133,21 +169,29 @@ def by_hand(name: str) -> Result:
         if Needs.GRAD_NORMS in wanted:
             rows = [torch.autograd.grad(loss, last_weight(trained), retain_graph=True)[0] for loss in losses]
             now = now.replace(grad_norms=torch.stack([row.norm() for row in rows]))
+        if step == skipped:
+            continue
+        losses_of.append(torch.where(counts > 0, losses.detach(), torch.nan))
+        weights_of.append(weights)
         optimizer.zero_grad()
         (weights * losses).sum().backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         if Needs.LOSSES_AFTER_STEP in wanted:
             now = now.replace(losses_after=means(trained, part))
         if Needs.VAL_LOSSES in wanted:
-            shown = validation[[(step * 6 + place) % 13 for place in range(6)]]
-            now = now.replace(val_losses=means(trained, shown), val_counts=counts_of(shown))
+            shown = validation[[(shown_batches * 6 + place) % 13 for place in range(6)]]
+            shown_batches += 1
+            with evaluation(trained):
+                now = now.replace(val_losses=means(trained, shown), val_counts=counts_of(shown))
         weighter.update(now)
-        losses_of.append(torch.where(counts > 0, losses.detach(), torch.nan))
-        weights_of.append(weights)
     return Result(torch.stack(losses_of), torch.stack(weights_of), flat(trained))
 
 
-def assert_equal(found: Result, expected: Result) -> None:
-    """To 1e-10."""
+def assert_equal(found: Result, expected: Result, *, of: str = "") -> None:
+    """To 1e-10. of: whose result it is, for the message."""
     for field in ("losses", "weights", "parameters"):
-        torch.testing.assert_close(getattr(found, field), getattr(expected, field), rtol=1e-10, atol=1e-10, equal_nan=True)
+        one, other = getattr(found, field), getattr(expected, field)
+        try:
+            torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10, equal_nan=True)
+        except AssertionError as error:
+            raise AssertionError(f"{of} {field}: {error}") from error

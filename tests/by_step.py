@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
 from by_hand import (
+    LR,
     TASKS,
     Batch,
-    counts_of,
+    Result,
+    counts_of_parts,
+    flat,
     last_weight,
     measure,
     method,
+    model,
+    overflow,
     sums_of,
+    training_batches,
     validation_rows,
 )
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
 from weighting import ValidationFeed, WeightedStep
@@ -50,23 +60,87 @@ def stepped(trained: nn.Sequential, name: str, rank: int = 0, ranks: int = 1, **
 
 
 def local_means(trained: nn.Module, parts: list[Batch]) -> Callable[[], Tensor]:
-    counted = torch.stack([counts_of(part) for part in parts]).sum(0).clamp(min=1)
+    counted = counts_of_parts(parts).clamp(min=1)
     return lambda: torch.stack([sums_of(trained, part) for part in parts]).sum(0) / counted
 
 
-def one_step(step: WeightedStep, trained: nn.Sequential, forward: nn.Module, optimizer: Any, parts: list[Batch]) -> None:
+def one_step(
+    step: WeightedStep,
+    trained: nn.Sequential,
+    forward: Any,
+    optimizer: Any,
+    parts: list[Batch],
+    scaler: torch.amp.GradScaler | None = None,
+) -> None:
+    """trained: the bare model; forward: the model, or what is wrapped around it; scaler: may skip the step."""
+    scaler = scaler or torch.amp.GradScaler("cpu", enabled=False)
     losses = local_means(trained, parts)
-    counts = torch.stack([counts_of(part) for part in parts]).sum(0)
-    step.open(counts, losses, lambda: (sums_of(trained, part) for part in parts))
+    step.open(counts_of_parts(parts), losses, lambda: (sums_of(trained, part) for part in parts))
     optimizer.zero_grad()
     for place, part in enumerate(parts):
-        if isinstance(forward, DistributedDataParallel) and place < len(parts) - 1:
-            with forward.no_sync():
-                step.total(sums_of(forward, part)).backward()  # type: ignore[no-untyped-call]
-        else:
-            step.total(sums_of(forward, part)).backward()  # type: ignore[no-untyped-call]
-    optimizer.step()
-    step.close(losses_after=losses)
+        last = place == len(parts) - 1
+        if isinstance(forward, FSDPModule):
+            forward.set_requires_gradient_sync(last)
+        with forward.no_sync() if isinstance(forward, DistributedDataParallel) and not last else nullcontext():
+            scaler.scale(step.total(sums_of(forward, part))).backward()  # type: ignore[no-untyped-call]
+    scale = scaler.get_scale()
+    scaler.step(optimizer)
+    scaler.update()
+    step.close(skipped=scaler.get_scale() < scale, losses_after=losses)
+
+
+def run(
+    name: str,
+    pieces: int = 2,
+    rank: int = 0,
+    ranks: int = 1,
+    *,
+    skipped: int | None = None,
+    wrapped: Callable[[nn.Sequential], Any] = lambda trained: trained,
+) -> Result:
+    """skipped: a step in which a gradient overflows; wrapped: what is put around the model, which may change it."""
+    trained = model()
+    forward = wrapped(trained)
+    step = stepped(trained, name, rank, ranks)
+    scaler = None
+    if skipped is not None:
+        scaler = overflow(trained[2].bias, lambda: step.steps == skipped and step.skipped == 0)
+    optimizer = torch.optim.SGD(trained.parameters(), lr=LR)
+    losses, weights = [], []
+    for whole in training_batches():
+        one_step(step, trained, forward, optimizer, parts_of(whole, pieces, rank, ranks), scaler)
+        logged = step.logs()
+        if logged:
+            losses.append([logged[f"loss/{task}"] for task in TASKS])
+            assert step.weights is not None
+            weights.append(step.weights)
+    return Result(torch.tensor(losses, dtype=torch.float64), torch.stack(weights), flat(whole_of(trained)))
+
+
+def whole_of(trained: nn.Module) -> nn.Module:
+    """The model, with the parameters of all ranks where they were sharded."""
+    if not isinstance(trained, FSDPModule):
+        return trained
+    found = model()
+    found.load_state_dict(get_model_state_dict(trained, options=StateDictOptions(full_state_dict=True)))
+    return found
+
+
+def resumed(name: str, folder: Path, stop: int) -> Tensor:
+    """The parameters of a run that was stopped and went on with what it had saved."""
+    folder.mkdir(exist_ok=True)
+    kept = folder / "saved.pt"
+    for batches in (training_batches()[:stop], training_batches()[stop:]):
+        trained = model()
+        step, optimizer = stepped(trained, name), torch.optim.SGD(trained.parameters(), lr=LR)
+        if kept.exists():
+            saved = torch.load(kept, weights_only=True)
+            trained.load_state_dict(saved["model"])
+            step.load_state_dict(saved["step"])
+        for whole in batches:
+            one_step(step, trained, trained, optimizer, parts_of(whole, 2))
+        torch.save({"model": trained.state_dict(), "step": step.state_dict()}, kept)
+    return flat(trained)
 
 
 def shown_to(weighter: Any) -> list[Any]:

@@ -35,7 +35,7 @@ def planned(suite: Path, *weighters: str) -> list[RunSpec]:
 def command(suite: Path, *more: str, out: str = "out") -> list[str]:
     folder = suite.parent
     places = ["--out", str(folder / out), "--plots", str(folder / "plots")]
-    return [sys.executable, str(ROOT / "run_bench.py"), str(suite), "--jobs", "2", *places, *more]
+    return [sys.executable, str(ROOT / "run_bench.py"), str(suite), "--trust", "--jobs", "2", *places, *more]
 
 
 def environment(folder: Path, sleep: float = 0.0) -> dict[str, str]:

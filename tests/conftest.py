@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 
 import browsers
 import pytest
+import ray_cluster
 import torch
 from command_line import Bench, bench
 from conformance import Conformance
+from figures import Figures
 from finetune_fixtures import gpt2, hub, llama, model_cache
 from hypothesis import HealthCheck, settings
 from places import TESTS
@@ -22,6 +24,8 @@ from benchmarks.harness.interrupts import SIGNALS
 
 if TYPE_CHECKING:
     from check_bench import CheckBench
+
+FIGURES = pytest.StashKey[Figures]()
 
 __all__ = ["bench", "gpt2", "hub", "llama", "model_cache"]
 
@@ -40,25 +44,44 @@ settings.load_profile("suite")
 def pytest_addoption(parser: pytest.Parser) -> None:
     """``--traces DIR``: replay the traces of another folder, see traces/README.md for the format.
 
-    ``--faults N``: damage records so often, see test_damage.
+    ``--faults N``: damage records so often, see test_damage, and everything else in soak/ in proportion.
     """
     parser.addoption("--traces", type=Path, default=TESTS / "traces", help="folder of reference traces")
     parser.addoption("--faults", type=int, default=150, help="random faults in records")
     parser.addoption("--conformance", type=Path, help="file for the table of replayed traces")
+    parser.addoption("--figures", type=Path, help="page for what the tests in soak/ have counted")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("conformance") is not None:
         config.pluginmanager.register(ConformancePlugin(config.getoption("conformance")))
+    config.stash[FIGURES] = Figures()
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    page: Path | None = session.config.getoption("figures")
+    if page is not None:
+        session.config.stash[FIGURES].write(page)
+
+
+@pytest.fixture
+def figures(request: pytest.FixtureRequest) -> Figures:
+    found: Figures = request.config.stash[FIGURES]
+    return found
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Without a browser: no tests of the page, one in CI."""
+    """Without a browser: no tests of the page, one in CI. Without Ray: none of a cluster, one in CI."""
     if browsers.find() is None:
-        drive = [item for item in items if "browser" in getattr(item, "fixturenames", ())]
-        left_out = drive[1:] if os.environ.get("CI") else drive
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if item not in left_out]
+        _leave_out(config, items, [item for item in items if "browser" in getattr(item, "fixturenames", ())])
+    if not ray_cluster.is_installed():
+        _leave_out(config, items, [item for item in items if item.path.name == "test_ray.py"])
+
+
+def _leave_out(config: pytest.Config, items: list[pytest.Item], lacking: list[pytest.Item]) -> None:
+    left_out = lacking[1:] if os.environ.get("CI") else lacking
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
 
 
 def pytest_collection_finish() -> None:
@@ -67,6 +90,10 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if not ray_cluster.is_installed() and not os.environ.get("CI"):
+        terminalreporter.write_line(
+            f"left out: the tests of a cluster, since Ray is not installed; to run them: {ray_cluster.HOW}"
+        )
     if browsers.find() is None and not os.environ.get("CI"):
         terminalreporter.write_line(
             f"left out: the tests of report.html in a browser, since none was found; to run them: {browsers.HOW}"

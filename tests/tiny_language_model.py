@@ -6,7 +6,7 @@ from functools import cache
 from typing import Any
 
 import torch
-from by_hand import METHODS, Result, gramian_of
+from by_hand import METHODS, Result, by_mode, evaluation, gramian_of
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -14,7 +14,7 @@ import weighting
 from weighting import Needs, Observation
 
 TASKS = ("code", "text", "speech")
-K, VOCABULARY, LENGTH, STEPS, LR, WHOLE = len(TASKS), 17, 6, 5, 0.3, 8
+K, VOCABULARY, LENGTH, LAYERS, STEPS, LR, WHOLE = len(TASKS), 17, 6, 2, 5, 0.3, 8
 ROWS = STEPS * WHOLE - 1
 """The last batch is smaller than the others."""
 
@@ -43,7 +43,7 @@ def model(dropout: float = 0.0) -> Any:
         vocab_size=VOCABULARY,
         hidden_size=8,
         intermediate_size=12,
-        num_hidden_layers=2,
+        num_hidden_layers=LAYERS,
         num_attention_heads=2,
         num_key_value_heads=1,
         attention_dropout=dropout,
@@ -55,11 +55,23 @@ def model(dropout: float = 0.0) -> Any:
     made: Any = LlamaForCausalLM(config)
     for parameter in made.parameters():
         parameter.data *= 4
+    made.model.norm.register_forward_hook(by_mode)
     return made.double()
 
 
+def adapted() -> Any:
+    """The model with LoRA, whose adapters have dropout."""
+    from peft import LoraConfig, get_peft_model
+
+    made = model()
+    settings: Any = LoraConfig(r=2, lora_dropout=0.3, target_modules="all-linear", init_lora_weights="gaussian")
+    return get_peft_model(made, settings).double()
+
+
 def shared(trained: Any) -> list[Tensor]:
-    return [trained.model.layers[-1].mlp.down_proj.weight]
+    """What is trained of the last layer's last matrix."""
+    last = f"layers.{LAYERS - 1}.mlp.down_proj."
+    return [each for name, each in trained.named_parameters() if last in name and each.requires_grad]
 
 
 def method(name: str) -> weighting.Weighter:
@@ -91,18 +103,20 @@ def validation_places(step: int, size: int = 9) -> list[int]:
 
 
 @cache
-def by_hand(name: str) -> Result:
-    """Plain PyTorch on whole batches, trained once for all that ask."""
+def by_hand(name: str, skipped: int | None = None) -> Result:
+    """Plain PyTorch on whole batches, trained once for all that ask. skipped: a step that is not made."""
     trained, weighter, data, validation = model(), method(name), rows(), validation_rows()
     optimizer = torch.optim.SGD(trained.parameters(), lr=LR)
     losses_of, weights_of = [], []
+    shown_batches = 0
     for step in range(STEPS):
         batch = data[step * WHOLE : (step + 1) * WHOLE]
         losses, counts = means(trained, batch)
         now = Observation(losses=losses, counts=counts)
         if step == 0:
-            first = means(trained, validation)
-            weighter.start(now.replace(val_losses=first[0].detach(), val_counts=first[1]))
+            with evaluation(trained):
+                first = means(trained, validation)
+            weighter.start(now.replace(val_losses=first[0], val_counts=first[1]))
         wanted = weighter.wants()
         if Needs.GRAMIAN in wanted:
             now = now.replace(gramian=gramian_of(losses, shared(trained)))
@@ -110,16 +124,20 @@ def by_hand(name: str) -> Result:
         if Needs.GRAD_NORMS in wanted:
             found = [torch.autograd.grad(loss, shared(trained), retain_graph=True)[0].norm() for loss in losses]
             now = now.replace(grad_norms=torch.stack(found))
+        if step == skipped:
+            continue
+        losses_of.append(torch.where(counts > 0, losses.detach(), torch.nan))
+        weights_of.append(torch.where(counts > 0, weights, torch.nan))
         optimizer.zero_grad()
         (weights * losses).sum().backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        with torch.no_grad():
-            if Needs.LOSSES_AFTER_STEP in wanted:
+        if Needs.LOSSES_AFTER_STEP in wanted:
+            with torch.no_grad():
                 now = now.replace(losses_after=means(trained, batch)[0])
-            if Needs.VAL_LOSSES in wanted:
-                shown = means(trained, [validation[place] for place in validation_places(step)])
-                now = now.replace(val_losses=shown[0], val_counts=shown[1])
+        if Needs.VAL_LOSSES in wanted:
+            with evaluation(trained):
+                shown = means(trained, [validation[place] for place in validation_places(shown_batches)])
+            shown_batches += 1
+            now = now.replace(val_losses=shown[0], val_counts=shown[1])
         weighter.update(now)
-        losses_of.append(torch.where(counts > 0, losses.detach(), torch.nan))
-        weights_of.append(torch.where(counts > 0, weights, torch.nan))
     return Result(torch.stack(losses_of), torch.stack(weights_of), flat(trained))

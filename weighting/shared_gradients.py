@@ -11,7 +11,13 @@ from weighting.gradients import trainable
 
 HIDDEN = (
     "expected the tasks' gradients at the shared layer, found none, as under re-entrant activation checkpointing; "
-    "use use_reentrant=False, or give step.gradients_of() the sums of a pass of its own"
+    "use use_reentrant=False, or give step.gradients_of() the sums of a pass of its own; at a layer that FSDP has sharded, "
+    "measure norms yourself: grad_norms= in close()"
+)
+
+DONATED = (
+    "expected a graph that each task can go through, found one of torch.compile that is used up by the first; set "
+    "torch._functorch.config.donated_buffer = False before the model is compiled"
 )
 
 
@@ -35,7 +41,7 @@ class SharedGradients:
         losses  ``(K,)`` with graph, which is kept; each its share of the whole step's mean
 
         Nothing is written to ``.grad``, and no hook of ``DistributedDataParallel`` runs. Raises RuntimeError where the
-        gradients do not come through, as under re-entrant activation checkpointing.
+        gradients do not come through, as under re-entrant activation checkpointing, or at a sharded layer.
         """
         found, reached = [], False
         try:
@@ -44,7 +50,8 @@ class SharedGradients:
                 reached = reached or any(gradient is not None for gradient in each)
                 found.append([torch.zeros_like(p) if g is None else g for p, g in zip(self.parameters, each, strict=True)])
         except RuntimeError as error:
-            raise RuntimeError(f"{HIDDEN} ({str(error).splitlines()[0]})") from error
+            told = DONATED if "donated" in str(error) else HIDDEN
+            raise RuntimeError(f"{told} ({str(error).splitlines()[0]})") from error
         if not reached:
             raise RuntimeError(HIDDEN)
         self._take(found)

@@ -17,7 +17,8 @@ class ValidationFeed:
     tasks       the number of each example's task, 0 to K - 1: every mini-batch then holds equally many examples of each
                 task, ``batch_size / K``; None: as the data come
     batches     mini-batches per update of the method
-    rank, ranks  this process, of how many; each example of a mini-batch is with one rank alone
+    rank, ranks  this process, of how many; each example of a mini-batch is with one rank alone; a sharded model (FSDP) wants
+                ``batch_size`` of at least ``ranks``, so that all of them pass
 
     A task, or a set, of fewer examples than asked for gives each of them once. Raises ValueError on an empty set, or where
     ``batch_size`` is no multiple of the number of tasks.
@@ -58,10 +59,12 @@ class ValidationFeed:
         self.position += 1
 
     def everything(self) -> Iterator[Any]:
-        """This rank's part of the whole set, each example once."""
-        size = self.batch_size
+        """This rank's part of the whole set, each example once, in as many batches as every other rank."""
         rows = range(len(self.data))
-        yield from self._collated(rows[start : start + size] for start in range(0, len(rows), size))
+        # A sharded model waits for all ranks in each pass: too few rows for all of them go with the batch before.
+        starts = range(0, max(len(rows) - self.ranks, 0) + 1, self.batch_size)
+        ends = [*starts[1:], len(rows)]
+        yield from self._collated(rows[start:end] for start, end in zip(starts, ends, strict=True))
 
     def state_dict(self) -> dict[str, int]:
         """The position."""

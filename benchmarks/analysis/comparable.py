@@ -20,21 +20,32 @@ from benchmarks.records.schema import SINGLE_TASK_ROLES, Fingerprints, Run, RunS
 
 UNIFORM = "uniform"
 """The method that others are compared with."""
+STATIC = "static"
+"""Constant weights, with which the tuned are compared too."""
 FINGERPRINTS = tuple(Fingerprints.model_fields)
 
 
 def is_uniform(spec: WeighterSpec) -> bool:
     """Whether a method is the one that others are compared with: under a prior, weights are no longer uniform."""
-    return spec.name == UNIFORM and spec.hyperparameters.get("prior") is None
+    return _is_plain(spec, UNIFORM)
+
+
+def plain_label(methods: Mapping[str, WeighterSpec], method: str) -> str | None:
+    """What a method without a prior is called among methods (label -> method); None where it is not among them.
+
+    Of several settings the one that bears the plain name counts.
+    """
+    found = [label for label, spec in methods.items() if _is_plain(spec, method)]
+    return method if method in found else next(iter(found), None)
 
 
 def uniform_label(methods: Mapping[str, WeighterSpec]) -> str | None:
-    """What uniform weights are called among methods (label -> method); None where there are none.
+    """What uniform weights are called among methods, as ``plain_label``."""
+    return plain_label(methods, UNIFORM)
 
-    Of several settings the plain one counts.
-    """
-    found = [label for label, spec in methods.items() if is_uniform(spec)]
-    return UNIFORM if UNIFORM in found else next(iter(found), None)
+
+def _is_plain(spec: WeighterSpec, method: str) -> bool:
+    return spec.name == method and spec.hyperparameters.get("prior") is None
 
 
 LONGEST_NAME = 50

@@ -2,8 +2,9 @@
 
 Relative, since machines differ; to the uniform run of the same seed, trained together with it, since what runs beside comes
 and goes; then the median over seeds. (The ratio of medians raised false alarms in 6 % of the checks instead of 1 %, after
-one busy period.) There is no ratio where the runs were not trained together (``APART``), not on the same machine, or where
-one of them had to wait for a processor: such a pair says more of the machine than of the method.
+one busy period.) There is no ratio where the runs were not trained together (``APART``), not on the same machine or not by
+the same executor, or where one of them had to wait for a processor: such a pair says more of the machine than of the
+method.
 
 A uniform run may have been trained several times, later ones as the pair of a method that was trained later
 (``Record.timings``): the ratio is to the nearest.
@@ -25,6 +26,11 @@ APART = timedelta(minutes=15)
 
 Runs that overlap always do, however long they are. In the reference suites the runs of a seed are at most 5 minutes apart
 when they are trained in one go; retrained ones were 20 and more."""
+
+ALIKE = {"gpu_id"}
+"""Facts of a machine that may differ: two devices of one kind in one machine."""
+HOW = {"executor", "process"}
+"""Facts of a machine that say how a run was trained on it."""
 
 
 @dataclass(frozen=True)
@@ -117,8 +123,11 @@ def _pairing(record: Record, uniform: Record | None) -> Pairing:
 
 def _why_not(own: Timing, other: Timing) -> str:
     """Why two timings are no pair; empty if they are."""
-    if any(own.machine[fact] != other.machine[fact] for fact in own.machine.keys() & other.machine.keys()):
+    differing = {fact for fact in own.machine.keys() & other.machine.keys() if own.machine[fact] != other.machine[fact]}
+    if differing - ALIKE - HOW:
         return "trained on another machine than uniform"
+    if differing & HOW:
+        return "trained by another executor than uniform"
     if _gap(own, other) > APART:
         return f"trained more than {APART.total_seconds() / 60:g} minutes from uniform"
     if own.disturbed or other.disturbed or not other.seconds_per_step > 0:

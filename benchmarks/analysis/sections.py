@@ -102,10 +102,15 @@ class Section:
         return tuple(info for info in self.metrics if info.primary)
 
 
-def uniform_label(section: Section) -> str | None:
-    """What the section calls uniform weights, see ``comparable.uniform_label``."""
+def plain_label(section: Section, method: str) -> str | None:
+    """What the section calls a method without a prior, see ``comparable.plain_label``."""
     specs = {label: run.record.run.weighter for (label, _), run in section.runs.items()}
-    return comparable.uniform_label({label: specs[label] for label in section.methods if label in specs})
+    return comparable.plain_label({label: specs[label] for label in section.methods if label in specs}, method)
+
+
+def uniform_label(section: Section) -> str | None:
+    """What the section calls uniform weights."""
+    return plain_label(section, comparable.UNIFORM)
 
 
 def uniform_runs(section: Section) -> tuple[Run, ...]:

@@ -1,6 +1,7 @@
 """The verdict: every method against uniform weights, paired by seed, with a test where the number of pairs allows one.
 
-Where a suite tunes, there are two: all at their defaults, and all at their best settings.
+Where a suite tunes, there are more: all at their best settings, against uniform weights and against constant ones that were
+searched for by as many trials.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from benchmarks.analysis.comparable import STATIC, UNIFORM
 from benchmarks.analysis.delta_m import differences
 from benchmarks.analysis.paired import LEVEL
 from benchmarks.analysis.scores import Scores
-from benchmarks.analysis.sections import uniform_label
+from benchmarks.analysis.sections import plain_label
 from benchmarks.analysis.statistics import mean_and_error
 from benchmarks.analysis.table import ERROR, Column, Table
 from benchmarks.analysis.verdict import Judged, judge, pairs_needed
@@ -42,27 +44,33 @@ class JudgedRows:
 
 
 def verdict_tables(scored: Scores) -> tuple[Table, ...]:
-    """Every method but uniform against it: at the defaults, then tuned; without those that nothing was trained for."""
+    """Every method but uniform against it: at the defaults, then tuned, then tuned against tuned constants.
+
+    Without those that nothing was trained for.
+    """
     section, measured, best = scored.section, scored.measure, scored.tuned
-    uniform = uniform_label(section)
     default = {label: scored.by_seed("method", label, measured) for label in section.methods}
-    tuned = {label: scored.by_seed("tuned", label, best) for label in section.methods}
-    tables = (
+    tuned = {label: values for label in section.methods if (values := scored.by_seed("tuned", label, best))}
+    tables = [
         _table(
             default,
-            uniform,
+            plain_label(section, UNIFORM),
             "Verdict: against uniform",
             f"{section.slug}_verdict",
             f"{measured.header} (against {measured.against}) minus that of uniform",
-        ),
-        _table(
-            {label: values for label, values in tuned.items() if values},
-            uniform,
-            "Verdict: tuned, against tuned uniform",
-            f"{section.slug}_verdict_tuned",
-            f"{best.header} (against {best.against}) minus that of uniform, both at the setting that was chosen for them",
-        ),
-    )
+        )
+    ]
+    chosen = "both at the setting that was chosen for them"
+    for rival, suffix in ((UNIFORM, ""), (STATIC, "_static")):
+        tables.append(
+            _table(
+                tuned,
+                plain_label(section, rival),
+                f"Verdict: tuned, against tuned {rival}",
+                f"{section.slug}_verdict_tuned{suffix}",
+                f"{best.header} (against {best.against}) minus that of {rival}, {chosen}",
+            )
+        )
     return tuple(table for table in tables if table is not None)
 
 
@@ -83,10 +91,10 @@ def judged_rows(gaps: Sequence[Floats], what: str) -> JudgedRows:
     return JudgedRows(rows, (*VERDICT, CHANGE, *RANGE, *((P_VALUE,) if tested else ())), caption)
 
 
-def _table(values: Mapping[str, Mapping[int, float]], uniform: str | None, title: str, name: str, what: str) -> Table | None:
+def _table(values: Mapping[str, Mapping[int, float]], rival: str | None, title: str, name: str, what: str) -> Table | None:
     """values: label -> seed -> measure. None where there is nothing to compare, or nothing to compare with."""
-    base = values.get(uniform or "", {})
-    methods = [label for label in values if label != uniform]
+    base = values.get(rival or "", {})
+    methods = [label for label in values if label != rival]
     if not base or not methods:
         return None
     judged = judged_rows([differences(values[label], base) for label in methods], what)

@@ -13,7 +13,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from benchmarks.catalog import code_of_the_user, trust
+from benchmarks.cli.execution import execution
 from benchmarks.errors import StorageError, UserError
+from benchmarks.harness.devices import Devices, check_here, read_devices
 from benchmarks.harness.dispatcher import PlanResult, execute, runs_at_once
 from benchmarks.harness.display import run_name
 from benchmarks.planning.follow_up import follow_up
@@ -51,16 +54,15 @@ def run(options: argparse.Namespace) -> int:
 
 def _train(plan: Plan, options: argparse.Namespace) -> tuple[Plan, PlanResult] | None:
     """Train what the plan still lacks. Returns the plan with what followed from its runs; None after a dry run."""
-    jobs = options.jobs or runs_at_once(plan.runs)
+    how = execution(options)
     folder: Path = options.out / plan.suite
     status = plan_status(folder, plan.runs)
-    _print_plan(plan, status, 1 if options.executor == "here" else jobs, options.device)
+    _print_plan(plan, status, options)
     if options.dry_run:
         for spec in plan.runs:
             print(_run_line(spec, status))
         return None
     _check_folder(folder)
-    how = {"jobs": jobs, "device": options.device, "executor": options.executor, "wait": not options.no_wait}
     result = execute(folder, plan.suite, plan.runs, **how)
     if result.complete:
         further = follow_up(plan, folder)
@@ -135,6 +137,7 @@ def check_weighter(options: argparse.Namespace) -> int:
     from benchmarks.catalog import weighter_class
     from weighting.testing import check_weighter as check
 
+    trust([options.checked])
     told = check(weighter_class(options.checked))
     print(told)
     return 0 if told.ok else FAILED
@@ -145,6 +148,7 @@ def check_problem(options: argparse.Namespace) -> int:
     from benchmarks.catalog import problem_class
     from benchmarks.testing import check_problem as check
 
+    trust([options.checked])
     told = check(problem_class(options.checked))
     print(told)
     return 0 if told.ok else FAILED
@@ -237,23 +241,21 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
 }
 
 
+def carry_out(options: argparse.Namespace) -> int:
+    """One command, which runs no code that its user has not named. Returns its exit code."""
+    with code_of_the_user(everybodys=options.trust):
+        return COMMANDS[options.command](options)
+
+
 def _plan(options: argparse.Namespace, *, to_train: bool = True) -> Plan:
     filters = Filters(options.problems, options.weighters, options.seeds, options.steps)
-    return make_plan(read_suite(options.suite), filters, _device_kind(options.device), to_train=to_train)
-
-
-def _device_kind(name: str) -> str:
-    try:
-        device = torch.device(name)
-        if device.type == "cpu":
-            return "cpu"
-        if device.type == "cuda" and torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count():
-            return "cuda"
-    except RuntimeError:
-        pass
-    count = torch.cuda.device_count()
-    found = f"{count} CUDA device{'s' * (count != 1)}" if count else "no CUDA device"
-    raise UserError(f"--device: expected cpu, cuda or cuda:N as this machine has, found {name!r} and {found}")
+    devices = read_devices(options.devices, options.per_device if to_train else 1)
+    if to_train and options.executor != "ray":
+        check_here(devices)
+    file = read_suite(options.suite)
+    if file.is_here:
+        trust(file.suite.names)
+    return make_plan(file, filters, devices.kind, to_train=to_train)
 
 
 def _check_folder(folder: Path) -> None:
@@ -305,8 +307,10 @@ def _selection(options: argparse.Namespace) -> str:
             words += [f"--{name}", ",".join(map(str, getattr(options, name)))]
     if options.steps:
         words += ["--steps", str(options.steps)]
-    if options.device != "cpu":
-        words += ["--device", options.device]
+    if options.devices != "cpu":
+        words += ["--devices", options.devices]
+    if options.trust:
+        words += ["--trust"]
     return shlex.join(words)
 
 
@@ -324,7 +328,7 @@ def _say_failures(result: PlanResult) -> int:
     return FAILED
 
 
-def _print_plan(plan: Plan, status: PlanStatus, jobs: int, device: str) -> None:
+def _print_plan(plan: Plan, status: PlanStatus, options: argparse.Namespace) -> None:
     if plan.question:
         print(f"suite {plan.suite}: {plan.question}\n")
     for name, runs in _by_problem(plan):
@@ -345,7 +349,15 @@ def _print_plan(plan: Plan, status: PlanStatus, jobs: int, device: str) -> None:
         count += f" ({len(status.pairs)} of them again, for the time of a step beside runs that are trained now)"
     threads = sorted({run.training.threads for run in plan.runs})
     each = f"{' or '.join(map(str, threads))} thread{'s' * (threads != [1])} each"
-    print(f"\n{count}, {jobs} at a time on {device}, {each}", flush=True)
+    print(f"\n{count}, {_at_a_time(plan, options)} on {execution(options)['devices']}, {each}", flush=True)
+
+
+def _at_a_time(plan: Plan, options: argparse.Namespace) -> str:
+    if options.executor == "ray" and options.jobs is None:
+        return "as many at a time as the cluster has room for"
+    devices: Devices = execution(options)["devices"]
+    jobs = 1 if options.executor == "here" else options.jobs or devices.slots or runs_at_once(plan.runs)
+    return f"{jobs} at a time"
 
 
 def _by_problem(plan: Plan) -> list[tuple[str, list[RunSpec]]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import importlib
 import os
@@ -63,8 +64,8 @@ def run() -> int:
 def _command(arguments: Sequence[str]) -> Callable[[], int]:
     """What is to be done. Raises UserError, and SystemExit after help."""
     options = parse(arguments)
-    function: Callable[..., int] = importlib.import_module(COMMANDS).COMMANDS[options.command]
-    return lambda: function(options)
+    commands = importlib.import_module(COMMANDS)
+    return functools.partial(commands.carry_out, options)
 
 
 def _told(act: Callable[[], int]) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import NoReturn
 from benchmarks.errors import UserError, unknown
 from benchmarks.suites import suite_names
 
-EXECUTORS = ("local", "here")
+EXECUTORS = ("local", "here", "ray")
 TRACKERS = ("tensorboard", "mlflow", "wandb")
 
 
@@ -79,6 +80,7 @@ def _parser(name: str) -> argparse.ArgumentParser:
     text = f"{command.summary[0].upper()}{command.summary[1:]}."
     parser = _Parser(prog=f"{_program()} {name}", description=text, allow_abbrev=False)
     command.fill(parser)
+    parser.set_defaults(trust=False)
     return parser
 
 
@@ -151,6 +153,13 @@ def _suite(text: str) -> str:
     return text
 
 
+def _address(text: str) -> str:
+    if text in ("auto", "local") or re.fullmatch(r"[^/:]+:\d+|\[[^/]+\]:\d+", text):
+        return text
+    hint = "; a command is given to a cluster from outside by `ray job submit`" if text.startswith("ray://") else ""
+    raise argparse.ArgumentTypeError(f"expected auto, local or HOST:PORT, found {text!r}{hint}")
+
+
 def _one_of(names: Sequence[str], text: str) -> str:
     if text not in names:
         raise argparse.ArgumentTypeError(f"expected one of {', '.join(names)}, found {text!r}")
@@ -171,17 +180,37 @@ def _add_filters(parser: argparse.ArgumentParser) -> None:
     filters.add_argument("--weighters", type=_names, help="only these weighters; single_task for the baselines")
     filters.add_argument("--seeds", type=_seeds, help="these seeds instead of the suite's")
     filters.add_argument("--steps", type=_positive, help="this many training steps")
-    filters.add_argument("--device", default="cpu", help="cpu (the default), cuda or cuda:N")
+    filters.add_argument(
+        "--devices",
+        "--device",
+        default="cpu",
+        dest="devices",
+        help="cpu (the default), cuda, cuda:N, or several GPUs as cuda:0-3,6",
+    )
 
 
 def _add_training(parser: argparse.ArgumentParser) -> None:
     training = parser.add_argument_group("training")
-    training.add_argument("--jobs", type=_positive, help="runs side by side; default: as many as there are cores for")
+    training.add_argument(
+        "--jobs", type=_positive, help="runs side by side; default: as many as there are cores for, or one for each GPU"
+    )
+    training.add_argument(
+        "--per-device", type=_positive, default=1, help="runs that share a GPU; times of such runs are not compared"
+    )
     training.add_argument(
         "--executor",
         type=functools.partial(_one_of, EXECUTORS),
         default="local",
-        help="local: a process for each run (the default); here: one after the other in this process, for debuggers",
+        help="local: a process for each run (the default); here: one after the other in this process, for debuggers; "
+        "ray: on a cluster",
+    )
+    training.add_argument(
+        "--address",
+        type=_address,
+        help="of --executor ray: HOST:PORT of a cluster, auto for the one that this machine belongs to, local (the default)",
+    )
+    training.add_argument(
+        "--new-processes", action="store_true", help="of --executor ray: a process of its own for each run"
     )
     training.add_argument(
         "--no-wait", action="store_true", help="leave when all runs that are left are in the hands of other commands"
@@ -196,6 +225,12 @@ def _add_folders(parser: argparse.ArgumentParser, *, plots: bool = True) -> None
         folders.add_argument("--plots", type=Path, default=Path("plots"), help="pictures; default: plots")
 
 
+def _add_trust(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--trust", action="store_true", help="run code (path.py:Class) named in records, or in a suite from another folder"
+    )
+
+
 # ---- commands --------------------------------------------------------------------------------------------------------
 
 
@@ -207,6 +242,7 @@ def _fill_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--track", type=functools.partial(_one_of, TRACKERS), help="write the recorded runs to an experiment tracker"
     )
+    _add_trust(parser)
 
 
 def _fill_report(parser: argparse.ArgumentParser) -> None:
@@ -214,12 +250,14 @@ def _fill_report(parser: argparse.ArgumentParser) -> None:
     _add_filters(parser)
     _add_folders(parser)
     parser.add_argument("--html", action="store_true", help="also one self-contained page, report.html")
+    _add_trust(parser)
 
 
 def _fill_calibrate(parser: argparse.ArgumentParser) -> None:
     _add_suite(parser)
     _add_filters(parser)
     _add_folders(parser, plots=False)
+    _add_trust(parser)
 
 
 def _fill_reproduce(parser: argparse.ArgumentParser) -> None:
@@ -238,6 +276,7 @@ def _fill_compare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("base", help="folder with the records of a suite, or its name in the folder of results")
     parser.add_argument("head", help="another one; compare.md, .csv and .tex are written there")
     _add_folders(parser, plots=False)
+    _add_trust(parser)
 
 
 def _fill_check(parser: argparse.ArgumentParser) -> None:
@@ -251,6 +290,7 @@ def _fill_check(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--junit", type=Path, help="file for the verdicts as JUnit XML")
     parser.add_argument("--out", type=Path, help="folder of the records; default: a new one in results")
     parser.add_argument("--plots", type=Path, default=Path("plots"), help="pictures; default: plots")
+    _add_trust(parser)
 
 
 def _fill_checked(parser: argparse.ArgumentParser, *, what: str) -> None:
@@ -259,6 +299,11 @@ def _fill_checked(parser: argparse.ArgumentParser, *, what: str) -> None:
 
 def _fill_folder(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", nargs="?", type=Path, default=Path("results"), help="of a suite or of suites")
+
+
+def _fill_migrate(parser: argparse.ArgumentParser) -> None:
+    _fill_folder(parser)
+    _add_trust(parser)
 
 
 COMMANDS: Mapping[str, Command] = {
@@ -275,7 +320,7 @@ COMMANDS: Mapping[str, Command] = {
     ),
     "calibrate": Command("how often the comparison finds a difference where there is none (suite aa)", _fill_calibrate),
     "overhead": Command("what a step costs under each weighter, beside hand-written PyTorch", _fill_overhead),
-    "migrate": Command("records of an older form get today's form and key, without training", _fill_folder),
+    "migrate": Command("records of an older form get today's form and key, without training", _fill_migrate),
     "pack": Command("the runs of every suite as two files instead of a folder each", _fill_folder),
     "unpack": Command("packed runs as folders again", _fill_folder),
 }

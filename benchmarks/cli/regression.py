@@ -7,8 +7,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.cli.execution import execution
 from benchmarks.errors import StorageError, UserError
-from benchmarks.harness.dispatcher import PlanResult, execute, runs_at_once
+from benchmarks.harness.dispatcher import PlanResult, execute
 from benchmarks.planning.plan import Plan
 from benchmarks.records import provenance
 from benchmarks.records.files import write
@@ -96,16 +97,7 @@ def _calibrate(options: argparse.Namespace) -> int:
 
 
 def _carry_out(options: argparse.Namespace, folder: Path, suite: str, runs: list[RunSpec]) -> PlanResult:
-    jobs = options.jobs or runs_at_once(runs)
-    result = execute(
-        folder,
-        suite,
-        runs,
-        jobs=jobs,
-        device=options.device,
-        executor=options.executor,
-        wait=not options.no_wait,
-    )
+    result = execute(folder, suite, runs, **execution(options))
     for warning in result.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     return result

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING
 
 import filelock
 import pandas as pd
 
-from benchmarks.errors import StorageError
+from benchmarks.errors import StorageError, UserError
 from benchmarks.harness import interrupts
+from benchmarks.harness.devices import Devices
 from benchmarks.harness.display import display_for, run_name
-from benchmarks.harness.executor import Executor, Lost
+from benchmarks.harness.executor import Cluster, Executor, ExecutorName, Lost
 from benchmarks.harness.here import HereExecutor
 from benchmarks.harness.local import LocalExecutor
 from benchmarks.harness.memory import cores
@@ -25,12 +26,18 @@ from benchmarks.planning.status import Recorded, plan_status
 from benchmarks.records import provenance
 from benchmarks.records.locks import is_free, lock_of
 from benchmarks.records.packed import Packed
+from benchmarks.records.presence import Presence
 from benchmarks.records.reading import read_one
-from benchmarks.records.schema import COLUMNS, RunSpec
+from benchmarks.records.schema import COLUMNS, RunSpec, State
 from benchmarks.records.storage import DamagedRecordError, remove_leftovers, run_folder, set_aside, write_run
+
+if TYPE_CHECKING:
+    from benchmarks.harness.ray_executor import RayExecutor
 
 BUSY_SECONDS = 1.0
 """Wait before asking again for a run that another command is training."""
+LOST_TIMES = 3
+"""How often a run is tried again that was lost through no doing of its own."""
 
 
 @dataclass
@@ -76,15 +83,20 @@ def execute(
     suite: str,
     runs: list[RunSpec],
     *,
-    jobs: int,
-    device: str,
-    executor: Literal["local", "here"] = "local",
+    jobs: int | None,
+    devices: Devices,
+    executor: ExecutorName = "local",
+    cluster: Cluster = Cluster(),  # noqa: B008 - it cannot be changed
     wait: bool = True,
 ) -> PlanResult:
-    """Train every run that has no record yet. Raises StorageError where results cannot be written.
+    """Train every run that has no record yet.
 
-    jobs  runs at the same time
-    wait  whether to wait for runs that other commands have in hand when nothing else is left
+    jobs     runs at the same time; None: as many as there is room for
+    devices  of this machine that train; of a cluster, their kind, and how many runs share one
+    cluster  where an executor finds other machines
+    wait     whether to wait for runs that other commands have in hand when nothing else is left
+
+    Raises StorageError where results cannot be written, UserError where no run can be trained as the executor is set up.
     """
     remove_leftovers(folder)
     status = plan_status(folder, runs)
@@ -95,20 +107,56 @@ def execute(
     except OSError as error:
         raise StorageError.of(error, folder) from error
     commit = provenance.commit()
+    own_process = executor == "local" or (executor == "ray" and cluster.new_processes)
     to_do = [
-        Job(spec, suite, folder, device, status.replaced.get(key), status.pairs.get(key, ""), commit)
+        Job(
+            spec,
+            suite,
+            folder,
+            devices.names[0],
+            status.replaced.get(key),
+            status.pairs.get(key, ""),
+            commit,
+            executor,
+            own_process,
+            devices.per_device,
+        )
         for key, spec in status.to_do.items()
     ]
     if to_do:
         dispatcher = _Dispatcher(to_do, result, len(runs), wait=wait)
-        dispatcher.run(_make_executor(executor, to_do, jobs, dispatcher))
+        with contextlib.closing(Presence(folder)) as presence:
+            presence.check_others()
+            dispatcher.run(_make_executor(executor, to_do, presence, jobs, devices, cluster, dispatcher))
     return result
 
 
-def _make_executor(name: str, to_do: list[Job], jobs: int, dispatcher: _Dispatcher) -> Executor:
+def _make_executor(
+    name: ExecutorName,
+    to_do: list[Job],
+    presence: Presence,
+    jobs: int | None,
+    devices: Devices,
+    cluster: Cluster,
+    dispatcher: _Dispatcher,
+) -> Executor:
     if name == "here":
         return HereExecutor(dispatcher.progress)
-    return LocalExecutor(to_do, min(jobs, len(to_do)), dispatcher.progress, dispatcher.ending)
+    if name == "ray":
+        return _ray_executor()(to_do, presence, jobs, cluster, dispatcher.progress)
+    jobs = jobs or devices.slots or runs_at_once([job.spec for job in to_do])
+    return LocalExecutor(to_do, min(jobs, len(to_do)), devices, dispatcher.progress, dispatcher.ending)
+
+
+def _ray_executor() -> type[RayExecutor]:
+    try:
+        # Imported on use: Ray is an extra, and heavy.
+        from benchmarks.harness.ray_executor import RayExecutor
+    except ModuleNotFoundError as error:
+        if error.name != "ray":
+            raise
+        raise UserError("--executor ray: expected Ray, not found: pip install 'mtl-weighting[ray]'") from error
+    return RayExecutor
 
 
 def _set_damaged_aside(folder: Path, key: str) -> list[str]:
@@ -143,7 +191,10 @@ class _Dispatcher:
         self.not_before = 0.0
         self.busy: dict[str, filelock.BaseFileLock] = {}
         """Key -> lock of a run that another command has in hand."""
-        self.storage_error: StorageError | None = None
+        self.lost: Counter[str] = Counter()
+        """Key -> how often the run was lost through no doing of its own."""
+        self.error: StorageError | UserError | None = None
+        """Why the command ends before all is done."""
         self.total = total
 
     def run(self, executor: Executor) -> None:
@@ -158,12 +209,12 @@ class _Dispatcher:
                 self.display.tick()
         self.result.unfinished = len(self.waiting)
         self.result.warnings += executor.warnings
-        if self.storage_error is not None:
-            raise self.storage_error
+        if self.error is not None:
+            raise self.error
 
     def ending(self) -> bool:
         """Whether no further run is to begin."""
-        return self.result.interrupted or self.storage_error is not None
+        return self.result.interrupted or self.error is not None
 
     def progress(self, slot: int, event: WorkerEvent) -> None:
         """Show how far a run is."""
@@ -214,7 +265,7 @@ class _Dispatcher:
             self.executor.start(slot, job)
         except StorageError as error:
             self.waiting.appendleft(job)
-            self._cannot_write(error)
+            self._end_with(error)
             return
         self.running[slot] = job
         self.display.begin(slot, job.spec)
@@ -222,7 +273,7 @@ class _Dispatcher:
     def _ended(self, slot: int, end: WorkerEvent | Lost) -> None:
         job = self.running.pop(slot)
         if isinstance(end, Lost):
-            self._give_up(job, end.reason)
+            self._lost(job, end)
         elif end.kind == "recorded":
             self._recorded(job, end)
         elif end.kind == "busy":
@@ -231,15 +282,15 @@ class _Dispatcher:
             self.waiting.appendleft(job)
         else:
             self.waiting.appendleft(job)
-            self._cannot_write(StorageError(end.text))
+            self._end_with(UserError(end.text) if end.kind == "refused" else StorageError(end.text))
         self.display.end(slot, _how_it_ended(end))
 
     def _recorded(self, job: Job, end: WorkerEvent) -> None:
         self.result.recorded.append(Recorded(job.spec, end.state or "finished", end.text))
         self.result.warnings += [end.warning] if end.warning else []
 
-    def _cannot_write(self, error: StorageError) -> None:
-        self.storage_error = self.storage_error or error
+    def _end_with(self, error: StorageError | UserError) -> None:
+        self.error = self.error or error
         self.executor.stop()
 
     def _leave_to_another(self, job: Job) -> None:
@@ -248,19 +299,29 @@ class _Dispatcher:
         try:
             self.busy[job.spec.key] = lock_of(job.folder, job.spec.key)
         except OSError as error:
-            self._cannot_write(StorageError.of(error, job.folder))
+            self._end_with(StorageError.of(error, job.folder))
 
-    def _give_up(self, job: Job, reason: str) -> None:
-        """A run was lost: while ending that is a stop, otherwise a crash, and a row."""
+    def _lost(self, job: Job, end: Lost) -> None:
+        """A run was lost: while ending that is a stop; otherwise it is tried again, or is a row."""
+        key = job.spec.key
         if self.ending():
             self.waiting.appendleft(job)
-            return
+        elif end.again and self.lost[key] < LOST_TIMES:
+            self.lost[key] += 1
+            self.result.warnings.append(f"{run_name(job.spec)}: {end.reason}; tried again")
+            self.waiting.append(job)
+        elif self.lost[key]:
+            self._give_up(job, end.state, f"{end.reason}; it was lost {self.lost[key] + 1} times")
+        else:
+            self._give_up(job, end.state, end.reason)
+
+    def _give_up(self, job: Job, state: State, reason: str) -> None:
         if job.pair_of:
             # It has a record, which stays; only the time of this training is missing.
             warning = f"{run_name(job.spec)}, trained again beside {job.pair_of}: {reason}"
             self._recorded(job, WorkerEvent("recorded", state="finished", warning=warning))
             return
-        record = make_record(job, "crashed", provenance.now(), None, reason=reason)
+        record = make_record(job, state, provenance.now(), None, reason=reason)
         try:
             with lock_of(job.folder, job.spec.key):
                 # It may have ended after it had written its record.
@@ -271,13 +332,13 @@ class _Dispatcher:
             self._leave_to_another(job)
         except OSError as error:
             self.waiting.appendleft(job)
-            self._cannot_write(StorageError.of(error, job.folder))
+            self._end_with(StorageError.of(error, job.folder))
         else:
-            self._recorded(job, there or WorkerEvent("recorded", state="crashed", text=reason))
+            self._recorded(job, there or WorkerEvent("recorded", state=state, text=reason))
 
 
 def _how_it_ended(end: WorkerEvent | Lost) -> str:
     """The state of its record, or what was sent instead of one."""
     if isinstance(end, Lost):
-        return "crashed"
+        return "lost" if end.again else end.state
     return end.state or "finished" if end.kind == "recorded" else end.kind

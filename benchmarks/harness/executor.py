@@ -4,12 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from benchmarks.harness.worker import Job, WorkerEvent
+from benchmarks.records.schema import State
 
 Progress = Callable[[int, WorkerEvent], None]
 """Called with the slot of a run and how far it is."""
+
+
+ExecutorName = Literal["local", "here", "ray"]
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Where an executor that is not bound to this machine finds others, and how runs share them."""
+
+    address: str = "local"
+    """``HOST:PORT``; ``auto``: the cluster that this machine belongs to; ``local``: a new one of this machine alone."""
+    new_processes: bool = False
+    """Whether every run has a process of its own; else a process trains one run after the other."""
 
 
 @dataclass(frozen=True)
@@ -17,6 +31,10 @@ class Lost:
     """A run ended without saying how, or never began."""
 
     reason: str
+    again: bool = False
+    """It was not the run's doing, as when a machine goes down: it is tried again instead of recorded."""
+    state: State = "crashed"
+    """Of its record, if it gets one."""
 
 
 class Executor(Protocol):

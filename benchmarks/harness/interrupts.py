@@ -28,6 +28,21 @@ class Interrupted(KeyboardInterrupt):
         self.number = number
 
 
+class StopSwitch:
+    """Turned by a signal, asked between steps."""
+
+    def __init__(self) -> None:
+        self.on = False
+
+    def switch(self, *_: object) -> None:
+        """From now on it is on."""
+        self.on = True
+
+    def __call__(self) -> bool:
+        """Whether it is on."""
+        return self.on
+
+
 def exit_code(number: int) -> int:
     """What a shell says of a process that a signal ended."""
     return 128 + number

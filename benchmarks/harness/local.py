@@ -6,13 +6,14 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 
 from benchmarks.catalog import problem_class
 from benchmarks.errors import StorageError
+from benchmarks.harness.devices import Devices
 from benchmarks.harness.executor import Lost, Progress
-from benchmarks.harness.interrupts import SIGNALS
+from benchmarks.harness.interrupts import SIGNALS, StopSwitch
 from benchmarks.harness.memory import MemoryGate, Running
 from benchmarks.harness.processes import LostError, Process, ProcessStarter
 from benchmarks.harness.worker import Job, WorkerEvent, run_job
@@ -23,7 +24,7 @@ PRELOADED = ("benchmarks.harness.worker", "benchmarks.harness.local", "torch._dy
 
 def work(job: Job, writer: Connection) -> None:
     """Entry point of a worker. Sends how it went; leaves when its parent is gone."""
-    asked_to_stop = _StopSwitch()
+    asked_to_stop = StopSwitch()
     for number in SIGNALS:
         # Ctrl-C and a closed terminal reach every process: whether a worker is to stop, its parent says.
         signal.signal(number, asked_to_stop.switch if number == signal.SIGTERM else signal.SIG_IGN)
@@ -34,19 +35,6 @@ def work(job: Job, writer: Connection) -> None:
         writer.send(run_job(job, writer.send, asked_to_stop))
     except (BrokenPipeError, EOFError):
         sys.exit(1)
-
-
-class _StopSwitch:
-    """Turned by a signal, asked between steps."""
-
-    def __init__(self) -> None:
-        self.on = False
-
-    def switch(self, *_: object) -> None:
-        self.on = True
-
-    def __call__(self) -> bool:
-        return self.on
 
 
 @dataclass
@@ -64,11 +52,14 @@ class LocalExecutor:
     """At most ``slots`` workers at a time, as far as there is memory for them.
 
     jobs     all that may be started, for what the workers have in common
+    devices  shared out among the slots
     give_up  asked before a start that failed is tried again
     """
 
-    def __init__(self, jobs: Sequence[Job], slots: int, progress: Progress, give_up: Callable[[], bool]) -> None:
-        self.slots = slots
+    def __init__(
+        self, jobs: Sequence[Job], slots: int, devices: Devices, progress: Progress, give_up: Callable[[], bool]
+    ) -> None:
+        self.slots, self._devices = slots, devices
         self._progress, self._give_up = progress, give_up
         self._workers: list[_Worker] = []
         self._never_began: list[tuple[int, Lost]] = []
@@ -93,6 +84,7 @@ class LocalExecutor:
 
     def start(self, slot: int, job: Job) -> None:
         """Fork a worker. Raises StorageError where the system has no room for a process."""
+        job = replace(job, device=self._devices.of_slot(slot))
         try:
             process = self._starter.start(work, job, give_up=self._give_up)
         except LostError as error:

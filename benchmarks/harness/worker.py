@@ -24,7 +24,7 @@ from benchmarks.records import provenance
 from benchmarks.records.contents import content_hashes
 from benchmarks.records.locks import lock_of
 from benchmarks.records.reading import read_one
-from benchmarks.records.schema import COLUMNS, MetricInfo, Record, Run, RunSpec, State
+from benchmarks.records.schema import COLUMNS, DISTURBED, Flag, MetricInfo, Record, Run, RunSpec, State
 from benchmarks.records.storage import DamagedRecordError, write_run
 from benchmarks.seeds import derive
 from weighting import RunFacts, Weighter
@@ -49,13 +49,20 @@ class Job:
     """The methods beside which a recorded run is trained again, for its time alone; empty: it has no record yet."""
     commit: str | None = None
     """The commit of the code, as ``provenance.commit`` gives it: asked once, not in every worker."""
+    executor: str = "local"
+    """What trains it, with its version where it is not our own."""
+    own_process: bool = True
+    """Whether nothing else was or will be trained in its process."""
+    per_device: int = 1
+    """How many runs share its GPU."""
 
 
 @dataclass(frozen=True)
 class WorkerEvent:
     """What is sent of a run: progress, then one end."""
 
-    kind: Literal["progress", "recorded", "busy", "stopped", "cannot_write"]
+    kind: Literal["progress", "recorded", "busy", "stopped", "cannot_write", "refused"]
+    """``refused``: where it was to be trained no run can be; ``text`` says what is wrong there, for the user to mend."""
     step: int = 0
     losses: dict[str, float] | None = None
     state: State | None = None
@@ -196,7 +203,7 @@ def _train(job: Job, send: Send, should_stop: ShouldStop, checkpoint: Checkpoint
         fields.setdefault("failed_step", loop.step)
     if loop is not None:
         not_finite = fields.get("reason") if state == "diverged" else None
-        fields["flags"] = loop.flags(not_finite)
+        fields["flags"] = (*loop.flags(not_finite), *_shared_device(job))
         fields["mean_weights"] = loop.diagnostics.mean_weights()
         fields["task_gradients"] = loop.task_gradients
     record = make_record(job, state, started, problem, resumed=loop.resumed if loop else 0, **fields)
@@ -221,6 +228,12 @@ def check_unchanged(spec: RunSpec) -> None:
         )
 
 
+def _shared_device(job: Job) -> list[Flag]:
+    if job.per_device == 1:
+        return []
+    return [Flag(name=DISTURBED, text=f"{job.per_device} runs shared a GPU: s/step is that of none of them alone")]
+
+
 def make_record(job: Job, state: State, started: str, problem: Problem | None, **fields: Any) -> Record:
     """The record of a run; what is unknown of a failed one stays empty."""
     metrics = problem.metrics if problem is not None else ()
@@ -237,7 +250,11 @@ def make_record(job: Job, state: State, started: str, problem: Problem | None, *
         splits=problem.splits if problem is not None else "",
         versions=provenance.versions(),
         commit=job.commit,
-        machine=provenance.machine(torch.device(job.device)),
+        machine={
+            **provenance.machine(torch.device(job.device)),
+            "executor": job.executor,
+            "process": "own" if job.own_process else "shared",
+        },
         started=started,
         ended=provenance.now(),
         **{"resolved": {}, **fields},

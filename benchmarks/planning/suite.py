@@ -110,6 +110,12 @@ class Suite(_Entry):
     tune: Tune | None = None
     controls: Controls = Controls()
 
+    @property
+    def names(self) -> set[str]:
+        """Of all problems and weighters."""
+        lists = [self.weighters, *(problem.weighters or [] for problem in self.problems)]
+        return {problem.name for problem in self.problems} | {entry.name for entries in lists for entry in entries}
+
 
 class SuiteFile:
     """A suite together with where it was read, so that later checks can name the place of a mistake."""
@@ -117,6 +123,11 @@ class SuiteFile:
     def __init__(self, file: YamlFile, suite: Suite) -> None:
         self.path, self.suite, self._file = file.path, suite, file
         self.name = file.path.stem
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the file lies in the folder from which the command is called, or below."""
+        return self.path.resolve().is_relative_to(Path.cwd())
 
     def error(self, place: Sequence[str | int], message: str) -> UserError:
         """A UserError that begins with the file, the line and the place."""

@@ -71,12 +71,30 @@ def machine(device: torch.device) -> dict[str, Any]:
     }
     if device.type == "cuda":
         facts["gpu"] = torch.cuda.get_device_name(device)
+        # Older versions of torch do not tell.
+        if uuid := getattr(torch.cuda.get_device_properties(device), "uuid", None):
+            facts["gpu_id"] = _digits(f"benchmarks gpu {uuid}")
     return facts
 
 
 def host() -> str:
     """8 hexadecimal digits that tell this machine from others of its kind without giving its name away."""
-    return hashlib.sha256(f"benchmarks host {platform.node()}".encode()).hexdigest()[:8]
+    return _digits(f"benchmarks host {platform.node()}")
+
+
+def _digits(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()[:8]
+
+
+@functools.cache
+def code() -> str:
+    """16 hexadecimal digits of all modules of the project as they lie here: equal where the same code trains."""
+    digest = hashlib.sha256()
+    root = Path(__file__).resolve().parents[2]
+    for package in ("benchmarks", "weighting"):
+        for path in sorted((root / package).rglob("*.py")):
+            digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
 
 
 @functools.cache

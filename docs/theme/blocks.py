@@ -24,6 +24,8 @@ QUICK = ("code_lm", "multidigits")
 DELTA = "delta_m_over_metrics"
 PRICE = "price_of_one_checkpoint"
 ADAPTIVE = ("gradnorm", "lbtw", "famo")
+TUNED = (("fair", "multidigits"), ("reproduce_coba", "code_lm"))
+"""Where all are tuned, by suite and problem."""
 PAPERS = ("famo", "gradnorm", "coba")
 
 WIDTH = 140
@@ -62,16 +64,23 @@ def quick() -> str:
 
 
 def better() -> str:
-    """Who is better than uniform weights once everybody is tuned, in words."""
-    tuned = _by_method("fair/tables/multidigits_verdict_tuned.csv")
-    pairs = {row["pairs"] for row in tuned.values()}
-    verdicts = dict.fromkeys(row["verdict"] for row in tuned.values())
-    words = {said: _names([name for name, row in tuned.items() if row["verdict"] == said]) for said in verdicts}
-    told = "; ".join(f"{said}: {methods}" for said, methods in words.items())
-    return (
-        f"On `multidigits` with {' or '.join(sorted(pairs))} seeds, tuned by equally many trials, against uniform weights:\n"
-        f"{told}."
+    """Who is better than uniform weights, and than constants, once everybody is tuned, and at what cost, in words."""
+    text = (
+        "**Shown better**, every method and every rival tuned by equally many trials (in parentheses: its step over a "
+        f"uniform one). {' '.join(_shown_better(suite, problem) for suite, problem in TUNED)}"
     )
+    return textwrap.fill(text, WIDTH, break_long_words=False, break_on_hyphens=False)
+
+
+def _shown_better(suite: str, problem: str) -> str:
+    costs = {name: row["relative_seconds"] for name, row in _by_method(f"{suite}/tables/{problem}_overview.csv").items()}
+    told, pairs = [], set[str]()
+    for rival, suffix in (("uniform weights", ""), ("constants", "_static")):
+        rows = _by_method(f"{suite}/tables/{problem}_verdict_tuned{suffix}.csv")
+        pairs |= {row["pairs"] for row in rows.values()}
+        found = [f"`{name}` ({_number(costs[name], 2)})" for name, row in rows.items() if row["verdict"] == "better"]
+        told.append(f"than tuned {rival}: {', '.join(found) or 'none'}")
+    return f"On `{problem}`, {' or '.join(sorted(pairs))} seeds: {'; '.join(told)}."
 
 
 def finetune() -> str:
@@ -90,18 +99,23 @@ def terminal() -> str:
 
 def fair() -> str:
     """Defaults and tuned settings over ten seeds."""
-    verdicts = _by_method("fair/tables/multidigits_verdict_tuned.csv")
+    against = [_by_method(f"fair/tables/multidigits_verdict_tuned{suffix}.csv") for suffix in ("", "_static")]
+    costs = {name: row["relative_seconds"] for name, row in _by_method("fair/tables/multidigits_overview.csv").items()}
     rows = [
         [
             f"`{method}`",
             _with_error(row, "default"),
             _with_error(row, "tuned"),
-            _with_error(verdicts[method], "change") if method in verdicts else "",
-            verdicts[method]["verdict"] if method in verdicts else "",
+            *(_judged(verdicts[method]) if method in verdicts else "" for verdicts in against),
+            _number(costs[method], 2),
         ]
         for method, row in _by_method("fair/tables/multidigits_tuned.csv").items()
     ]
-    return _table(["method", "default", "tuned", "tuned against tuned uniform", "verdict"], rows, ":rrr:")
+    return _table(["method", "default", "tuned", "against tuned uniform", "against tuned static", "s/step"], rows, ":rr::r")
+
+
+def _judged(row: Row) -> str:
+    return f"{_with_error(row, 'change')}, {row['verdict']}"
 
 
 def tuning() -> str:

@@ -152,6 +152,22 @@ def test_default_and_tuned_stand_side_by_side() -> None:
     assert section.seeds == (0, 1, 2)
 
 
+def test_tuned_methods_are_held_against_tuned_constants_too() -> None:
+    runs = []
+    for seed in range(3):
+        for name, tuned in (("uniform", 0.9), ("static", 0.6), ("famo", 0.8)):
+            runs += [run(name, seed, 1.0, 1.0), run(name, seed, tuned, tuned, "tuned", training=faster(0.01))]
+        runs += alone(seed)
+    tables = verdict_tables(scores(section_of(runs)))
+    assert [table.title for table in tables[1:]] == [
+        "Verdict: tuned, against tuned uniform",
+        "Verdict: tuned, against tuned static",
+    ]
+    against_uniform, against_static = (frame_of(table).set_index("method")["change"] for table in tables[1:])
+    assert dict(against_uniform) == pytest.approx({"static": -30, "famo": -10})
+    assert dict(against_static) == pytest.approx({"uniform": 30, "famo": 20})
+
+
 def test_tuned_methods_are_held_against_tuned_single_tasks() -> None:
     runs = []
     for seed in range(3):

@@ -73,6 +73,18 @@ def test_runs_of_two_machines_are_none(fact: str) -> None:
     assert pair(run(machine=one), run("uniform", machine=one)).why == ""
 
 
+@pytest.mark.parametrize("fact", ["executor", "process"])
+def test_runs_by_two_executors_are_none(fact: str) -> None:
+    one, other = ({"host": "a", "executor": "ray 2", "process": "own", fact: name} for name in ("x", "y"))
+    assert pair(run(machine=one), run("uniform", machine=other)).why == "trained by another executor than uniform"
+    assert pair(run(machine=one), run("uniform", machine=one)).why == ""
+
+
+def test_two_gpus_of_one_machine_are_alike() -> None:
+    one, other = ({"host": "a", "gpu": "kind", "gpu_id": name} for name in ("x", "y"))
+    assert pair(run(machine=one), run("uniform", machine=other)).why == ""
+
+
 def test_what_an_older_record_does_not_say_is_no_difference() -> None:
     old, new = {"processor": "p"}, {"processor": "p", "host": "a"}
     assert pair(run(machine=old), run("uniform", machine=new)).why == ""

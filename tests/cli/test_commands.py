@@ -98,7 +98,7 @@ def test_help_shows_the_options_of_one_command_and_says_what_each_is(name: str) 
     assert (said.code, said.stderr) == (0, "")
     options = options_of(name)
     assert all(options.values())
-    assert set(re.findall(r"^  (?:-h, )?(--[a-z-]+)", said.stdout, re.MULTILINE)) == set(options)
+    assert set(re.findall(r"^  (?:-h, |--devices DEVICES, )?(--[a-z-]+)", said.stdout, re.MULTILINE)) == set(options)
 
 
 def test_help_lists_the_commands_and_the_exit_codes_without_loading_torch() -> None:
@@ -151,9 +151,9 @@ def test_the_suite_is_quick_unless_one_is_named(bench: Bench) -> None:
         (["quick", "--seeds", ""], ["--seeds", "expected at least one name, found none"]),
         (["quick", "--seeds", "0,-1"], ["--seeds", "expected integers >= 0, separated by commas, found '0,-1'"]),
         (["quick", "--seeds", "0.5"], ["--seeds", "found '0.5'"]),
-        (["quick", "--device", "gpu"], ["--device: expected cpu, cuda or cuda:N as this machine has, found 'gpu'"]),
-        (["quick", "--device", "cuda:99"], ["--device: expected cpu, cuda or cuda:N", "found 'cuda:99'"]),
-        (["quick", "--device", "meta"], ["--device: expected cpu, cuda or cuda:N", "found 'meta'"]),
+        (["quick", "--device", "gpu"], ["--devices: expected cpu, cuda, cuda:N or several as cuda:0-3,6, found 'gpu'"]),
+        (["quick", "--device", "cuda:99"], ["--devices: expected devices that this machine has, found cuda:99 and"]),
+        (["quick", "--device", "meta"], ["--devices: expected cpu, cuda, cuda:N", "found 'meta'"]),
         (["absent.yaml"], ["absent.yaml: expected a readable file: No such file or directory"]),
     ],
     ids=" ".join,
@@ -213,7 +213,7 @@ def test_a_report_without_records(bench: Bench, suite: str, out: tuple[str, ...]
 def test_a_run_from_beginning_to_end(suite: str, out: tuple[str, ...], bench: Bench, tmp_path: Path) -> None:
     """The plan first, then tables and pictures; nothing on stderr, which is no terminal here."""
     only = ["--problems", TINY, "--seeds", "0", "--steps", "10"]
-    said = process(suite, "--jobs", "2", *only, *out)
+    said = process(suite, "--trust", "--jobs", "2", *only, *out)
     assert (said.code, said.stderr) == (0, "")
     folder = tmp_path / "out" / "mine"
     runs = [read_run(place) for place in run_folders(folder)]

@@ -16,7 +16,9 @@ from suites import suite_file
 
 from benchmarks.cli import main as command_line
 from benchmarks.harness import dispatcher, here, processes
+from benchmarks.harness.devices import Devices
 from benchmarks.harness.dispatcher import PlanResult, execute
+from benchmarks.harness.executor import Lost
 from benchmarks.harness.peak_memory import PeakMemory
 from benchmarks.harness.worker import Job, WorkerEvent
 from benchmarks.records.locks import lock_of
@@ -27,7 +29,7 @@ NAMES: tuple[Name, ...] = ("local", "here")
 
 
 def carried_out(jobs: list[Job], executor: Name, **more: Any) -> PlanResult:
-    return execute(jobs[0].folder, "mine", [job.spec for job in jobs], jobs=2, device="cpu", executor=executor, **more)
+    return execute(jobs[0].folder, "mine", [job.spec for job in jobs], jobs=2, devices=Devices(), executor=executor, **more)
 
 
 @pytest.mark.slow
@@ -36,6 +38,9 @@ def test_numbers_are_the_same_in_this_process_and_in_others(tmp_path: Path) -> N
         suite = suite_file(tmp_path / name, weighters=["uniform", *LEARNERS])
         found = carried_out(jobs_of(suite, "uniform", "gradnorm", "coba"), name)
         assert found.complete and not found.failures
+        facts = [run.record.machine for run in runs_of(tmp_path / name / "out").values()]
+        told = {(fact["executor"], fact["process"]) for fact in facts}
+        assert told == {(name, "own" if name == "local" else "shared")}
     assert_same_numbers(*(runs_of(tmp_path / name / "out") for name in NAMES))
 
 
@@ -89,7 +94,7 @@ def test_without_waiting_a_command_leaves_what_is_in_other_hands(name: Name, tmp
 def test_the_command_says_what_it_leaves(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     suite = suite_file(tmp_path)
     job, *_ = jobs_of(suite, "uniform")
-    words = [str(suite), "--weighters", "uniform", "--executor", "here", "--no-wait"]
+    words = [str(suite), "--trust", "--weighters", "uniform", "--executor", "here", "--no-wait"]
     out = ["--out", str(tmp_path / "out"), "--plots", str(tmp_path / "plots")]
     with lock_of(job.folder, job.spec.key):
         assert command_line.main([*words, *out]) == 0
@@ -120,7 +125,7 @@ def test_a_server_that_is_always_killed_is_a_row(tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr(processes.ProcessStarter, "_start", killed)
     monkeypatch.setattr(processes.ProcessStarter, "_wait_for_its_end", lambda self: None)
-    outcome = dispatcher.execute(job.folder, "mine", [job.spec], jobs=1, device="cpu")
+    outcome = dispatcher.execute(job.folder, "mine", [job.spec], jobs=1, devices=Devices())
     assert len(asked) == processes.ATTEMPTS
     (row,) = outcome.recorded
     assert (row.state, row.reason.partition(",")[0]) == ("crashed", "no process could be started for it")
@@ -133,6 +138,6 @@ def test_what_a_worker_recorded_before_it_was_killed_stays(tmp_path: Path, monke
     (job,) = jobs_of(suite_file(tmp_path), "uniform")
     in_process(job)
     there = dispatcher._Dispatcher([job], dispatcher.PlanResult(), 1, wait=True)
-    there._give_up(job, "its process was ended by SIGKILL")
+    there._lost(job, Lost("its process was ended by SIGKILL"))
     assert [row.state for row in there.result.recorded] == ["finished"]
     assert read_run(run_folder(job.folder, job.spec.key)).record.state == "finished"

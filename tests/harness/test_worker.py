@@ -104,6 +104,7 @@ def test_a_record_says_what_was_run(tmp_path: Path) -> None:
     assert record.costs.peak_memory_mb is not None
     assert {"python", "torch"} <= set(record.versions)
     assert record.machine["device"] == "cpu"
+    assert (record.machine["executor"], record.machine["process"]) == ("local", "own")
     assert record.machine["instructions"] == torch.backends.cpu.get_cpu_capability()
     assert record.machine["host"] and platform.node() not in str(record.machine)
     assert record.ended is not None and record.started <= record.ended

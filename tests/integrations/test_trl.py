@@ -2,58 +2,28 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny_language_model as tiny
 import torch
-from by_hand import METHODS, Result, assert_equal
+from by_hand import METHODS, assert_equal
 from tiny_models import write_model
-from torch.utils.data import SequentialSampler
 
 pytest.importorskip("trl")
 pytest.importorskip("datasets")
+from by_sft import FromLogits, InOrder, arguments, run, trainer
+from by_trainer import logged, result, resumed
 from datasets import Dataset
 from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from weighting.integrations import _transformers_private as private
-from weighting.integrations.transformers import WeightedTasks as TrainerTasks
-from weighting.integrations.trl import WeightedTasks
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
-
-
-class InOrder(WeightedTasks, SFTTrainer):  # type: ignore[misc]
-    def _get_train_sampler(self, *_: Any) -> SequentialSampler:
-        data: Any = self.train_dataset
-        return SequentialSampler(data)
-
-
-class FromLogits(InOrder):
-    """The fused head computes in float32; here nats are those of the logits, in float64."""
-
-    def task_sums(self, model: Any, inputs: dict[str, Any]) -> Any:
-        return TrainerTasks.task_sums(self, model, inputs)
-
-
-def arguments(folder: Path, **settings: Any) -> SFTConfig:
-    given: dict[str, Any] = {
-        "num_train_epochs": 1,
-        "max_grad_norm": 0.0,
-        "logging_steps": 1,
-        "report_to": "none",
-        "use_cpu": True,
-        "bf16": False,
-        "disable_tqdm": True,
-        "save_strategy": "no",
-        "dataloader_pin_memory": False,
-        "activation_checkpointing": False,
-    }
-    return SFTConfig(str(folder), **{**given, **settings})
+pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 @pytest.fixture(scope="module")
@@ -64,56 +34,34 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
-def logged(found: Any, field: str) -> torch.Tensor:
-    rows = [row for row in found.state.log_history if "loss" in row]
-    return torch.tensor([[row[f"{field}/{task}"] for task in tiny.TASKS] for row in rows], dtype=torch.float64)
-
-
-def on_rows(place: str, folder: Path, name: str, batch: int, accumulation: int, kind: Any) -> Any:
-    """A trainer on the rows of the training by hand, tokenized as they are."""
-    trained = tiny.model()
-    optimizer = torch.optim.SGD(trained.parameters(), lr=tiny.LR)
-    sizes = {"per_device_train_batch_size": batch, "gradient_accumulation_steps": accumulation}
-    return kind(
-        trained,
-        arguments(folder, **sizes, dataset_kwargs={"skip_prepare_dataset": True}),
-        train_dataset=Dataset.from_list(tiny.rows()),
-        processing_class=AutoTokenizer.from_pretrained(place),
-        optimizers=(optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)),
-        weighter=tiny.method(name),
-        tasks=tiny.TASKS,
-        validation=None if name != "coba" else own_feed(),
-        shared=tiny.shared(trained),
-    )
-
-
 @pytest.mark.parametrize(("batch", "accumulation"), [(8, 1), (4, 2), (2, 4)])
 @pytest.mark.parametrize("name", METHODS)
 def test_accumulation_trains_as_whole_batches_by_hand(
     name: str, batch: int, accumulation: int, place: str, tmp_path: Path
 ) -> None:
     """The column ``task`` stays though TRL drops what it does not know."""
-    found = on_rows(place, tmp_path, name, batch, accumulation, FromLogits)
-    found.train()
-    assert_equal(Result(logged(found, "loss"), logged(found, "weight"), tiny.flat(found.model)), tiny.by_hand(name))
+    assert_equal(run(name, tmp_path, batch, accumulation, place=place), tiny.by_hand(name))
 
 
+@pytest.mark.parametrize("name", ["coba", "famo", "gradnorm"])
+def test_a_run_with_lora_and_dropout_that_resumes_is_the_same_run(name: str, place: str, tmp_path: Path) -> None:
+    made = partial(trainer, place=place, kind=InOrder, make=tiny.adapted)
+    whole = result(made(tmp_path / "whole", name))
+    for step in range(1, tiny.STEPS):
+        assert_equal(resumed(name, tmp_path / str(step), step, made), whole)
+
+
+@pytest.mark.parametrize("name", ["coba", "db_mtl"])
+def test_of_a_step_that_the_scaler_skipped_nothing_is_learned(name: str, place: str, tmp_path: Path) -> None:
+    assert_equal(run(name, tmp_path, place=place, skipped=2), tiny.by_hand(name, skipped=2))
+
+
+@pytest.mark.skipif(not private.has_fused_head(), reason="this TRL has none, or nothing that computes it")
 def test_the_fused_head_gives_the_nats_of_the_logits(place: str, tmp_path: Path) -> None:
-    found = on_rows(place, tmp_path, "uniform", 8, 1, InOrder)
+    found = trainer(tmp_path, "uniform", place=place, kind=InOrder)
     batch = found.data_collator(tiny.rows()[:8])
     fused, plain = found.task_sums(found.model, dict(batch)), FromLogits.task_sums(found, found.model, dict(batch))
     torch.testing.assert_close(fused.double(), plain, rtol=1e-5, atol=0)
-
-
-def own_feed() -> Any:
-    from transformers import default_data_collator
-
-    from weighting import ValidationFeed
-    from weighting.integrations.tokens import TaskCollator
-
-    data = tiny.validation_rows()
-    tasks = [row % tiny.K for row in range(len(data))]
-    return ValidationFeed(data, TaskCollator(default_data_collator, tiny.TASKS), batch_size=9, tasks=tasks)
 
 
 def examples() -> Dataset:
@@ -121,6 +69,13 @@ def examples() -> Dataset:
     return Dataset.from_list(
         [{"prompt": f"{texts[t][0]} {n}", "completion": texts[t][1] + " a" * n, "task": t} for n in range(6) for t in texts]
     )
+
+
+def test_a_bfloat16_model_has_weights_of_at_least_float32(place: str, tmp_path: Path) -> None:
+    found = trainer(tmp_path, "coba", place=place, kind=InOrder, make=lambda: tiny.model().bfloat16())
+    found.train()
+    assert found.step.weights.dtype.itemsize >= 4
+    assert logged(found, "loss").isfinite().any()
 
 
 @pytest.mark.parametrize("packing", [False, True])

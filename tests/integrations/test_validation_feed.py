@@ -8,6 +8,7 @@ from by_hand import (
     LR,
     TASKS,
     K,
+    evaluation,
     means,
     measure,
     model,
@@ -71,7 +72,9 @@ def test_losses_of_validation_feed_methods_made_for_training_losses() -> None:
     shown = shown_to(weighter)
     for number, whole in enumerate(training_batches()):
         rows = validation_rows()[[(number * 6 + place) % 13 for place in range(6)]]
-        before = means(trained, rows).detach()
+        with evaluation(trained):
+            before = means(trained, rows)
         one_step(step, trained, trained, optimizer, parts_of(whole, 2))
         torch.testing.assert_close(shown[-1].val_losses_before, before)
-        torch.testing.assert_close(shown[-1].val_losses, means(trained, rows).detach())
+        with evaluation(trained):
+            torch.testing.assert_close(shown[-1].val_losses, means(trained, rows))

@@ -1,8 +1,9 @@
-"""The step object against training by hand on whole batches: micro-batches, ranks, resuming, skipped steps, mistakes."""
+"""The step object against training by hand on whole batches: micro-batches, resuming, skipped steps, mistakes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,6 @@ from by_hand import (
     TASKS,
     Batch,
     K,
-    Result,
     assert_equal,
     by_hand,
     counts_of,
@@ -27,34 +27,17 @@ from by_hand import (
     sums_of,
     training_batches,
 )
-from by_step import one_step, parts_of, shown_to, stepped
-from ranks import RANKS, on_ranks
+from by_step import one_step, parts_of, run, shown_to, stepped
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 import weighting
 from weighting import WeightedStep
 
 
-def by_step(name: str, pieces: int, rank: int = 0, ranks: int = 1) -> Result:
-    trained = model()
-    forward = DistributedDataParallel(trained) if ranks > 1 else trained
-    step = stepped(trained, name, rank, ranks)
-    optimizer = torch.optim.SGD(trained.parameters(), lr=LR)
-    losses, weights = [], []
-    for whole in training_batches():
-        one_step(step, trained, forward, optimizer, parts_of(whole, pieces, rank, ranks))
-        logged = step.logs()
-        losses.append([logged[f"loss/{task}"] for task in TASKS])
-        assert step.weights is not None
-        weights.append(step.weights)
-    return Result(torch.tensor(losses, dtype=torch.float64), torch.stack(weights), flat(trained))
-
-
 @pytest.mark.parametrize("pieces", [1, 2, 4])
 @pytest.mark.parametrize("name", METHODS)
 def test_micro_batches_train_as_the_whole_batch_by_hand(name: str, pieces: int) -> None:
-    assert_equal(by_step(name, pieces), by_hand(name))
+    assert_equal(run(name, pieces), by_hand(name))
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "uniform"])
@@ -63,18 +46,6 @@ def test_the_weights_move(name: str) -> None:
     weights = by_hand(name).weights
     present = weights[[0, 2, 3, 5]]
     assert (present[-1] - present[0]).abs().max() > 1e-3
-
-
-def of_all_methods(rank: int) -> dict[str, Result]:
-    return {name: by_step(name, 2, rank, RANKS) for name in METHODS}
-
-
-@pytest.mark.slow
-def test_two_ranks_with_two_micro_batches_train_as_the_whole_batch_by_hand(tmp_path: Path) -> None:
-    """All methods in one test, as starting the ranks takes longer than all that they do."""
-    for found in on_ranks(tmp_path, of_all_methods):
-        for name in METHODS:
-            assert_equal(found[name], by_hand(name))
 
 
 # ---- resuming -------------------------------------------------------------------------------------------------------
@@ -110,6 +81,23 @@ def test_the_state_of_other_tasks_is_refused() -> None:
     step = WeightedStep(weighting.create("uniform", 2), ["a", "b"])
     with pytest.raises(ValueError, match=r"expected the state of tasks \['b', 'a'\], found \['a', 'b'\]"):
         WeightedStep(weighting.create("uniform", 2), ["b", "a"]).load_state_dict(step.state_dict())
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_of_a_step_that_the_scaler_skipped_nothing_is_learned(name: str) -> None:
+    assert_equal(run(name, skipped=3), by_hand(name, skipped=3))
+
+
+@pytest.mark.parametrize("name", ["coba", "famo", "gradnorm"])
+def test_a_compiled_model_trains_as_by_hand(name: str) -> None:
+    """Through all that a compiler does but the making of machine code."""
+    with torch._functorch.config.patch(donated_buffer=False):
+        assert_equal(run(name, wrapped=partial(torch.compile, backend="aot_eager")), by_hand(name))
+
+
+def test_a_compiled_graph_that_is_used_up_by_one_task_is_told_in_words() -> None:
+    with pytest.raises(RuntimeError, match=r"found one of torch.compile that is used up by the first; set torch._functorch"):
+        run("gradnorm", wrapped=partial(torch.compile, backend="aot_eager"))
 
 
 # ---- factors, skipped steps, precision ------------------------------------------------------------------------------
@@ -241,29 +229,6 @@ def test_scores_are_logged_on_request() -> None:
     step, optimizer = stepped(trained, "coba"), torch.optim.SGD(trained.parameters(), lr=LR)
     one_step(step, trained, trained, optimizer, parts_of(training_batches()[0], 1))
     assert {"RCS/code", "ACS/text", "DF"} <= set(step.logs(scores=True))
-
-
-# ---- ranks ----------------------------------------------------------------------------------------------------------
-
-
-def mistakes_on_ranks(rank: int) -> list[str]:
-    found = []
-    unsaid = WeightedStep(weighting.create("uniform", 2), ["a", "b"])
-    parted = WeightedStep(weighting.create("static", 2, weights=[1.0 + rank, 1.0]), ["a", "b"], ranks_averaged=2)
-    for step in (unsaid, parted):
-        try:
-            step.open([1, 1])
-        except (ValueError, RuntimeError) as error:
-            found.append(str(error))
-    return found
-
-
-@pytest.mark.slow
-def test_ranks_that_part_and_factors_that_are_not_said_are_one_line(tmp_path: Path) -> None:
-    for unsaid, parted in on_ranks(tmp_path, mistakes_on_ranks):
-        assert "expected ranks_averaged=2 where gradients are averaged" in unsaid
-        assert "expected the same weights on all ranks, found" in parted
-        assert "for task 'a' in step 0" in parted
 
 
 # ---- several methods at once ----------------------------------------------------------------------------------------

@@ -302,7 +302,7 @@ def test_negative_averages_are_not_frozen() -> None:
 @pytest.mark.slow
 def test_the_whole_protocol_trains_what_follows_and_nothing_twice(tmp_path: Path) -> None:
     path = suite_file(tmp_path)
-    arguments = [str(path), "--out", str(tmp_path / "out"), "--plots", str(tmp_path / "plots"), "--steps", "20"]
+    arguments = [str(path), "--trust", "--out", str(tmp_path / "out"), "--plots", str(tmp_path / "plots"), "--steps", "20"]
     assert command_line.main([*arguments, "--executor", "here"]) == 0
     folders = {each.name for each in (tmp_path / "out" / "fair" / "runs").iterdir()}
     records = [read_run(tmp_path / "out" / "fair" / "runs" / name) for name in folders]

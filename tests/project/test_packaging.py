@@ -192,7 +192,7 @@ def locked(name: str) -> dict[str, str]:
             found |= locked(content[3:])
         elif content:
             package, version = content.split("==")
-            found[canonicalize_name(package)] = version
+            found[canonicalize_name(Requirement(package).name)] = version
     return found
 
 
@@ -202,6 +202,7 @@ def locked(name: str) -> dict[str, str]:
         ("requirements.txt", ["bench"]),
         ("requirements-test.txt", ["test"]),
         ("requirements-finetune.txt", ["bench", "finetune"]),
+        ("requirements-ray.txt", ["bench", "ray"]),
     ],
 )
 def test_the_lock_pins_what_the_project_states_and_nothing_else(lock: str, extras: list[str]) -> None:
@@ -215,6 +216,7 @@ def test_every_extra_is_in_a_lock() -> None:
     assert set(stated(*PYPROJECT["optional-dependencies"])) == {
         *locked("requirements-test.txt"),
         *locked("requirements-finetune.txt"),
+        *locked("requirements-ray.txt"),
     }
 
 

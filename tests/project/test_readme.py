@@ -36,6 +36,7 @@ PAGES = (
     "docs/loop.md",
     "docs/integrations.md",
     "docs/finetuning.md",
+    "docs/clusters.md",
     "docs/data.md",
     "docs/architecture.md",
     "CONTRIBUTING.md",

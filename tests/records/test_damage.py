@@ -215,9 +215,9 @@ def many_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 COMMANDS: dict[str, tuple[Callable[[Path], list[str]], int, str, int]] = {
-    "the plan": (lambda suite: [str(suite), "--weighters", "uniform,random", "--dry-run"], 0, "", 0),
+    "the plan": (lambda suite: [str(suite), "--trust", "--weighters", "uniform,random", "--dry-run"], 0, "", 0),
     "report": (
-        lambda suite: ["report", str(suite), "--weighters", "uniform,random", "--html"],
+        lambda suite: ["report", str(suite), "--trust", "--weighters", "uniform,random", "--html"],
         0,
         "warning: 18 of 20 planned runs have no record that can be read",
         1,

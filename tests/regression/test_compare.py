@@ -290,7 +290,8 @@ def test_the_report_compare_and_reproduce_say_the_same_of_the_same_pairs(seeds: 
         return 1 + shift + noise * float(draw.normal())
 
     base, head = folders(tmp_path, seeds, own, single)
-    rows = {row.method: row for row in compare(base, head).rows}
+    compared = compare(base, head)
+    rows, page = {row.method: row for row in compared.rows}, markdown(compared)
     (section,), _ = sections(runs_in(head))
     scored = scores(section)
     (table,) = verdict_tables(scored)
@@ -303,7 +304,7 @@ def test_the_report_compare_and_reproduce_say_the_same_of_the_same_pairs(seeds: 
         numbers = [judged.found.mean, judged.found.low, judged.found.high, judged.found.improvement, judged.p_value]
         expected = [cells[key] for key in ("change", "low", "high", "improvement", "p_value")]
         assert numbers == pytest.approx(expected, nan_ok=True, rel=1e-9, abs=1e-12)
-        assert judged.words in markdown(compare(base, head))
+        assert judged.words in page
     # The claim that uniform is better than the method: the same pairs with the other sign.
     mirrored = {"better": "does not hold", "worse": "holds"}
     for method, check in zip(shown, below(scored, scored.measure.column, "uniform", list(shown), "{rival}"), strict=True):

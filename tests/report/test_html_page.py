@@ -115,7 +115,9 @@ def test_the_command_writes_it(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert train(path) == 0
     assert not (tmp_path / "out" / "mine" / "report.html").exists()
     page = tmp_path / "out" / "mine" / "report.html"
-    assert command_line.main(["report", str(path), "--html", "--weighters", "uniform", "--seeds", "0", *places]) == 0
+    assert (
+        command_line.main(["report", str(path), "--html", "--trust", "--weighters", "uniform", "--seeds", "0", *places]) == 0
+    )
     assert str(page) in capsys.readouterr().out
-    command = f"python run_bench.py report {path} --weighters uniform --seeds 0 --html"
+    command = f"python run_bench.py report {path} --weighters uniform --seeds 0 --trust --html"
     assert f"<dd>{command}</dd>" in page.read_text(encoding="utf-8")

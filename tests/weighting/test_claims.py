@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
+from asked import ask_all
 from broken_weighters import BROKEN, Broken
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from scripts import SETTINGS, every_setting, make, marks
+from scripts import SETTINGS, every_setting, make
 from torch import Tensor
 
 import weighting
-from weighting import Claim, Observation
+from weighting import Claim, Observation, Weighter
 from weighting.observation import dimensions_of
+from weighting.testing import claims as checkers
+from weighting.testing import claims_on_gradients
 from weighting.testing.claims import CHECKERS, CLAIMS_FOR_LARGE_LOSSES, in_larger_units, num_tasks_of, scaled
 from weighting.testing.settings import Subject
 from weighting.testing.synthetic import Script, changed, in_order, run, script, times_factors
@@ -26,14 +32,32 @@ CLAIMED: list[tuple[str, dict[str, Any], Claim]] = [
 ]
 
 
-def claimed_among(claims: Iterable[Claim]) -> pytest.MarkDecorator:
-    """Parametrises over what methods claim in their settings of all these."""
-    among = set(claims)
-    cases = []
-    for name, more, claim in CLAIMED:
-        label = f"{Subject(weighting.METHODS[name], more).label}-{claim.label}"
-        cases += [pytest.param(name, more, claim, marks=marks(more), id=label)] if claim in among else []
-    return pytest.mark.parametrize(("name", "more", "claim"), cases)
+def ask_claims(name: str, more: dict[str, Any], claims: Iterable[Claim], shown: Script, seed: int) -> None:
+    """Every checker on one run. The run as it is they have in common, and it is made once."""
+    large = in_larger_units(shown) if any(claim in CLAIMS_FOR_LARGE_LOSSES for claim in claims) else shown
+    made = partial(make, name, num_tasks_of(shown), **more)
+    with runs_made_once():
+        asked = ((claim, large if claim in CLAIMS_FOR_LARGE_LOSSES else shown) for claim in claims)
+        ask_all(
+            Subject(weighting.METHODS[name], more).label,
+            ((claim.label, partial(CHECKERS[claim], made, on, seed)) for claim, on in asked),
+        )
+
+
+@contextmanager
+def runs_made_once() -> Iterator[None]:
+    """Inside, a run that was shown to a new instance of the one method before is not shown again."""
+    known: list[tuple[Script, Tensor]] = []
+
+    def remembered(weighter: Weighter, shown: Script) -> Tensor:
+        for before, weights in known:
+            if before is shown:
+                return weights.clone()
+        known.append((shown, run(weighter, shown)))
+        return known[-1][1].clone()
+
+    with mock.patch.object(checkers, "run", remembered), mock.patch.object(claims_on_gradients, "run", remembered):
+        yield
 
 
 def test_every_claim_has_a_checker_and_a_broken_method() -> None:
@@ -47,21 +71,17 @@ def test_sums_are_claimed_once() -> None:
         assert Claim.SUMS_TO_ONE | Claim.SUMS_TO_NUM_TASKS not in make(name, **more).claims
 
 
-@claimed_among(Claim)
-@hypothesis_settings(max_examples=12)
+@every_setting
+@hypothesis_settings(max_examples=8)
 @given(
     num_tasks=st.integers(1, 6),
     seed=st.integers(0, 2**32 - 1),
     magnitude=st.sampled_from([1e-3, 1.0, 1e4, 1e9]),
     roughness=st.sampled_from([0.01, 0.1, 1.0]),
 )
-def test_claims_hold(
-    name: str, more: dict[str, Any], claim: Claim, num_tasks: int, seed: int, magnitude: float, roughness: float
-) -> None:
+def test_claims_hold(name: str, more: dict[str, Any], num_tasks: int, seed: int, magnitude: float, roughness: float) -> None:
     shown = script(num_tasks, 30, seed=seed, magnitude=magnitude, roughness=roughness)
-    if claim in CLAIMS_FOR_LARGE_LOSSES:
-        shown = in_larger_units(shown)
-    CHECKERS[claim](lambda: make(name, num_tasks, **more), shown, seed)
+    ask_claims(name, more, make(name, **more).claims, shown, seed)
 
 
 FOR_ANY_POSITIVE_LOSSES = Claim.NONNEGATIVE | Claim.SUMS_TO_ONE | Claim.SUMS_TO_NUM_TASKS
@@ -84,11 +104,11 @@ def any_runs(draw: st.DrawFn) -> Script:
     return Script(picked[0], picked[1:])
 
 
-@claimed_among(FOR_ANY_POSITIVE_LOSSES)
+@every_setting
 @hypothesis_settings(max_examples=8)
 @given(shown=any_runs())
-def test_claims_on_sums_hold_for_any_positive_losses(name: str, more: dict[str, Any], claim: Claim, shown: Script) -> None:
-    CHECKERS[claim](lambda: make(name, num_tasks_of(shown), **more), shown, 0)
+def test_claims_on_sums_hold_for_any_positive_losses(name: str, more: dict[str, Any], shown: Script) -> None:
+    ask_claims(name, more, make(name, **more).claims & FOR_ANY_POSITIVE_LOSSES, shown, 0)
 
 
 def constant(field: str, value: Tensor) -> Tensor:
@@ -137,13 +157,14 @@ EDGE_CASES: dict[str, Callable[[], Script]] = {
 }
 
 
-@pytest.mark.parametrize("edge_case", EDGE_CASES)
 @every_setting
-def test_finite_and_true_to_its_sum_in_edge_cases(name: str, more: dict[str, Any], edge_case: str) -> None:
-    shown = EDGE_CASES[edge_case]()
-    assert run(make(name, **more), shown).isfinite().all()
-    for claim in make(name, **more).claims & FOR_ANY_POSITIVE_LOSSES:
-        CHECKERS[claim](lambda: make(name, **more), shown, 0)
+def test_finite_and_true_to_its_sum_in_edge_cases(name: str, more: dict[str, Any]) -> None:
+    def holds(shown: Script) -> None:
+        assert run(make(name, **more), shown).isfinite().all()
+        ask_claims(name, more, make(name, **more).claims & FOR_ANY_POSITIVE_LOSSES, shown, 0)
+
+    label = Subject(weighting.METHODS[name], more).label
+    ask_all(label, ((edge_case, partial(holds, shown())) for edge_case, shown in EDGE_CASES.items()))
 
 
 # ---- the checkers themselves -----------------------------------------------------------------------------------------

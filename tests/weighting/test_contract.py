@@ -4,26 +4,32 @@ from __future__ import annotations
 
 import importlib
 import inspect
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from all_methods import weights_of_all
+from asked import ask_all
 from places import ROOT
 from scripts import SETTINGS, every_subject, make
 
 import weighting
-from weighting import METHODS, Needs, Observation, Weighter
+from weighting import METHODS, Needs, Observation, Weighter, _gramian, cagrad
 from weighting._build import hyperparameters_of
 from weighting.observation import FIELD_OF
 from weighting.replaying import at_start, go_on
-from weighting.testing import answers
+from weighting.testing import answers, devices
 from weighting.testing.contract import IN_EVERY_SETTING, ONCE, Check
 from weighting.testing.elsewhere import elsewhere
 from weighting.testing.settings import Subject, short
 from weighting.testing.synthetic import Script, run, script
 
 ELSEWHERE = answers.numbers_are_the_same_in_another_process
+ON_THE_DEVICE = devices.everything_stays_on_the_device_of_the_losses
+ROUNDS = ((_gramian, "ROUNDS"), (_gramian, "INTERIOR_STEPS"), (_gramian, "NEWTON_STEPS"), (cagrad, "ROUNDS"))
+"""Of the solvers, at most."""
 
 every_listed = pytest.mark.parametrize("listed", METHODS)
 
@@ -76,32 +82,44 @@ def test_every_method_file_is_listed() -> None:
     assert {kind for kind in found if not kind.__name__.startswith("_")} - {Weighter} == set(METHODS.values())
 
 
-@every_listed
-def test_listed_under_its_own_name(listed: str) -> None:
-    assert METHODS[listed].name == listed
-    assert weighting.method(listed) is METHODS[listed]
-    assert listed in weighting.names()
+def test_listed_under_its_own_name() -> None:
+    for listed, kind in METHODS.items():
+        assert kind.name == listed
+        assert weighting.method(listed) is kind
+        assert listed in weighting.names()
 
 
-@every_listed
-def test_says_where_it_comes_from(listed: str) -> None:
-    text = inspect.getmodule(METHODS[listed]).__doc__ or ""
-    assert all(f"\n{word}" in text for word in ("Source", "Symbols", "Departs"))
+def test_says_where_it_comes_from() -> None:
+    for listed, kind in METHODS.items():
+        text = inspect.getmodule(kind).__doc__ or ""
+        assert all(f"\n{word}" in text for word in ("Source", "Symbols", "Departs")), listed
 
 
 # ---- the contract ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("check", IN_EVERY_SETTING.values(), ids=IN_EVERY_SETTING)
 @every_subject
-def test_contract_in_every_setting(subject: Subject, check: Check) -> None:
-    check(subject)
+def test_contract_in_every_setting(subject: Subject) -> None:
+    asked = {**IN_EVERY_SETTING, ON_THE_DEVICE.__name__: in_few_rounds(ON_THE_DEVICE)}
+    ask_all(subject.label, ((name, partial(check, subject)) for name, check in asked.items()))
 
 
-@pytest.mark.parametrize("name", [name for name, check in ONCE.items() if check is not ELSEWHERE])
-@every_listed
-def test_contract_of_the_method(listed: str, name: str) -> None:
-    ONCE[name](Subject(METHODS[listed]))
+def in_few_rounds(check: Check) -> Check:
+    """Where no number can be seen, a solver takes all the rounds it may; two hold every operation of two hundred."""
+
+    def asked(subject: Subject) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            for module, name in ROUNDS:
+                patch.setattr(module, name, 2)
+            check(subject)
+
+    return asked
+
+
+def test_contract_of_methods() -> None:
+    for listed in METHODS:
+        asked = ((name, partial(check, Subject(METHODS[listed]))) for name, check in ONCE.items() if check is not ELSEWHERE)
+        ask_all(listed, asked)
 
 
 @pytest.mark.slow
@@ -203,25 +221,27 @@ def test_an_unknown_hyperparameter_is_answered_with_the_nearest(listed: str) -> 
         assert one_line(error)
 
 
-def wrong_values() -> list[tuple[str, str, Any]]:
-    """(method, hyperparameter, value) that must be refused."""
-    found: list[tuple[str, str, Any]] = []
-    for name, kind in METHODS.items():
-        for key, default in hyperparameters_of(kind).items():
-            values: list[Any] = []
-            if isinstance(default, str):
-                values = ["nonsense", 3, None]
-            elif isinstance(default, int | float) and not isinstance(default, bool):
-                values = [float("nan"), float("inf"), float("-inf"), True, "1", "high", None, [True] * 3]
-                values += [] if key in NEGATIVE_IS_ALLOWED or (name, key) == FAVOURS_THE_FASTEST else [-1, -0.5]
-                values += [] if key in ZERO_IS_ALLOWED else [0, 0.0]
-                values += [1.5] if isinstance(default, int) else []
-            found += [(name, key, value) for value in values]
-    return found
+def wrong_values(listed: str) -> Iterator[tuple[str, Any]]:
+    """(hyperparameter, value) that the method must refuse."""
+    for key, default in hyperparameters_of(METHODS[listed]).items():
+        values: list[Any] = []
+        if isinstance(default, str):
+            values = ["nonsense", 3, None]
+        elif isinstance(default, int | float) and not isinstance(default, bool):
+            values = [float("nan"), float("inf"), float("-inf"), True, "1", "high", None, [True] * 3]
+            values += [] if key in NEGATIVE_IS_ALLOWED or (listed, key) == FAVOURS_THE_FASTEST else [-1, -0.5]
+            values += [] if key in ZERO_IS_ALLOWED else [0, 0.0]
+            values += [1.5] if isinstance(default, int) else []
+        yield from ((key, value) for value in values)
 
 
-@pytest.mark.parametrize(("listed", "key", "value"), wrong_values(), ids=str)
-def test_values_out_of_range_are_refused(listed: str, key: str, value: Any) -> None:
+@every_listed
+def test_values_out_of_range_are_refused(listed: str) -> None:
+    refused = ((f"{key}={value!r}", partial(value_is_refused, listed, key, value)) for key, value in wrong_values(listed))
+    ask_all(listed, refused)
+
+
+def value_is_refused(listed: str, key: str, value: Any) -> None:
     with pytest.raises(ValueError, match=rf"^{listed}: expected .*\b{key}\b") as error:
         weighting.create(listed, 3, **{**short(METHODS[listed]), key: value})
     shown = repr(value[0]) if isinstance(value, list) else repr(value)

@@ -103,6 +103,13 @@ class SFTPrivate:
         return concatenate_datasets(found)
 
 
+def has_fused_head() -> bool:
+    """Whether the installed TRL gives its SFTTrainer's model a head that makes no logits, and has what computes it."""
+    from trl.trainer import utils
+
+    return hasattr(utils, "add_fused_lm_head") and getattr(utils, "_ChunkedLogProbFunction", None) is not None
+
+
 def fused_nats(model: Any, inputs: dict[str, Any]) -> Tensor:
     """Nats of every next token ``(rows, tokens - 1)`` by TRL's fused head, without logits in memory."""
     found: Tensor = -model(**inputs, use_cache=False, fused_lm_head=True).log_probs

@@ -13,6 +13,7 @@ backward pass. With manual optimization use ``WeightedStep`` itself.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -39,27 +40,40 @@ class StepBatches:
 
     loader      with a length; on several ranks with a sampler of this rank's rows, which Lightning cannot put in here
     accumulate  ``accumulate_grad_batches`` of the Trainer
+
+    A run that resumes within an epoch goes on with the batch after the last one: those before are read and left out, so the
+    loader must give them in the same order again (a sampler with a seed of its own for the epoch).
     """
 
     def __init__(self, loader: Any, accumulate: int = 1) -> None:
         self.loader, self.accumulate = loader, accumulate
+        self._given = self._left_out = 0
 
     def __len__(self) -> int:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[MicroBatch]:
+        self._given, self._left_out = self._left_out, 0
         waiting: list[Any] = []
-        for batch in self.loader:
+        for batch in itertools.islice(self.loader, self._given, None):
             waiting.append(batch)
             if len(waiting) == self.accumulate:
-                yield from _marked(waiting)
+                yield from self._marked(waiting)
                 waiting = []
-        yield from _marked(waiting)
+        yield from self._marked(waiting)
 
+    def state_dict(self) -> dict[str, int]:
+        """How many micro-batches of the epoch were given."""
+        return {"given": self._given}
 
-def _marked(batches: list[Any]) -> Iterator[MicroBatch]:
-    for place, batch in enumerate(batches):
-        yield MicroBatch(batch, batches if place == 0 else None)
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on after them in the coming epoch; after a whole epoch, with its first."""
+        self._left_out = state["given"] % len(self)
+
+    def _marked(self, batches: list[Any]) -> Iterator[MicroBatch]:
+        for place, batch in enumerate(batches):
+            self._given += 1
+            yield MicroBatch(batch, batches if place == 0 else None)
 
 
 class WeightedTasks:
@@ -148,7 +162,9 @@ class WeightedTasks:
         return step
 
     def _measure(self, batch: Any) -> tuple[PerTask, PerTask]:
-        return self.task_sums(batch), self.task_counts(batch)
+        given: Any = self
+        with given.trainer.precision_plugin.forward_context():
+            return self.task_sums(batch), self.task_counts(batch)
 
     def _open(self, batches: list[Any]) -> None:
         names = self.step.vector
@@ -159,31 +175,44 @@ class WeightedTasks:
 
     def _means(self, batches: list[Any]) -> Tensor:
         names = self.step.vector
-        sums = torch.stack([names("sums", self.task_sums(batch)) for batch in batches]).sum(0)
-        counts = torch.stack([names("counts", self.task_counts(batch)) for batch in batches]).sum(0)
+        measured = [self._measure(batch) for batch in batches]
+        sums = torch.stack([names("sums", each) for each, _ in measured]).sum(0)
+        counts = torch.stack([names("counts", each) for _, each in measured]).sum(0)
         return sums / counts.clamp(min=1)
 
-    def close_step(self) -> None:
-        """After the optimizer."""
+    def close_step(self, *, skipped: bool = False) -> None:
+        """After the optimizer, whether it made its step or a gradient scaler skipped it."""
         batches, self._whole = self._whole, []
         given: Any = self
-        self.step.close(losses_after=(lambda: self._means(batches)) if batches else None)
+        self.step.close(skipped=skipped, losses_after=(lambda: self._means(batches)) if batches else None)
         found = self.step.logs()
         given.log_dict(found, on_step=True, on_epoch=False, batch_size=1)
 
 
 class _AtTheStep(Callback):
-    """Notices that the optimizer has made its step."""
+    """Notices that the optimizer was asked for its step."""
 
     def __init__(self) -> None:
         self.seen = 0
+        self.scale: float | None = None
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Where a run begins or goes on."""
         self.seen = trainer.global_step
 
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """Lightning counts a step that its scaler skipped as one that was made; the scale alone tells."""
+        self.scale = _scale(trainer)
+
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """One micro-batch was trained on."""
         if trainer.global_step > self.seen:
             self.seen = trainer.global_step
-            pl_module.close_step()
+            scale = _scale(trainer)
+            pl_module.close_step(skipped=scale is not None and self.scale is not None and scale < self.scale)
+
+
+def _scale(trainer: Any) -> float | None:
+    """Of the gradient scaler; None without one."""
+    scaler = getattr(trainer.precision_plugin, "scaler", None)
+    return None if scaler is None else float(scaler.get_scale())

@@ -85,7 +85,7 @@ def what_is_not_finite_is_that_tasks_absence(subject: Subject) -> None:
 
 def _as_absent(subject: Subject, batch_shape: tuple[int, ...], counts: Counts, bad: float) -> None:
     names = [field for field, own in COUNTS_OF.items() if counts in own]
-    shown, where = script(3, 30, batch_shape=batch_shape), (0, 5, 13, 26)
+    shown, where = script(3, 20, batch_shape=batch_shape), (0, 5, 13)
     lacks_one = torch.tensor([1, 0, 1]).expand(*batch_shape, 3)
     rows = [shown.first, *shown.steps]
     weighter, twin = (subject.make(batch_shape=batch_shape) for _ in range(2))

@@ -36,9 +36,9 @@ def state_is_float64_and_in_buffers(subject: Subject) -> None:
 
 def resumes_from_its_state(subject: Subject) -> None:
     """StopRequested at any step, saved, and loaded into a new instance, it goes on with the same numbers; loading copies."""
-    shown = script(3, 100, absent=True)
+    shown = script(3, 40, absent=True)
     expected = run(subject.make(), shown)
-    for stop in (0, 1, 70):
+    for stop in (0, 1, 25):
         stopped, resumed = subject.make(), subject.make()
         stopped.start(at_start(stopped, shown.first))
         if stop:
@@ -51,7 +51,7 @@ def resumes_from_its_state(subject: Subject) -> None:
 
 def goes_back_to_an_earlier_state(subject: Subject) -> None:
     """Loading an earlier state undoes all that came after it."""
-    shown = script(3, 80)
+    shown = script(3, 40)
     weighter = subject.make()
     run(weighter, Script(shown.first, shown.steps[:10]))
     early = through_a_file(weighter)
@@ -126,15 +126,15 @@ def starting_after_a_resume_changes_nothing(subject: Subject) -> None:
 def follows_a_cast_to_single_precision_and_back(subject: Subject) -> None:
     """float() makes the state float32, and weights stay near those of float64; double() makes it float64 again."""
     for batch_shape in ((), (2,)):
-        shown = script(3, 60, batch_shape=batch_shape)
+        shown = script(3, 40, batch_shape=batch_shape)
         weighter = subject.make(batch_shape=batch_shape).to(torch.float32)
-        weights = run(weighter, Script(shown.first, shown.steps[:50]))
+        weights = run(weighter, Script(shown.first, shown.steps[:30]))
         expect(weights.dtype == torch.float64, "weights in the losses' float64", weights.dtype)
         _numbers_in(weighter, torch.float32)
         expected = run(subject.make(batch_shape=batch_shape), shown)
-        same(weights, expected[:50], "weights near those of float64,", rtol=0.01, atol=1e-3)
+        same(weights, expected[:30], "weights near those of float64,", rtol=0.01, atol=1e-3)
         weighter.double()
-        same(go_on(weighter, shown.steps[50:]), expected[50:], "weights near those of float64,", rtol=0.01, atol=1e-3)
+        same(go_on(weighter, shown.steps[30:]), expected[30:], "weights near those of float64,", rtol=0.01, atol=1e-3)
         _numbers_in(weighter, torch.float64)
 
 

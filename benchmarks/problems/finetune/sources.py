@@ -48,9 +48,14 @@ def field_of(task: str, row: Row, name: str) -> Any:
         elif value is None:
             return None
         else:
-            inside = ", ".join(map(str, value)) if isinstance(value, Mapping) else f"{type(value).__name__} at {part!r}"
+            inside = _listed(value) if isinstance(value, Mapping) else f"{type(value).__name__} at {part!r}"
             raise ValueError(f"{OWNER}: expected rows of task {task!r} with the field {name!r}, found {inside or 'none'}")
     return value
+
+
+def _listed(names: Iterable[object]) -> str:
+    """In one line, whatever is in them."""
+    return ", ".join(" ".join(str(name).split()) for name in names)
 
 
 def _split(task: str, name: str) -> Split:
@@ -104,7 +109,7 @@ def _table(task: str, path: Path, text: str, columns: Sequence[str] | None, deli
     for number, cells in enumerate(lines[0 if columns is not None else 1 :], start=1 if columns is not None else 2):
         if cells and len(cells) != len(names):
             raise ValueError(
-                f"{OWNER}: expected {len(names)} columns ({', '.join(names)}) in line {number} of {path} (task {task!r}), "
+                f"{OWNER}: expected {len(names)} columns ({_listed(names)}) in line {number} of {path} (task {task!r}), "
                 f"found {len(cells)}"
             )
         if cells:
@@ -116,14 +121,22 @@ def _inside(task: str, found: Any, rows: str | None) -> Iterator[Row]:
     if rows is None:
         yield from found
         return
-    outer: Iterable[Row] = found if isinstance(found, list) else [found]
+    outer: Sequence[Row] = found if isinstance(found, list) else [found]
     for name in rows.split("."):
         outer = [
             {**{key: value for key, value in each.items() if not isinstance(value, list)}, **inner}
             for each in outer
-            for inner in field_of(task, each, name)
+            for inner in _objects(task, each, name)
         ]
     yield from outer
+
+
+def _objects(task: str, row: Row, name: str) -> list[Row]:
+    """The objects in a field of a row. Raises ValueError where it holds something else."""
+    found = field_of(task, row, name)
+    if not isinstance(found, list) or not all(isinstance(each, Mapping) for each in found):
+        raise ValueError(f"{OWNER}: expected rows of task {task!r} with a list of objects in {name!r}, found something else")
+    return found
 
 
 # ---- the hub ---------------------------------------------------------------------------------------------------------
