@@ -74,13 +74,18 @@ def better() -> str:
 
 def _shown_better(suite: str, problem: str) -> str:
     costs = _costs(suite, problem)
-    told, pairs = [], set[str]()
-    for rival, suffix in (("uniform weights", ""), ("constants", "_static")):
-        rows = _by_method(f"{suite}/tables/{problem}_verdict_tuned{suffix}.csv")
-        pairs |= {row["pairs"] for row in rows.values()}
-        found = [f"`{name}` ({_number(costs[name], 2)})" for name, row in rows.items() if row["verdict"] == "better"]
-        told.append(f"than tuned {rival}: {', '.join(found) or 'none'}")
-    return f"On `{problem}`, {' or '.join(sorted(pairs))} seeds: {'; '.join(told)}."
+    uniform, static = (_by_method(f"{suite}/tables/{problem}_verdict_tuned{suffix}.csv") for suffix in ("", "_static"))
+    rows = [*uniform.values(), *static.values()]
+    pairs = " or ".join(sorted({row["pairs"] for row in rows}))
+    tested = not any(row["verdict"].endswith("too few to test") for row in rows)
+    ahead = "better" if tested else f"{pairs} of {pairs} better; too few to test"
+    over_uniform, over_static = (
+        [name for name, row in table.items() if row["verdict"] == ahead] for table in (uniform, static)
+    )
+    both = [f"`{name}` ({_number(costs[name], 2)})" for name in over_uniform if name in over_static]
+    than = "than tuned uniform weights and tuned constants" + ("" if tested else " on every seed, too few for a test")
+    alone = _names([name for name in over_uniform if name not in over_static])
+    return f"On `{problem}`, {pairs} seeds, {than}: {', '.join(both) or 'none'}; than tuned uniform weights alone: {alone}."
 
 
 def _costs(suite: str, problem: str) -> dict[str, str]:

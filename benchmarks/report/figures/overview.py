@@ -55,7 +55,7 @@ def panel(axis: Axes, frame: pd.DataFrame, styles: Mapping[str, Style]) -> Axes:
             _method(axis, row, cost, styles[str(row["method"])])
     axis.margins(0.12)
     if uncosted := [row for row in rows if not math.isfinite(float(row[RELATIVE.key]))]:
-        place = _strip(axis, "s/step unknown")
+        place = _strip(axis, "?")
         for row in uncosted:
             _method(axis, row, place, styles[str(row["method"])])
     if absent := [str(method) for method in frame["method"][~np.isfinite(frame[DELTA_METRICS].astype(float))]]:
@@ -76,24 +76,14 @@ def _method(axis: Axes, row: Mapping[Hashable, Any], cost: float, own: Style) ->
 
 
 def _strip(axis: Axes, text: str) -> float:
-    """Room for more at the right, apart from the scale; where its middle is."""
+    """Room for more at the right, apart from the scale, under a name of its own; where its middle is."""
     low, high = axis.get_xlim()
     width = 0.12 * (high - low)
     axis.axvspan(high, high + width, color="#f0f0f0", linewidth=0, zorder=0)
-    axis.set_xticks([tick for tick in axis.get_xticks() if low <= tick <= high])
-    axis.set_xlim(low, high + width)
+    ticks = [tick for tick in axis.get_xticks() if low <= tick <= high]
     middle = high + width / 2
-    axis.text(
-        middle,
-        0.97,
-        text,
-        transform=axis.get_xaxis_transform(),
-        rotation=90,
-        ha="center",
-        va="top",
-        fontsize=6,
-        color="#444444",
-    )
+    axis.set_xticks([*ticks, middle], labels=[*(f"{tick:g}" for tick in ticks), text])
+    axis.set_xlim(low, high + width)
     return middle
 
 
