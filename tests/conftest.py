@@ -48,6 +48,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """
     parser.addoption("--traces", type=Path, default=TESTS / "traces", help="folder of reference traces")
     parser.addoption("--faults", type=int, default=150, help="random faults in records")
+    parser.addoption("--kills", type=int, default=3, help="signals to commands at work, see soak/test_kills.py")
     parser.addoption("--conformance", type=Path, help="file for the table of replayed traces")
     parser.addoption("--figures", type=Path, help="page for what the tests in soak/ have counted")
 
