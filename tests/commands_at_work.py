@@ -69,6 +69,12 @@ def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     return process.returncode, stdout, stderr
 
 
+def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    """What a command said in the end, which on a busy machine may be late."""
+    stdout, stderr = process.communicate(timeout=20 * WAIT)
+    return process.returncode, stdout, stderr
+
+
 def call(suite: Path, *more: str, out: str = "out", **popen: Any) -> tuple[int, str, str]:
     return finish(start(suite, *more, out=out, **popen))
 

@@ -7,13 +7,14 @@ import os
 import random
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 from command_line import train
-from commands_at_work import assert_same_numbers, checkpoints, finish, in_process, jobs_of, runs_of, start, wait_until
+from commands_at_work import assert_same_numbers, checkpoints, ended, in_process, jobs_of, runs_of, start
 from figures import Figures
 from suites import suite_file
 
@@ -139,9 +140,11 @@ def test_a_user_whose_quota_is_used_up(
 def test_a_folder_of_results_that_is_removed_while_runs_train(tmp_path: Path, undisturbed: dict[str, Run]) -> None:
     suite = suite_file(tmp_path / "it", **CHANGES)
     process = start(suite, *ONLY, sleep=0.02)
-    wait_until(lambda: checkpoints(suite.parent / "out"), "a checkpoint")
+    while not checkpoints(suite.parent / "out"):
+        assert process.poll() is None
+        time.sleep(0.02)
     shutil.rmtree(suite.parent / "out", ignore_errors=True)
-    code, stdout, stderr = finish(process)
+    code, stdout, stderr = ended(process)
     assert "Traceback" not in stdout + stderr
     assert code in (0, 3) and stderr.count("\n") == (code == 3), stderr
     assert train(suite, *ONLY) == 0

@@ -19,10 +19,10 @@ import pytest
 import ray_cluster
 from commands_at_work import (
     LONG,
-    WAIT,
     assert_same_numbers,
     default_signals,
     descendants,
+    ended,
     gone,
     in_process,
     jobs_of,
@@ -146,12 +146,6 @@ def executor_of(seed: int) -> str:
     if ray_cluster.is_installed() and seed % KILLS_PER_RAY == KILLS_PER_RAY - 1:
         return "ray"
     return "here" if seed % 4 == 2 else "local"
-
-
-def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    """What a command said in the end, which on a busy machine may be late."""
-    stdout, stderr = process.communicate(timeout=20 * WAIT)
-    return process.returncode, stdout, stderr
 
 
 def killed(suite: Path, words: tuple[str, ...], kill: Kill) -> bool:

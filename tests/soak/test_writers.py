@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from commands_at_work import WAIT, finish, in_process, jobs_of, runs_of, start, traced
+from commands_at_work import WAIT, ended, in_process, jobs_of, runs_of, start, traced
 from figures import Figures
 from suites import suite_file
 
@@ -71,7 +71,7 @@ def test_three_commands_train_no_run_twice(tmp_path: Path, figures: Figures, req
     seeds = max(3, request.config.getoption("faults") // 333)
     suite = suite_file(tmp_path, seeds=list(range(seeds)), weighters=["uniform", "random", "dwa"])
     only = ("--weighters", "uniform,random,dwa")
-    ends = [finish(process) for process in [start(suite, *only, sleep=0.005) for _ in range(3)]]
+    ends = [ended(process) for process in [start(suite, *only, sleep=0.005) for _ in range(3)]]
     assert [(code, stderr) for code, _, stderr in ends] == [(0, "")] * 3
     assert {run.record.state for run in runs_of(tmp_path / "out").values()} == {"finished"}
     trained = Counter(line.split(maxsplit=1)[1] for line in traced(suite))
