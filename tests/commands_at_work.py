@@ -24,7 +24,7 @@ from benchmarks.planning.plan import Filters
 from benchmarks.records.schema import DISTURBED, Run, RunSpec
 from benchmarks.records.storage import read_run, run_folders
 
-WAIT = 60.0
+WAIT = 120.0
 """Seconds after which something that should happen is taken not to."""
 
 
