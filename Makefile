@@ -41,8 +41,10 @@ lower-bounds:  ## the fast tests with the oldest allowed versions, in an environ
 	$(VENV)-lower/bin/mkdocs build --strict --quiet
 
 FAULTS ?= 10000
-soak: $(VENV)/.installed-test  ## damage records FAULTS times and show them to all that reads records: ten minutes
-	$(BIN)/pytest tests/records/test_damage.py --faults $(FAULTS) --timeout 0
+KILLS ?= 200
+soak: $(VENV)/.installed-test  ## damage files FAULTS times, kill commands KILLS times, fill disks ...: hours; docs/reliability.md
+	$(BIN)/pytest tests/records/test_damage.py tests/soak --faults $(FAULTS) --kills $(KILLS) --timeout 0 \
+		--figures docs/reliability.md
 
 reference: $(VENV)/.installed-test  ## train all committed numbers and pictures again: two hours
 	rm -rf results/reference plots/reference

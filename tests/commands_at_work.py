@@ -24,7 +24,7 @@ from benchmarks.planning.plan import Filters
 from benchmarks.records.schema import DISTURBED, Run, RunSpec
 from benchmarks.records.storage import read_run, run_folders
 
-WAIT = 60.0
+WAIT = 120.0
 """Seconds after which something that should happen is taken not to."""
 
 
@@ -66,6 +66,12 @@ def everywhere(folder: Path, code: str) -> dict[str, str]:
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     stdout, stderr = process.communicate(timeout=2 * WAIT)
+    return process.returncode, stdout, stderr
+
+
+def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    """What a command said in the end, which on a busy machine may be late."""
+    stdout, stderr = process.communicate(timeout=20 * WAIT)
     return process.returncode, stdout, stderr
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import browsers
+import psutil
 import pytest
 import ray_cluster
 import torch
@@ -29,11 +31,19 @@ FIGURES = pytest.StashKey[Figures]()
 
 __all__ = ["bench", "gpt2", "hub", "llama", "model_cache"]
 
+MEMORY = Path("/dev/shm")
+ROOM = 6 * 2**30
+"""Bytes that there must be, several times what the tests write."""
+
 # What is imported and collected is no garbage: the collector would go through all of it again and again.
 gc.disable()
 torch.set_num_threads(1)
 # For this process and for all that it starts. What speaks to the hub reads it once, when it is imported.
 os.environ["HF_HUB_OFFLINE"] = "1"
+
+# Records are written to last, and every write waits for the disk: memory does not. What passed is deleted, see pyproject.
+if MEMORY.is_dir() and min(shutil.disk_usage(MEMORY).free, psutil.virtual_memory().available) > ROOM:
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 
 settings.register_profile(
     "suite", deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
@@ -48,6 +58,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """
     parser.addoption("--traces", type=Path, default=TESTS / "traces", help="folder of reference traces")
     parser.addoption("--faults", type=int, default=150, help="random faults in records")
+    parser.addoption("--kills", type=int, default=3, help="signals to commands at work, see soak/test_kills.py")
     parser.addoption("--conformance", type=Path, help="file for the table of replayed traces")
     parser.addoption("--figures", type=Path, help="page for what the tests in soak/ have counted")
 

@@ -6,9 +6,8 @@ import platform
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from importlib import metadata
 from pathlib import Path
-
-from benchmarks.records import provenance
 
 BLOCK = re.compile(r"(<!-- begin soak -->\n).*?(<!-- end -->)", flags=re.DOTALL)
 PACKAGES = ("torch", "pandas", "pyarrow")
@@ -30,7 +29,7 @@ class Figures:
         page.write_text(BLOCK.sub(lambda found: f"{found[1]}{self._as_markdown()}{found[2]}", text), encoding="utf-8")
 
     def _as_markdown(self) -> str:
-        versions = ", ".join(f"{name} {provenance.versions()[name]}" for name in PACKAGES)
+        versions = ", ".join(f"{name} {metadata.version(name)}" for name in PACKAGES)
         parts = [f"{datetime.now(UTC):%Y-%m-%d}, {platform.system()}, Python {platform.python_version()}, {versions}.\n\n"]
         for heading, rows in self.tables.items():
             columns = list(rows[0])

@@ -86,6 +86,7 @@ def test_tasks_are_alike_where_no_number_differs() -> None:
 # ---- the picture -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", NUMBERS)
 def test_every_number_of_every_method_has_a_panel(number: int) -> None:
     figure = drawn(runs(number))
@@ -208,6 +209,7 @@ def charts(page: Path) -> dict[str, tuple[dict[str, Any], list[str]]]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", NUMBERS)
 def test_charts_follow_the_rule_of_the_pictures(number: int, tmp_path: Path) -> None:
     found = charts(write_html(suite_tables(fake_runs.write_suite(tmp_path / "fake", runs(number))), ""))

@@ -249,6 +249,7 @@ def whole(name: str) -> pd.DataFrame:
     return loop.trajectory.frame()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*METHODS, "counts"])
 @pytest.mark.parametrize("blocks", [1, 5, 18])
 def test_a_resumed_run_has_the_same_probes(name: str, blocks: int, tmp_path: Path) -> None:

@@ -59,6 +59,7 @@ def test_the_loss_by_hand_is_that_of_the_model_itself() -> None:
     torch.testing.assert_close(finetune_steps._loss_where_learned(Peft(), inputs), causal(**inputs).loss)
 
 
+@pytest.mark.slow
 def test_memory_of_a_process_is_not_that_of_the_one_that_started_it() -> None:
     large = torch.ones(100_000_000)
     done = subprocess.run([sys.executable, "-c", CHILD], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -21,6 +21,7 @@ from weighting import METHODS, Needs
 CPU = torch.device("cpu")
 
 
+@pytest.mark.slow
 def test_the_problem_of_many_heads_holds_the_contract() -> None:
     report = check_problem(ManyHeads)
     assert report.ok, str(report)

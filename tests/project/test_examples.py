@@ -50,6 +50,7 @@ def test_own_method_is_planned_beside_the_listed_ones(
     assert {"uniform", "coba", "LagWeighting"} <= set(weighters.split(", "))
 
 
+@pytest.mark.slow
 def test_a_gramian_method_of_ones_own_holds_the_contract_in_ten_lines() -> None:
     path = EXAMPLES / "own_gramian_method.py"
     report = check_weighter(weighter_class(f"{path}:EqualLengths"))

@@ -106,7 +106,7 @@ def test_hooks_use_the_pinned_tools() -> None:
 
 def test_workflows_name_files_and_targets_that_exist() -> None:
     jobs = read(".github/workflows/ci.yml")["jobs"]
-    assert {"lint", "tests", "lower-bounds", "optional-parts-missing"} == set(jobs)
+    assert {"lint", "tests", "lower-bounds", "adapters-lower-bounds", "optional-parts-missing"} == set(jobs)
     assert {row["os"].split("-")[0] for row in jobs["tests"]["strategy"]["matrix"]["include"]} == {"ubuntu", "macos"}
     commands = "\n".join(step.get("run", "") for job in jobs.values() for step in job["steps"])
     assert [name for name in re.findall(r"-r (\S+)", commands) if not (ROOT / name).is_file()] == []

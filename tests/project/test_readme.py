@@ -37,6 +37,7 @@ PAGES = (
     "docs/integrations.md",
     "docs/finetuning.md",
     "docs/clusters.md",
+    "docs/reliability.md",
     "docs/data.md",
     "docs/architecture.md",
     "CONTRIBUTING.md",

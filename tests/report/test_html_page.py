@@ -98,6 +98,7 @@ def test_fronts_are_drawn_for_few_pairs_of_metrics(number: int, fronts: int, tmp
     assert without_library(text).count("<h3>Pareto front: ") == fronts
 
 
+@pytest.mark.slow
 def test_the_same_records_give_the_same_bytes(tmp_path: Path) -> None:
     runs = suite(seeds=(0,), languages=2)
     first = write_html(suite_tables(write_suite(tmp_path / "one" / "fake", runs)), "").read_bytes()

@@ -136,7 +136,7 @@ class Step(nn.Module):
 @every_setting
 def test_vmap_over_replicas_is_a_batch_of_replicas(name: str, more: dict[str, Any]) -> None:
     replicas = 3
-    shown = script(3, 30, batch_shape=(replicas,))
+    shown = script(3, 15, batch_shape=(replicas,))
     together = make(name, batch_shape=(replicas,), **more)
     expected = run(together, shown)
     alone = make(name, **more)

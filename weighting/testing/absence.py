@@ -18,7 +18,7 @@ GUARDS = "guard_counts"
 def replicas_are_independent(subject: Subject) -> None:
     """A batch of replicas gives each the weights that it gets alone."""
     for batch_shape, absent in (((3,), False), ((2, 2), True)):
-        shown = script(3, 24, batch_shape=batch_shape, absent=absent)
+        shown = script(3, 16, batch_shape=batch_shape, absent=absent)
         together = run(subject.make(batch_shape=batch_shape), shown)
         for place in torch.cartesian_prod(*(torch.arange(n) for n in batch_shape)).reshape(-1, len(batch_shape)).tolist():
             alone = shown.changed(lambda field, value, at=tuple(place): value[at])  # type: ignore[misc]
@@ -29,7 +29,7 @@ def replicas_are_independent(subject: Subject) -> None:
 def absent_tasks_have_weight_0_and_leave_no_trace(subject: Subject) -> None:
     """Whatever number stands for an absent task's loss, its weight is 0, and others' weights and the state are the same."""
     for batch_shape in ((), (3,)):
-        shown = script(3, 24, seed=5, batch_shape=batch_shape, absent=True)
+        shown = script(3, 16, seed=5, batch_shape=batch_shape, absent=True)
         absent = torch.stack([here for step in shown.steps if (here := step.present) is not None]).logical_not()
         results, states = [], []
         for garbage in (0.0, 1e6, 0.7, float("nan")):
@@ -44,7 +44,7 @@ def absent_tasks_have_weight_0_and_leave_no_trace(subject: Subject) -> None:
 
 def all_present_is_the_same_said_or_not(subject: Subject) -> None:
     """Counts of 1, a mask of True, and no counts at all are one."""
-    shown = script(3, 30)
+    shown = script(3, 20)
     silent = run(subject.make(), shown)
     for everywhere in (torch.ones(3, dtype=torch.bool), torch.ones(3, dtype=torch.int64)):
         said = Script(_counted(shown.first, everywhere), [_counted(step, everywhere) for step in shown.steps])

@@ -149,7 +149,7 @@ def wants_no_more_than_it_needs(subject: Subject) -> None:
 
 def answers_come_from_where_it_says(subject: Subject) -> None:
     """answers_from "state": the same answer whatever this step's losses are, and without any; "losses": another one."""
-    weighter, _, _ = half_way(subject.make, script(3, 40, absent=True))
+    weighter, _, _ = half_way(subject.make, script(3, 26, absent=True))
     answers_from, differs = weighter.answers_from, False
     expect(answers_from in ("state", "losses"), 'answers_from "state" or "losses"', repr(answers_from))
     for step in script(3, 12, seed=4).steps:
@@ -173,7 +173,7 @@ def answers_come_from_where_it_says(subject: Subject) -> None:
 
 def a_prior_multiplies_the_weights(subject: Subject) -> None:
     """prior: constants that multiply the weights, and nothing else."""
-    shown, prior = script(3, 30, absent=True), torch.tensor([20.0, 1.0, 0.5], dtype=torch.float64)
+    shown, prior = script(3, 20, absent=True), torch.tensor([20.0, 1.0, 0.5], dtype=torch.float64)
     same(run(subject.make(prior=prior), shown), prior * run(subject.make(), shown), "weights with a prior")
 
 

@@ -83,7 +83,7 @@ def goes_on_after(way: Callable[[Weighter], Weighter]) -> Callable[[Subject], No
     """A check that the method goes on as if nothing had happened, with its state real and as precise as before."""
 
     def check(subject: Subject) -> None:
-        weighter, twin, rest = half_way(subject.make, script(3, 40, absent=True))
+        weighter, twin, rest = half_way(subject.make, script(3, 26, absent=True))
         after = way(weighter)
         expect(not any(value.is_meta for value in after.buffers()), "a state with numbers in it", "one on the meta device")
         _numbers_in(after, torch.float64)
@@ -117,7 +117,7 @@ goes_on_after_a_second_start = goes_on_after(_started_again)
 
 def starting_after_a_resume_changes_nothing(subject: Subject) -> None:
     """start() on an instance that was loaded half-way, as loops call it, changes nothing."""
-    weighter, twin, rest = half_way(subject.make, script(3, 40, absent=True))
+    weighter, twin, rest = half_way(subject.make, script(3, 26, absent=True))
     resumed = subject.make()
     resumed.load_state_dict(through_a_file(weighter))
     same(go_on(_started_again(resumed), rest.steps), go_on(twin, rest.steps), "weights after a start on a loaded state")
@@ -140,10 +140,10 @@ def follows_a_cast_to_single_precision_and_back(subject: Subject) -> None:
 
 def reset_is_a_fresh_start(subject: Subject) -> None:
     """reset() gives the numbers of a new instance, keeps the prior and clears the guards."""
-    weighter, _, _ = half_way(lambda: subject.make(prior=[1.0, 2.0, 3.0]), script(3, 40, absent=True))
+    weighter, _, _ = half_way(lambda: subject.make(prior=[1.0, 2.0, 3.0]), script(3, 26, absent=True))
     weighter.reset()
     expect(not weighter.guards_taken(), "no guards taken after reset()", weighter.guards_taken())
-    shown = script(3, 40, seed=3)
+    shown = script(3, 26, seed=3)
     same(run(weighter, shown), run(subject.make(prior=[1.0, 2.0, 3.0]), shown), "weights after reset()")
 
 
@@ -157,7 +157,7 @@ def created_under_the_meta_device_it_is_real(subject: Subject) -> None:
 
 def memory_that_nobody_filled_is_one_error(subject: Subject) -> None:
     """A state left uninitialised by whoever loads models is one clear error, and reset() mends it."""
-    weighter, _, rest = half_way(subject.make, script(3, 40, absent=True))
+    weighter, _, rest = half_way(subject.make, script(3, 26, absent=True))
 
     def garbage(value: Tensor) -> Tensor:
         return value if value.is_floating_point() else torch.full_like(value, 7)

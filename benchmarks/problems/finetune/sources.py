@@ -97,7 +97,7 @@ def _parquet(task: str, path: Path) -> list[Row]:
 
     try:
         return list(parquet.read_table(path).to_pylist())
-    except (OSError, pyarrow.ArrowException) as error:
+    except (OSError, ValueError, OverflowError, pyarrow.ArrowException) as error:
         raise ValueError(f"{OWNER}: expected to read data of task {task!r}, found {path}: {one_line(error)}") from error
 
 

@@ -33,6 +33,7 @@ print(json.dumps([first, sorted(known & set(sys.modules))]))
 """
 
 
+@pytest.mark.slow
 def test_packages_of_the_extra_are_imported_where_they_are_used(model_cache: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(

@@ -37,6 +37,7 @@ def test_a_run_learns(tmp_path: Path, llama: str) -> None:
     assert (loop._measure("validation").losses < first).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["coba", "famo", "gradnorm", "token_mean"])
 def test_a_stopped_run_ends_as_if_it_had_not_been_with_dropout_on(tmp_path: Path, llama: str, method: str) -> None:
     adapt = {"lora": {"rank": 2, "layers": 2, "dropout": 0.3}}

@@ -205,6 +205,7 @@ def test_a_built_in_task_may_have_another_amount() -> None:
     assert trains == {**built_in.EXAMPLES, "yaml": 5}
 
 
+@pytest.mark.slow
 def test_no_built_in_example_is_in_two_splits() -> None:
     """Where text is repeated in the files, as in type stubs, the training example is left out."""
     everything = {"train": 10_000, "validation": 10_000, "test": 10_000}

@@ -132,6 +132,7 @@ def tried(run: RunSpec) -> dict[str, float]:
     return loop.run().test
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suite", FROM_THE_HUB)
 def test_every_suite_trains_on_small_files(suite: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", small_hub())
