@@ -66,7 +66,7 @@ def quick() -> str:
 def better() -> str:
     """Who is better than uniform weights, and than constants, once everybody is tuned, and at what cost, in words."""
     text = (
-        "**Shown better**, every method and every rival tuned by equally many trials (in parentheses: its step over a "
+        "**Shown better**, all tuned by equally many trials (in parentheses: a step over a "
         f"uniform one). {' '.join(_shown_better(suite, problem) for suite, problem in TUNED)}"
     )
     return textwrap.fill(text, WIDTH, break_long_words=False, break_on_hyphens=False)
@@ -83,9 +83,9 @@ def _shown_better(suite: str, problem: str) -> str:
         [name for name, row in table.items() if row["verdict"] == ahead] for table in (uniform, static)
     )
     both = [f"`{name}` ({_number(costs[name], 2)})" for name in over_uniform if name in over_static]
-    than = "than tuned uniform weights and tuned constants" + ("" if tested else " on every seed, too few for a test")
+    than = "than tuned `uniform` and `static`" + ("" if tested else " on every seed, too few for a test")
     alone = _names([name for name in over_uniform if name not in over_static])
-    return f"On `{problem}`, {pairs} seeds, {than}: {', '.join(both) or 'none'}; than tuned uniform weights alone: {alone}."
+    return f"On `{problem}`, {pairs} seeds, {than}: {', '.join(both) or 'none'}; than `uniform` alone: {alone}."
 
 
 def _costs(suite: str, problem: str) -> dict[str, str]:
