@@ -155,8 +155,3 @@ class GradNormToy(Problem):
         """The last hidden layer."""
         assert isinstance(model, Network)
         return model.trunk[-2]
-
-    def shared_parameters(self, model: nn.Module) -> Sequence[Tensor]:
-        """The trunk: of the tensor that holds all heads, each task reaches a part of its own."""
-        assert isinstance(model, Network)
-        return list(model.trunk.parameters())
