@@ -37,7 +37,7 @@ NEAR_THE_SECOND = 0.001
 class ProjectedMinimumNorm(_FromGramian):
     """A point of the simplex at which the combined gradient is short.
 
-    rounds  >= 1, of projected gradients at most; that code runs on until the point rests, up to 4200 rounds on the traces
+    rounds  >= 1, of projected gradients at most
 
     >>> from weighting import Observation, create
     >>> now = Observation(losses=[1.0, 1.0], gramian=[[1.0, 1.0], [1.0, 4.0]])

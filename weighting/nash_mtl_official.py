@@ -7,11 +7,12 @@ Symbols   G Gramian, F its Frobenius norm, w the weights, ones at first. A round
           rounds end with the w for which |Gw/F - 1/w| < 1e-3 or |a - w| < 1e-6. The next step goes on from there.
 Departs   from the method as that code does: 1'Ga is added to what is linear in the chain, and where norms differ the chain
           rests far from Gw = 1 / w, with constraints that hold with room to spare. From that code: problems are solved by
-          an interior-point method of ours, to 1e-11 where ECOS stops at 1e-8. Where a problem has no solution, both keep w
-          (guard ``no_least_point``): some (Gw)_i <= 0 leave it without bound, a gradient of 0 or gradients that cancel
-          without a point. Its option to solve in every n-th step only is left out. A task that is absent keeps its weight.
+          an interior-point method of ours, to 1e-11 of the objective, and not by ECOS. Where a problem has no solution, both
+          keep w: some (Gw)_i <= 0 can leave it without bound, and gradients that cancel leave it without a point (guard
+          ``no_least_point``), as does a gradient of 0 (guard ``zero_gradient``). Its option to solve in every n-th step
+          only is left out. A task that is absent keeps its weight.
 Clipping  The training loop of that code, not the method, then multiplies the shared gradient by 1 / (|J'w| + 1e-6) where
-          that is below 1 (``update_norm`` = 1 in a loop of this project): 1 / sqrt(K) at the solution of Gw = 1 / w.
+          that is below 1: 1 / sqrt(K) at the solution of Gw = 1 / w.
 """
 
 from __future__ import annotations
@@ -23,10 +24,9 @@ import torch
 from torch import Tensor
 
 from weighting._checks import check
-from weighting._gramian import LastAnswer, equal_shares, gradients, seen_none, times
+from weighting._gramian import Gradients, LastAnswer, _FromGramian, equal_shares, gradients, seen_none, times
 from weighting.claim import Claim
-from weighting.contract import Weighter
-from weighting.observation import Needs, Observation
+from weighting.observation import Observation
 
 SMALLEST_RESIDUAL = 1e-3
 SMALLEST_CHANGE = 1e-6
@@ -40,7 +40,7 @@ FAR = 1e9
 """In units of where the search began: a point that is further out will not come to rest."""
 
 
-class ChainedBargaining(Weighter):
+class ChainedBargaining(_FromGramian):
     """The end of the chain of convex problems.
 
     rounds  >= 1, convex problems in a step at most
@@ -53,10 +53,8 @@ class ChainedBargaining(Weighter):
 
     name = "nash_mtl_official"
     variant_of = "nash_mtl"
-    needs = Needs.GRAMIAN
-    answers_from = "state"
     claims = Claim.NONNEGATIVE | Claim.PERMUTATION_EQUIVARIANT | Claim.FINITE_ON_EXTREME_LOSSES
-    guards = {"no_least_point": "a problem of the chain has no solution: the weights stayed as they were"}
+    guards = {"no_least_point": "a problem of the chain had no solution: the weights stayed as they were"}
 
     last_weights: Tensor
 
@@ -67,38 +65,45 @@ class ChainedBargaining(Weighter):
         self._last = LastAnswer()
 
     def weights(self, now: Observation) -> Tensor:
-        """w, above 0, ``(*batch_shape, K)``."""
-        return self.as_weights(self._solved(now)[0], now)
+        """w, above 0, ``(*batch_shape, K)``; the last ones where all gradients are 0."""
+        return self.as_weights(self.rule(gradients(self.read(now, "gramian"), self.present(now))), now)
+
+    def rule(self, seen: Gradients) -> Tensor:
+        """w, above 0; of tasks that are not there, the last ones."""
+        return self._solved(seen)[0]
 
     def update(self, after: Observation) -> None:
         """Go on from the weights of this step."""
-        found, failed = self._solved(after)
+        super().update(after)
+        found, failed = self._solved(gradients(self.read(after, "gramian"), self.present(after)))
         self.count_guard("no_least_point", failed)
         self.last_weights.copy_(found)
 
-    def _solved(self, seen: Observation) -> tuple[Tensor, Tensor]:
-        chain = partial(_chain, rounds=self.rounds)
-        return self._last(chain, self.read(seen, "gramian"), self.present(seen), self.last_weights)
+    def _solved(self, seen: Gradients) -> tuple[Tensor, Tensor]:
+        norms = torch.where(seen.counts, seen.norms, 0.0)
+        return self._last(partial(_chain, rounds=self.rounds), seen.cosines, norms, seen.present, self.last_weights)
 
 
-def _chain(gramian: Tensor, present: Tensor, last: Tensor, *, rounds: int) -> tuple[Tensor, Tensor]:
-    """The weights after the chain, absent ones as they were, and where it failed: bool ``(*batch_shape)``."""
-    seen = gradients(gramian, present)
-    # In unit gradients, as all solvers here: y_i = n_i w_i, s = Cy = Gw / n.
-    start, none = equal_shares(seen.cosines, torch.ones_like(seen.norms), 1.0)
-    weights, going = last.double(), present.any(-1, keepdim=True)
-    failed = going & ((present & seen.counts.logical_not()).any(-1, keepdim=True) | none.unsqueeze(-1))
-    going = going & failed.logical_not()
-    norms = torch.where(seen.counts, seen.norms, 0.0)
-    size = torch.linalg.matrix_norm(seen.cosines * norms.unsqueeze(-1) * norms.unsqueeze(-2)).unsqueeze(-1)
+def _chain(cosines: Tensor, norms: Tensor, present: Tensor, last: Tensor, *, rounds: int) -> tuple[Tensor, Tensor]:
+    """The weights after the chain, absent ones as they were, and where a problem failed: bool ``(*batch_shape)``.
+
+    norms  0 for tasks that are not there, or have a gradient of 0
+    """
+    # In unit gradients, as all solvers here: y_i = n_i w_i, s = Cy = Gw / n; n_i = 1 for those that do not count.
+    units = torch.where(norms > 0, norms, 1.0)
+    start, none = equal_shares(cosines, torch.ones_like(norms), 1.0)
+    going = present.any(-1, keepdim=True) & (present & (norms <= 0)).any(-1, keepdim=True).logical_not()
+    failed = going & none.unsqueeze(-1)
+    weights, going = last.double(), going & failed.logical_not()
+    size = torch.linalg.matrix_norm(cosines * norms.unsqueeze(-1) * norms.unsqueeze(-2)).unsqueeze(-1)
     for _ in range(rounds):
         if seen_none(going):
             break
-        y = torch.where(seen.counts, weights * seen.norms, 1.0)
-        products = times(seen.cosines, y)
-        linear = times(seen.cosines, norms) + 1 / y + times(seen.cosines, 1 / products)
-        found, solved = _least_point(seen.cosines, linear, start)
-        found = torch.where(present, found / seen.norms, weights)
+        y = torch.where(norms > 0, weights * units, 1.0)
+        products = times(cosines, y)
+        linear = times(cosines, norms) + 1 / y + times(cosines, 1 / products)
+        found, solved = _least_point(cosines, linear, start)
+        found = torch.where(present, found / units, weights)
         residual = torch.where(present, norms * products / size - 1 / weights, 0.0)
         at_rest = (torch.linalg.vector_norm(residual, dim=-1, keepdim=True) < SMALLEST_RESIDUAL) | (
             torch.linalg.vector_norm(found - weights, dim=-1, keepdim=True) < SMALLEST_CHANGE

@@ -15,8 +15,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from weighting._gramian import Gradients
+from weighting._gramian import Gradients, gradients
 from weighting.claim import Claim
+from weighting.observation import Observation
 from weighting.upgrad import Unconflicting
 
 DIAGONAL = 1e-4
@@ -40,10 +41,20 @@ class RegularizedUnconflicting(Unconflicting):
     def rule(self, seen: Gradients) -> Tensor:
         """w, each at least 1 / K."""
         norms = torch.where(seen.counts, seen.norms, 0.0)
-        trace = norms.square().sum(-1, keepdim=True)
-        shares = torch.where(trace >= SMALLEST_TRACE, norms / trace.sqrt(), 0.0)
+        shares = torch.where(_small(seen), 0.0, norms / norms.square().sum(-1, keepdim=True).sqrt())
         identity = torch.eye(self.num_tasks, dtype=shares.dtype, device=shares.device)
         matrix = seen.cosines * shares.unsqueeze(-1) * shares.unsqueeze(-2) + DIAGONAL * identity
         lengths = matrix.diagonal(dim1=-2, dim2=-1).sqrt()
         cosines = matrix / lengths.unsqueeze(-1) / lengths.unsqueeze(-2)
         return super().rule(replace(seen, cosines=cosines, norms=lengths, counts=seen.present))
+
+    def update(self, after: Observation) -> None:
+        """Count gradients of 0, and those that are small together."""
+        super().update(after)
+        seen = gradients(self.read(after, "gramian"), self.present(after))
+        self.count_guard("small_gradients", (_small(seen) & seen.counts.any(-1, keepdim=True)).squeeze(-1))
+
+
+def _small(seen: Gradients) -> Tensor:
+    """Whether the trace of G is below the smallest that counts: bool ``(*batch_shape, 1)``."""
+    return torch.where(seen.counts, seen.norms, 0.0).square().sum(-1, keepdim=True) < SMALLEST_TRACE
