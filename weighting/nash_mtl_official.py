@@ -7,7 +7,7 @@ Symbols   G Gramian, F its Frobenius norm, w the weights, ones at first. A round
           rounds end with the w for which |Gw/F - 1/w| < 1e-3 or |a - w| < 1e-6. The next step goes on from there.
 Departs   from the method as that code does: 1'Ga is added to what is linear in the chain, and where norms differ the chain
           rests far from Gw = 1 / w, with constraints that hold with room to spare. From that code: problems are solved by
-          an interior-point method of ours, to 1e-11 of the objective, and not by ECOS. Where a problem has no solution, both
+          an interior-point method of ours, to 1e-10 of the objective, and not by ECOS. Where a problem has no solution, both
           keep w: some (Gw)_i <= 0 can leave it without bound, and gradients that cancel leave it without a point (guard
           ``no_least_point``), as does a gradient of 0 (guard ``zero_gradient``). Its option to solve in every n-th step
           only is left out. A task that is absent keeps its weight.
@@ -34,8 +34,11 @@ POINT_ROUNDS = 50
 """Of the interior-point method, at most; 12 to 25 are usual."""
 CENTRE = 0.1
 """The products of multiplier and slack that are aimed at, in those of now."""
-LARGEST_GAP = 1e-11
-LARGEST_OFF = 1e-10
+LARGEST_GAP = 1e-10
+LARGEST_OFF = 1e-9
+"""Both as shares of the multipliers' sum, half the objective, where the search ends."""
+GOOD_ENOUGH = 1e-6
+"""Both where the search does not come that near: with gradients that nearly cancel, numbers end before."""
 FAR = 1e9
 """In units of where the search began: a point that is further out will not come to rest."""
 
@@ -135,14 +138,16 @@ def _least_point(matrix: Tensor, linear: Tensor, start: Tensor) -> tuple[Tensor,
             break
         step, change = _newton_step(by_products, off, slack, multipliers)
         length = _length(step, times(by_products, step), change / multipliers, slack)
-        y = torch.where(going, y * (1 + length * step), y)
-        multipliers = torch.where(going, multipliers + length * change, multipliers)
-    return y, done
+        moving = going & (length > 0)
+        y = torch.where(moving, y * (1 + length * step), y)
+        multipliers = torch.where(moving, multipliers + length * change, multipliers)
+    return y, torch.maximum(off.abs().amax(-1, keepdim=True), gap) <= GOOD_ENOUGH * total
 
 
 def _newton_step(by_products: Tensor, off: Tensor, slack: Tensor, multipliers: Tensor) -> tuple[Tensor, Tensor]:
     """The step relative to y, and that of the multipliers, towards multiplier times slack = a tenth of their mean."""
-    wanted = CENTRE * (multipliers * slack).mean(-1, keepdim=True) / slack
+    # Never far below what is off: slacks that are small too early block the way.
+    wanted = CENTRE * torch.maximum((multipliers * slack).mean(-1, keepdim=True), off.abs().amax(-1, keepdim=True)) / slack
     both = by_products + torch.eye(slack.shape[-1], dtype=slack.dtype, device=slack.device)
     curvature = torch.diag_embed(multipliers) + by_products.mT @ (multipliers.unsqueeze(-1) * by_products)
     curvature = curvature + both.mT @ ((multipliers / slack).unsqueeze(-1) * both)
