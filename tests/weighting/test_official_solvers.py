@@ -65,8 +65,11 @@ def test_no_point_beside_the_least_one_is_better(number: int) -> None:
     assert gains.min() >= 1 - 1e-9
     beside = point * (1 + 0.01 * torch.randn(200, 20, number, generator=draw, dtype=torch.float64))
     least = (beside * (matrix @ beside.unsqueeze(-1)).squeeze(-1)).amin(-1, keepdim=True)
-    beside = beside / least.sqrt()
-    assert ((beside * linear).sum(-1) >= (point * linear).sum(-1) * (1 - 1e-9)).all()
+    # Where gradients nearly cancel, some neighbours lie outside of the cone and cannot be scaled back.
+    inside = (least > 0).squeeze(-1)
+    assert inside.double().mean() > 0.9
+    values = (beside / least.clamp(min=1e-300).sqrt() * linear).sum(-1) / (point * linear).sum(-1)
+    assert values[inside].min() >= 1 - 1e-9
 
 
 def test_a_step_of_nash_mtl_official_goes_on_from_the_last_one() -> None:
