@@ -48,9 +48,9 @@ class ChainedBargaining(_FromGramian):
 
     rounds  >= 1, convex problems in a step at most
 
-    >>> from weighting import Observation, create, replay
-    >>> step = Observation(losses=[1.0, 1.0], gramian=[[1.0, 0.0], [0.0, 4.0]])
-    >>> replay(create("nash_mtl_official", 2), [step])[-1].round(decimals=6).tolist()
+    >>> from weighting import Observation, create
+    >>> now = Observation(losses=[1.0, 1.0], gramian=[[1.0, 0.0], [0.0, 4.0]])
+    >>> create("nash_mtl_official", 2).weights(now).round(decimals=6).tolist()
     [1.0, 0.5]
     """
 
