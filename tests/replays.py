@@ -350,6 +350,14 @@ REPLAYS = {
 }
 """Group, the part of a file's name before the hyphen -> its replay."""
 
+OFFICIAL = {
+    "mgda": Replay("mgda_official", by_gramian("mgda_official"), expected=known("weights", "two_equal_rows")),
+    # That code's own error: 3e-3 where norms differ by a thousand.
+    "nash_mtl": Replay("nash_mtl_official", by_gramian("nash_mtl_official"), 5e-3, relative=True, expected=known("weights")),
+    "upgrad": Replay("upgrad_torchjd", by_gramian("upgrad_torchjd"), 1e-9, relative=True, expected=known("weights")),
+}
+"""Group whose own replay is compared with an optimum -> that of the variant which gives what the other program gave."""
+
 
 def group_of(path: Path) -> str:
     return path.name.partition("-")[0]

@@ -39,7 +39,9 @@ from weighting.log_transform import LogTransform
 from weighting.losses import TaskLosses, total
 from weighting.metaweighting import MetaWeighting
 from weighting.mgda import MinimumNorm
+from weighting.mgda_official import ProjectedMinimumNorm
 from weighting.nash_mtl import NashBargaining
+from weighting.nash_mtl_official import ChainedBargaining
 from weighting.observation import Needs, Observation, RunFacts
 from weighting.pcgrad import ProjectedConflicts
 from weighting.random import RandomLossWeighting
@@ -55,6 +57,7 @@ from weighting.uncertainty import UncertaintyWeighting
 from weighting.uncertainty_liebel import RegularizedUncertainty
 from weighting.uniform import Uniform
 from weighting.upgrad import Unconflicting
+from weighting.upgrad_torchjd import RegularizedUnconflicting
 from weighting.validation import ValidationFeed
 
 __all__ = [
@@ -117,14 +120,17 @@ METHODS: dict[str, type[Weighter]] = {
         CoBaFixedMix,
         CoBaFromStart,
         MinimumNorm,
+        ProjectedMinimumNorm,
         ProjectedConflicts,
         GradientVaccine,
         ImpartialGradient,
         ConflictAverse,
         NashBargaining,
+        ChainedBargaining,
         AlignedComponents,
         FairGradient,
         Unconflicting,
+        RegularizedUnconflicting,
         DualBalancing,
         MetaWeighting,
     )

@@ -1,4 +1,4 @@
-"""Shares of the weight where some tasks have nothing yet by which they could be weighed."""
+"""Shares of the weight among some of the tasks."""
 
 from __future__ import annotations
 
@@ -22,3 +22,15 @@ def softmax_among(scores: Tensor, counted: Tensor) -> Tensor:
     counted  bool, of the same shape
     """
     return torch.where(counted, scores.masked_fill(counted.logical_not(), float("-inf")).softmax(-1), 0.0)
+
+
+def projected(values: Tensor, total: Tensor, chosen: Tensor) -> Tensor:
+    """The nearest point at least 0 whose chosen elements sum to ``total`` >= 0, ``(*batch_shape, 1)``, by sorting."""
+    inside = torch.where(chosen, values, float("-inf"))
+    # In the distance to the largest one: whoever is further away than the total gets 0, and no large number is left.
+    inside = (inside - inside.amax(-1, keepdim=True)).clamp(min=-total)
+    falling = torch.where(chosen, inside, float("-inf")).sort(-1, descending=True).values
+    number = torch.arange(1, values.shape[-1] + 1, dtype=values.dtype, device=values.device)
+    thresholds = (falling.cumsum(-1) - total) / number
+    last = (falling > thresholds).sum(-1, keepdim=True).clamp(min=1) - 1
+    return (inside - thresholds.gather(-1, last)).clamp(min=0.0)

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from weighting._checks import check, check_choice
 from weighting._gramian import gradients_of_rows
+from weighting._shares import projected
 from weighting.claim import Claim
 from weighting.contract import Weighter
 from weighting.mgda import minimum_norm
@@ -123,7 +124,7 @@ class MetaWeighting(Weighter):
         """Parameters that were moved, back where they may be; of tasks that are not there, anything."""
         if self.constraint == "simplex":
             kept = torch.where(trained, 0.0, self.weight_parameters).sum(-1, keepdim=True)
-            return _projected(moved, (1 - kept).clamp(min=0.0), trained)
+            return projected(moved, (1 - kept).clamp(min=0.0), trained)
         if self.constraint == "softmax":
             return moved + _log_sum(self.weight_parameters, trained) - _log_sum(moved, trained)
         return moved
@@ -135,18 +136,6 @@ def _common(shares: Tensor, hypergradients: Tensor) -> Tensor:
     direction = parts.sum(-2)
     size = torch.linalg.vector_norm(parts, dim=-1).amax(-1, keepdim=True)
     return torch.where(torch.linalg.vector_norm(direction, dim=-1, keepdim=True) > ROUNDING * size, direction, 0.0)
-
-
-def _projected(values: Tensor, total: Tensor, chosen: Tensor) -> Tensor:
-    """The nearest point at least 0 whose chosen elements sum to ``total`` >= 0, ``(*batch_shape, 1)``, by sorting."""
-    inside = torch.where(chosen, values, float("-inf"))
-    # In the distance to the largest one: whoever is further away than the total gets 0, and no large number is left.
-    inside = (inside - inside.amax(-1, keepdim=True)).clamp(min=-total)
-    falling = torch.where(chosen, inside, float("-inf")).sort(-1, descending=True).values
-    number = torch.arange(1, values.shape[-1] + 1, dtype=values.dtype, device=values.device)
-    thresholds = (falling.cumsum(-1) - total) / number
-    last = (falling > thresholds).sum(-1, keepdim=True).clamp(min=1) - 1
-    return (inside - thresholds.gather(-1, last)).clamp(min=0.0)
 
 
 def _log_sum(values: Tensor, chosen: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from places import ROOT
 from scripts import SETTINGS, every_subject, make
 
 import weighting
-from weighting import METHODS, Needs, Observation, Weighter, _gramian, cagrad
+from weighting import METHODS, Needs, Observation, Weighter, _gramian, cagrad, nash_mtl_official
 from weighting._build import hyperparameters_of
 from weighting.observation import FIELD_OF
 from weighting.replaying import at_start, go_on
@@ -28,7 +28,13 @@ from weighting.testing.synthetic import Script, run, script
 
 ELSEWHERE = answers.numbers_are_the_same_in_another_process
 ON_THE_DEVICE = devices.everything_stays_on_the_device_of_the_losses
-ROUNDS = ((_gramian, "ROUNDS"), (_gramian, "INTERIOR_STEPS"), (_gramian, "NEWTON_STEPS"), (cagrad, "ROUNDS"))
+ROUNDS = (
+    (_gramian, "ROUNDS"),
+    (_gramian, "INTERIOR_STEPS"),
+    (_gramian, "NEWTON_STEPS"),
+    (cagrad, "ROUNDS"),
+    (nash_mtl_official, "POINT_ROUNDS"),
+)
 """Of the solvers, at most."""
 
 every_listed = pytest.mark.parametrize("listed", METHODS)

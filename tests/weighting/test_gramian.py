@@ -43,14 +43,20 @@ def gramian_of(*rows: list[float]) -> Tensor:
 BY_HAND: dict[str, tuple[Tensor, list[float]]] = {
     # Orthogonal, of lengths 1 and 2: weights in proportion to 1 / n^2, 1 / n, and so on.
     "mgda": (gramian_of([1, 0], [0, 2]), [0.8, 0.2]),
+    # Of two vectors with the product 4 the first, of squared length 2, is the shortest between them: 0.999.
+    "mgda_official": (gramian_of([1, 1], [2, 2]), [0.999, 0.001]),
     "imtl_g": (gramian_of([1, 0], [0, 2]), [2 / 3, 1 / 3]),
     "nash_mtl": (gramian_of([1, 0], [0, 2]), [1.0, 0.5]),
+    # The first problem ends at the solution: every constraint is tight.
+    "nash_mtl_official": (gramian_of([1, 0], [0, 2]), [1.0, 0.5]),
     "fairgrad": (gramian_of([1, 0], [0, 2]), [1.0, 0.5]),
     "aligned_mtl": (gramian_of([1, 0], [0, 2]), [1.0, 0.5]),
     # g_1 = (1, 0), g_2 = (-1, 1): q = -1. 1 + 1/2 of the other: c_1 = e_1 + e_2 / 2, c_2 = e_2 + e_1.
     "pcgrad": (gramian_of([1, 0], [-1, 1]), [2.0, 1.5]),
     "gradvac": (gramian_of([1, 0], [-1, 1]), [2.0, 1.5]),
     "upgrad": (gramian_of([1, 0], [-1, 1]), [1.0, 0.75]),
+    # H = ((1, -1), (-1, 2)) / 3 + 1e-4: v_1 = (1, b) / 2 with b = (1/3) / (2/3 + 1e-4), v_2 = (a, 1) / 2.
+    "upgrad_torchjd": (gramian_of([1, 0], [-1, 1]), [(1 + 1 / 1.0003) / 2, (1 + 1 / 2.0003) / 2]),
     # Losses of 1: the longer gradient has the multiplier 1, the shorter one 2.
     "db_mtl": (gramian_of([1, 0], [0, 2]), [2.0, 1.0]),
     # Equal lengths, orthogonal: s = (1/2, 1/2), and the update stays parallel to the mean gradient.
@@ -237,7 +243,7 @@ def test_degenerate_gramians_have_finite_answers(name: str, case: str) -> None:
         torch.testing.assert_close(weights.sum(), torch.ones((), dtype=torch.float64))
 
 
-@pytest.mark.parametrize("name", [name for name in ON_GRAMIAN if name not in ("pcgrad", "gradvac")])
+@pytest.mark.parametrize("name", [name for name in ON_GRAMIAN if name not in ("pcgrad", "gradvac", "mgda_official")])
 def test_equal_tasks_have_equal_weights(name: str) -> None:
     weights = answer(name, DEGENERATE["equal rows"])
     torch.testing.assert_close(weights[0], weights[1], rtol=1e-5, atol=1e-8)
@@ -260,6 +266,11 @@ def test_an_absent_task_is_cut_out(name: str) -> None:
         *((name, DEGENERATE["zero row"], "zero_gradient") for name in ON_GRAMIAN),
         ("nash_mtl", DEGENERATE["opposite"], "no_bargain"),
         ("fairgrad", DEGENERATE["opposite"], "no_bargain"),
+        ("nash_mtl_official", DEGENERATE["opposite"], "no_least_point"),
+        # (Gw)_1 = -0.1 at w = 1: the objective falls for ever along (2, 1, 0).
+        ("nash_mtl_official", gramian_of([1, 0, 0], [-1.1, 1, 0], [0, 0, 1]), "no_least_point"),
+        ("mgda_official", 1e9 * torch.eye(3, dtype=torch.float64), "long_gradients"),
+        ("upgrad_torchjd", 1e-6 * torch.eye(3, dtype=torch.float64), "small_gradients"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -271,7 +282,7 @@ def test_guards_are_counted(name: str, gramian: Tensor, guard: str) -> None:
     assert weighter.guards_taken() == {guard: 1}
 
 
-@pytest.mark.parametrize("name", ["gradvac", "nash_mtl", "fairgrad"])
+@pytest.mark.parametrize("name", ["gradvac", "nash_mtl", "nash_mtl_official", "mgda_official", "fairgrad"])
 def test_an_answer_is_remembered_for_the_same_numbers_alone(name: str) -> None:
     first, other = gramian_of([1.0, 0.0], [-0.5, 2.0]), gramian_of([1.0, 0.3], [0.5, 1.0])
     asked = [first, first.clone(), other, first]

@@ -16,7 +16,8 @@ import weighting
 from benchmarks.contract import Problem, Training
 from benchmarks.harness.loop import Loop
 from weighting import Needs, Observation
-from weighting.metaweighting import MetaWeighting, _projected
+from weighting._shares import projected
+from weighting.metaweighting import MetaWeighting
 from weighting.testing.synthetic import run, script
 
 CONSTRAINTS = ("simplex", "softmax", "none")
@@ -161,7 +162,7 @@ def test_validation_losses_that_want_the_opposite_leave_the_weights_where_they_a
     ids=["all above", "one out", "far out", "of those that are there", "nothing to share"],
 )
 def test_projection_by_hand(moved: list[float], total: float, chosen: list[int], expected: list[float]) -> None:
-    found = _projected(vector(*moved), vector(total), torch.tensor(chosen).bool())
+    found = projected(vector(*moved), vector(total), torch.tensor(chosen).bool())
     torch.testing.assert_close(torch.where(torch.tensor(chosen).bool(), found, 0.0), vector(*expected))
 
 
@@ -169,7 +170,7 @@ def test_projection_is_the_nearest_point() -> None:
     """Against many points of the simplex, drawn at random."""
     draw = torch.Generator().manual_seed(0)
     values = torch.randn(50, 6, generator=draw, dtype=torch.float64)
-    found = _projected(values, torch.ones(50, 1, dtype=torch.float64), torch.ones(50, 6, dtype=torch.bool))
+    found = projected(values, torch.ones(50, 1, dtype=torch.float64), torch.ones(50, 6, dtype=torch.bool))
     others = torch.randn(4000, 6, generator=draw, dtype=torch.float64).mul(3).softmax(-1)
     near = torch.lerp(found.unsqueeze(1), others, 0.05)
     assert bool((found >= 0).all())

@@ -16,6 +16,7 @@ import pytest
 import torch
 from places import ROOT, TESTS
 from replays import (
+    OFFICIAL,
     REPLAYS,
     Replay,
     Trace,
@@ -70,7 +71,7 @@ SINGLE_PRECISION_LIMIT = 1e-5
 def further_replays(trace: Trace) -> list[tuple[Replay, Any]]:
     """What else a file has numbers for: other readings of the equations, and the losses behind stored ratios."""
     readings = trace.get("outputs", {}).get("alternative_readings_weights", {})
-    result = []
+    result: list[tuple[Replay, Any]] = [(OFFICIAL[trace["method"]], None)] if trace["method"] in OFFICIAL else []
     if "history_from_first_step" in readings:
         replay = Replay("coba_from_start", lambda one: coba_paper(one, "coba_from_start"))
         result.append((replay, readings["history_from_first_step"]))
