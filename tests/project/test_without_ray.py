@@ -34,8 +34,8 @@ def test_without_ray_the_rest_runs_and_says_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_in_ci_a_missing_ray_fails_once(tmp_path: Path) -> None:
-    done = without_ray(tmp_path, CI="true")
+def test_where_it_is_expected_a_missing_ray_fails_once(tmp_path: Path) -> None:
+    done = without_ray(tmp_path, RAY_EXPECTED="true")
     assert done.returncode == 1
     assert "1 error" in done.stdout.splitlines()[-1] and "expected Ray, found none" in done.stdout
 
