@@ -65,7 +65,18 @@ def gradients(gramian: Tensor, present: Tensor) -> Gradients:
     both = counts.unsqueeze(-1) & counts.unsqueeze(-2)
     alone = torch.eye(gramian.shape[-1], dtype=gramian.dtype, device=gramian.device)
     cosines = torch.where(both, gramian / norms.unsqueeze(-1) / norms.unsqueeze(-2), alone)
-    return Gradients(cosines, norms, counts, present)
+    return Gradients(semidefinite(cosines), norms, counts, present)
+
+
+def semidefinite(cosines: Tensor) -> Tensor:
+    """Lift a matrix of cosines, ``(..., K, K)``, that rounding has made indefinite; all others stay as they are.
+
+    Products that were formed in float32 let parallel gradients have a cosine above 1: a rule would find a direction that
+    lowers its objective without end, and give weights without bound.
+    """
+    short = -torch.linalg.eigvalsh(cosines)[..., :1, None].clamp(max=0.0)
+    alone = torch.eye(cosines.shape[-1], dtype=cosines.dtype, device=cosines.device)
+    return (cosines + short * alone) / (1 + short)
 
 
 def gradients_of_rows(rows: Tensor, present: Tensor) -> Gradients:

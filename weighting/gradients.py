@@ -21,8 +21,13 @@ def gradient_norms(
     where no parameter is trained.
     """
     found = task_gradients(losses, trainable(parameters))
-    rows = [torch.cat([part.flatten(replica_dims) for part in each], dim=-1) for each in found]
+    rows = [torch.cat([in_one_row(part, replica_dims) for part in each], dim=-1) for each in found]
     return torch.stack([row.norm(dim=-1) for row in rows], dim=-1)
+
+
+def in_one_row(values: Tensor, leading: int) -> Tensor:
+    """All that comes after the leading dimensions in one; a parameter may be a single number, without any more of them."""
+    return values.reshape(*values.shape[:leading], -1)
 
 
 def trainable(parameters: nn.Module | Iterable[Tensor]) -> list[Tensor]:

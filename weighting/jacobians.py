@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge
 
-from weighting.gradients import trainable
+from weighting.gradients import in_one_row, trainable
 from weighting.observation import Numbers, as_tensor, visible
 
 LARGEST_BLOCK = 2**20
@@ -101,7 +101,7 @@ class Jacobian:
 
     def add_rows(self, place: int, found: Tensor) -> None:
         """Add the gradients of all tasks by parameter number ``place``, ``(K, *shape)``, which are then the Jacobian's."""
-        numbers = found.flatten(1 + self.replica_dims).movedim(0, self.replica_dims)
+        numbers = in_one_row(found, 1 + self.replica_dims).movedim(0, self.replica_dims)
         if self.rows(place):
             numbers = numbers + self._numbers(place)
         self._rows[place] = {}
@@ -250,9 +250,9 @@ class Jacobian:
     def _block(self, places: Sequence[int], tasks: Sequence[int]) -> _Block:
         """A copy of the rows of some parameters that the same tasks reach, in the place of these rows."""
         rows = [self.rows(place) for place in places]
-        batch_shape = self.parameters[places[0]].shape[: self.replica_dims]
-        parts = [own[task].reshape(*batch_shape, -1) for task in tasks for own in rows]
-        numbers = torch.cat(parts, dim=-1).reshape(*batch_shape, len(tasks), -1)
+        parts = [in_one_row(own[task], self.replica_dims) for task in tasks for own in rows]
+        numbers = torch.cat(parts, dim=-1)
+        numbers = numbers.reshape(*numbers.shape[:-1], len(tasks), -1)
         sizes = tuple(part.shape[-1] for part in parts[: len(places)])
         block = _Block(tuple(places), tuple(tasks), sizes, numbers)
         for place in places:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 import weighting
 from weighting import Needs, Observation
-from weighting._gramian import LastAnswer, equal_shares, inside, least_quadratic
+from weighting._gramian import LastAnswer, equal_shares, inside, least_quadratic, semidefinite
 from weighting._orders import draw_orders
 from weighting.db_mtl import GradientBuffer
 
@@ -241,6 +241,26 @@ def test_degenerate_gramians_have_finite_answers(name: str, case: str) -> None:
         assert products.min() >= -1e-5 * (weights.abs() * norms).sum()
     if weighting.Claim.SUMS_TO_ONE in claims:
         torch.testing.assert_close(weights.sum(), torch.ones((), dtype=torch.float64))
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0], ids=["parallel", "opposite"])
+@pytest.mark.parametrize("name", [name for name in ON_GRAMIAN if not name.endswith(("_official", "_torchjd"))])
+def test_a_cosine_that_rounding_took_beyond_1_is_as_one_of_1(name: str, sign: float) -> None:
+    # Inner products that were formed in float32 are off by 1e-7 of the squares.
+    exact = gramian_of([1, 0], [2 * sign, 0])
+    rounded = exact.clone()
+    rounded[0, 1] = rounded[1, 0] = exact[0, 1] * (1 + 3e-7)
+    found_, expected = answer(name, rounded), answer(name, exact)
+    update, wanted = (torch.tensor([1.0, 2 * sign], dtype=torch.float64) @ weights for weights in (found_, expected))
+    torch.testing.assert_close(update, wanted, rtol=1e-3, atol=1e-3)
+    assert found_.abs().max() <= 2 * expected.abs().max()
+
+
+def test_only_an_indefinite_matrix_is_lifted() -> None:
+    sound = torch.stack([torch.eye(3), torch.full((3, 3), 0.5) + torch.eye(3) / 2]).double()
+    assert torch.equal(semidefinite(sound), sound)
+    lifted = semidefinite(vector(1.0, 1.25, 1.25, 1.0).reshape(2, 2))
+    torch.testing.assert_close(lifted, torch.ones(2, 2, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("name", [name for name in ON_GRAMIAN if name not in ("pcgrad", "gradvac", "mgda_official")])

@@ -179,6 +179,17 @@ def test_replicas() -> None:
     torch.testing.assert_close(weight.grad, (weights.unsqueeze(-2) @ expected).squeeze(-2))
 
 
+def test_a_parameter_may_be_a_single_number_for_each_replica() -> None:
+    scale = torch.tensor([2.0, 3.0], dtype=torch.float64, requires_grad=True)
+    losses = torch.stack([scale, scale.square()], dim=-1)
+    found = weighting.jacobian(losses, [scale], replica_dims=1)
+    torch.testing.assert_close(found.norms(), torch.tensor([[1.0, 4.0], [1.0, 6.0]]).double())
+    assert torch.equal(weighting.gradient_norms(losses, [scale], replica_dims=1), found.norms())
+    given = Jacobian(2, [scale], replica_dims=1)
+    given.add_rows(0, torch.tensor([[1.0, 1.0], [4.0, 6.0]]).double())
+    assert torch.equal(given.norms(), found.norms())
+
+
 def test_half_precision_is_summed_in_float32() -> None:
     net = nn.Linear(512, 1, bias=False).bfloat16()
     found = Jacobian(2, net)
