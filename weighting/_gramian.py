@@ -74,7 +74,7 @@ def semidefinite(cosines: Tensor) -> Tensor:
     Products that were formed in float32 let parallel gradients have a cosine above 1: a rule would find a direction that
     lowers its objective without end, and give weights without bound.
     """
-    short = -torch.linalg.eigvalsh(cosines)[..., :1, None].clamp(max=0.0)
+    short: Tensor = -torch.linalg.eigvalsh(cosines)[..., :1, None].clamp(max=0.0)
     alone = torch.eye(cosines.shape[-1], dtype=cosines.dtype, device=cosines.device)
     return (cosines + short * alone) / (1 + short)
 

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 import weighting
 from benchmarks.catalog import own_source
 from benchmarks.errors import UNREADABLE, StorageError, UserError, one_line
-from benchmarks.records.packed import LINES_FILE, ROWS_FILE, Packed, content_in
+from benchmarks.records.packed import PACKED_FILES, Packed, content_in
 from benchmarks.records.reading import Unusable, read_all, suites_below
 from benchmarks.records.renames import rename
 from benchmarks.records.schema import SCHEMA, Record, RunSpec
@@ -84,7 +84,7 @@ def _migrate_packed(suite: Path, found: Migrated) -> None:
     for key in sorted(packed.known):
         try:
             content, rows = packed.content(key), packed.trajectory(key)
-            before = _as_written(suite / LINES_FILE, content)
+            before = _as_written(packed.lines_file, content)
             rename(before)
             record = _renewed(before, rows)
             if not run_folder(suite, record.key).exists():
@@ -93,11 +93,11 @@ def _migrate_packed(suite: Path, found: Migrated) -> None:
         except OSError as error:
             raise StorageError.of(error, suite) from error
         except (DamagedRecordError, ValueError) as error:
-            left.append(f"{suite / LINES_FILE}: {key}: {one_line(error)}")
+            left.append(f"{packed.lines_file}: {key}: {one_line(error)}")
     found.left += left
     if not left:
         # First the lines: rows without a line say nothing where there is a folder.
-        for name in (LINES_FILE, ROWS_FILE):
+        for name in PACKED_FILES:
             (suite / name).unlink(missing_ok=True)
 
 

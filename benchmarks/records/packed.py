@@ -1,16 +1,19 @@
-"""Runs packed into two files of a suite's folder: each is a line of ``runs.jsonl`` and rows of ``trajectories.parquet``.
+"""Runs packed into two files of a suite's folder: each is a line of ``runs.jsonl.gz`` and rows of ``trajectories.parquet``.
 
 A line is the run's ``run.json`` with a tab for every line break and the indentation after it, and before all else the
 checksum of its rows. The rows are those of its trajectory after a column ``key``. Null says that the run's own file lacks
-the column, NaN that it has no number there.
+the column, NaN that it has no number there. Lines and rows of some runs each are compressed together: what is damaged in
+one such part costs the runs in it, and no others.
 """
 
 from __future__ import annotations
 
 import functools
+import gzip
 import hashlib
 import re
-from collections.abc import Mapping
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,8 +28,15 @@ from benchmarks.errors import UNREADABLE
 from benchmarks.records.schema import COLUMNS, Run
 from benchmarks.records.storage import NOT_AS_WRITTEN, DamagedRecordError, complete, first_line, parse_record
 
-LINES_FILE = "runs.jsonl"
+LINES_FILE = "runs.jsonl.gz"
+PLAIN_LINES_FILE = "runs.jsonl"
+"""As earlier versions wrote it, and ``gunzip`` does: read where there is no other."""
 ROWS_FILE = "trajectories.parquet"
+PACKED_FILES = (LINES_FILE, PLAIN_LINES_FILE, ROWS_FILE)
+GZIP, PART = 31, b"\x1f\x8b\x08\x00"
+"""The format as zlib calls it, and what each part of such a file begins with."""
+LARGEST_PART = 2**26
+"""Bytes, unpacked: more is not what was written here."""
 WRONG = (*UNREADABLE, pa.ArrowException)
 """What reading rows raises where the file is damaged."""
 START = re.compile(rb'\{"rows_sha256": "([0-9a-f]{64})",\t(?="checksum": ")')
@@ -44,16 +54,16 @@ class Packed:
 
     def run(self, key: str) -> Run:
         """Raises DamagedRecordError if anything of it is not as it was written."""
-        record = parse_record(self.content(key), f"{self.folder / LINES_FILE}: {key}", self.folder)
+        record = parse_record(self.content(key), f"{self.lines_file}: {key}", self.folder)
         if record.key != key:
-            raise DamagedRecordError(f"{self.folder / LINES_FILE}: expected key {key}, found {record.key}")
+            raise DamagedRecordError(f"{self.lines_file}: expected key {key}, found {record.key}")
         return complete(record, self.trajectory(key), f"{self.folder / ROWS_FILE}: {key}")
 
     def content(self, key: str) -> bytes:
         """The ``run.json`` of a run. Raises DamagedRecordError where its line does not begin as one."""
         line = self._line(key)
         if START.match(line) is None:
-            raise DamagedRecordError(f"{self.folder / LINES_FILE}: {key}: cannot be read: {NOT_AS_WRITTEN}")
+            raise DamagedRecordError(f"{self.lines_file}: {key}: cannot be read: {NOT_AS_WRITTEN}")
         return content_in(line)
 
     def trajectory(self, key: str) -> pd.DataFrame:
@@ -70,10 +80,15 @@ class Packed:
 
     def _line(self, key: str) -> bytes:
         if key not in self.lines:
-            raise DamagedRecordError(
-                f"{self.folder / LINES_FILE}: expected a line of run {key} that can be read, found none"
-            )
+            raise DamagedRecordError(f"{self.lines_file}: expected a line of run {key} that can be read, found none")
         return self.lines[key]
+
+    @functools.cached_property
+    def lines_file(self) -> Path:
+        """The file of lines that is there, or would be."""
+        plain = self.folder / PLAIN_LINES_FILE
+        path = self.folder / LINES_FILE
+        return plain if plain.exists() and not path.exists() else path
 
     @functools.cached_property
     def known(self) -> set[str]:
@@ -92,16 +107,21 @@ class Packed:
 
     @functools.cached_property
     def _read_lines(self) -> tuple[dict[str, bytes], list[str]]:
-        path = self.folder / LINES_FILE
+        path = self.lines_file
         try:
             content = path.read_bytes()
         except FileNotFoundError:
             return {}, []
         except OSError as error:
             return {}, [f"{path}: cannot be read: {error.strerror}"]
+        parts = [content] if path.name == PLAIN_LINES_FILE else list(parts_in(content))
+        wrong = [
+            f"{path}: part {number} of {len(parts)}: cannot be read: {NOT_AS_WRITTEN}"
+            for number, part in enumerate(parts, 1)
+            if part is None
+        ]
         found: dict[str, bytes] = {}
-        wrong: list[str] = []
-        for number, line in enumerate(content.split(b"\n"), 1):
+        for number, line in enumerate(b"".join(part or b"" for part in parts).split(b"\n"), 1):
             key = KEY.search(line)
             if key is not None and found.setdefault(key[1].decode(), line) is line:
                 continue
@@ -151,6 +171,28 @@ def line_of(content: bytes, rows: pd.DataFrame) -> bytes:
     """The line of a run, from the content of its ``run.json`` and its rows."""
     pieces = (piece.lstrip(b" ") for piece in content.removeprefix(b"{").split(b"\n"))
     return b'{"rows_sha256": "' + rows_digest(columns_of(rows)) + b'",\t' + b"\t".join(pieces)
+
+
+def part_of(lines: Iterable[bytes]) -> bytes:
+    """Some lines, compressed: a gzip file, or what may follow one in the same file."""
+    return gzip.compress(b"\n".join([*lines, b""]), mtime=0)
+
+
+def parts_in(content: bytes) -> Iterator[bytes | None]:
+    """The lines of each part of a file; None for one that is not as it was written."""
+    while content:
+        reader = zlib.decompressobj(GZIP)
+        try:
+            lines = reader.decompress(content, LARGEST_PART)
+        except zlib.error:
+            lines = b""
+        if reader.eof:
+            yield lines
+            content = reader.unused_data
+        else:
+            yield None
+            _, mark, rest = content[1:].partition(PART)
+            content = mark + rest
 
 
 def content_in(line: bytes) -> bytes:

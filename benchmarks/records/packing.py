@@ -22,7 +22,16 @@ import pyarrow.parquet as pq
 
 from benchmarks.errors import StorageError, UserError
 from benchmarks.records.locks import is_free, lock_of
-from benchmarks.records.packed import LINES_FILE, ROWS_FILE, Packed, content_in, line_of
+from benchmarks.records.packed import (
+    LINES_FILE,
+    PACKED_FILES,
+    PLAIN_LINES_FILE,
+    ROWS_FILE,
+    Packed,
+    content_in,
+    line_of,
+    part_of,
+)
 from benchmarks.records.reading import suites_below
 from benchmarks.records.schema import COLUMNS, Record
 from benchmarks.records.storage import (
@@ -40,6 +49,10 @@ from benchmarks.records.storage import (
 ARROW = {"step": pa.int64(), "replica": pa.int32(), "task": pa.string()}
 PANDAS = {"step": "int64", "replica": "int32", "task": "str"}
 """Types of the columns of rows, in the packed file and in memory; all others are numbers of double precision."""
+RUNS_TOGETHER = 32
+"""Compressed together: records are much alike, and a damaged byte costs so many."""
+SMALLEST = 19
+"""The level of zstd: packed files are written once and kept for years."""
 LOCK, SCRATCH = "packing", ".packing-"
 
 
@@ -98,7 +111,7 @@ def _pack(suite: Path, told: Packing) -> None:
     columns = list(COLUMNS)
     before, lost = _packed_before(suite, columns)
     new = dict(_runs_to_pack(suite, columns, told))
-    if not new:
+    if not new and not (suite / PLAIN_LINES_FILE).exists():
         return
     # A folder wins over what is packed of its run.
     reasons = [why for key, why in lost.items() if not run_folder(suite, key).exists()]
@@ -165,7 +178,7 @@ def _set_files_aside(suite: Path, reasons: list[str]) -> Path:
     attic = suite / "set_aside"
     attic.mkdir(parents=True, exist_ok=True)
     target = Path(tempfile.mkdtemp(prefix="packed-", dir=attic))
-    for name in (LINES_FILE, ROWS_FILE):
+    for name in PACKED_FILES:
         with contextlib.suppress(FileNotFoundError):
             shutil.copy2(suite / name, target)
     (target / "reason.txt").write_text("\n".join([*reasons, ""]), encoding="utf-8")
@@ -176,8 +189,8 @@ def _write(suite: Path, columns: list[str], runs: Mapping[str, _Run]) -> None:
     """Put the files of these runs, once they have been read back, in the place of those that are there."""
     with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=suite, ignore_cleanup_errors=True) as scratch:
         folder = Path(scratch)
-        lines = b"\n".join([*(line_of(run.content, run.rows) for run in runs.values()), b""])
-        (folder / LINES_FILE).write_bytes(lines)
+        parts = (part_of(line_of(run.content, run.rows) for _, run in some) for some in _cut(runs))
+        (folder / LINES_FILE).write_bytes(b"".join(parts))
         _write_rows(folder / ROWS_FILE, columns, runs)
         _read_back(folder, runs)
         # Runs that only one of the files has meanwhile are folders too, and these win.
@@ -185,6 +198,13 @@ def _write(suite: Path, columns: list[str], runs: Mapping[str, _Run]) -> None:
             with (folder / name).open("rb") as file:
                 os.fsync(file.fileno())
             (folder / name).replace(suite / name)
+        (suite / PLAIN_LINES_FILE).unlink(missing_ok=True)
+
+
+def _cut(runs: Mapping[str, _Run]) -> Iterator[list[tuple[str, _Run]]]:
+    """Keys and runs of what lies together."""
+    each = list(runs.items())
+    return (each[start : start + RUNS_TOGETHER] for start in range(0, len(each), RUNS_TOGETHER))
 
 
 def _write_rows(path: Path, columns: list[str], runs: Mapping[str, _Run]) -> None:
@@ -194,15 +214,15 @@ def _write_rows(path: Path, columns: list[str], runs: Mapping[str, _Run]) -> Non
         path,
         pa.schema(list(kinds.items())),
         compression="zstd",
+        compression_level=SMALLEST,
         use_dictionary=["key", "task"],
         column_encoding=dict.fromkeys(floats, "BYTE_STREAM_SPLIT")
         | dict.fromkeys(("step", "replica"), "DELTA_BINARY_PACKED"),
         write_statistics=["key"],
         write_page_checksum=True,
     ) as file:
-        # A group of rows for each run: a damaged byte in one costs this run alone.
-        for key, run in runs.items():
-            file.write_table(_table(key, run.rows, kinds))
+        for some in _cut(runs):
+            file.write_table(pa.concat_tables(_table(key, run.rows, kinds) for key, run in some))
 
 
 def _table(key: str, rows: pd.DataFrame, kinds: Mapping[str, pa.DataType]) -> pa.Table:
@@ -255,7 +275,7 @@ def _unpack(suite: Path, told: Packing) -> None:
     told.left += left
     if not left:
         # All are folders now: what is left of the files after one of them says nothing.
-        for name in (LINES_FILE, ROWS_FILE):
+        for name in PACKED_FILES:
             (suite / name).unlink(missing_ok=True)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.records.packed import LINES_FILE, ROWS_FILE, Packed
+from benchmarks.records.packed import PACKED_FILES, Packed
 from benchmarks.records.schema import Run
 from benchmarks.records.storage import DamagedRecordError, read_run, run_folder, run_folders
 
@@ -80,7 +80,7 @@ def suites_below(path: Path) -> list[Path]:
 
 
 def _has_packed(suite_folder: Path) -> bool:
-    return any((suite_folder / name).exists() for name in (LINES_FILE, ROWS_FILE))
+    return any((suite_folder / name).exists() for name in PACKED_FILES)
 
 
 def _from_folder(place: Path) -> Run:

@@ -242,7 +242,7 @@ def test_the_full_suite_is_the_suites_of_the_four_problems() -> None:
 
 def test_the_reference_is_small_and_complete() -> None:
     files = [path for folder in ("results", "plots") for path in (ROOT / folder / "reference").rglob("*")]
-    assert sum(path.stat().st_size for path in files if path.is_file()) < 28e6
+    assert sum(path.stat().st_size for path in files if path.is_file()) < 15e6
     for suite in ("quick", "full"):
         folder = REFERENCE / suite
         planned = {run.key for run in make_plan(read_suite(suite), Filters(), "cpu").runs}

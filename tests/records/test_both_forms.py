@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +21,7 @@ from benchmarks.analysis import loading
 from benchmarks.analysis.suite_tables import suite_tables
 from benchmarks.planning.status import plan_status
 from benchmarks.records.migrate import migrate
-from benchmarks.records.packed import LINES_FILE
+from benchmarks.records.packed import LINES_FILE, part_of
 from benchmarks.records.packing import pack_runs, unpack_runs
 from benchmarks.records.reading import read_one
 from benchmarks.records.schema import Timing
@@ -156,10 +157,10 @@ def test_damaged_packed_runs_are_trained_again(tmp_path: Path, capfd: pytest.Cap
     assert train(path) == 0
     runs = all_runs(folder)
     pack_runs(folder)
-    lines = (folder / LINES_FILE).read_bytes().splitlines(keepends=True)
+    lines = gzip.decompress((folder / LINES_FILE).read_bytes()).splitlines()
     lost = sorted(runs)[1]
-    (folder / LINES_FILE).write_bytes(b"".join([lines[0], lines[1].replace(b'"finished"', b'"finishes"'), *lines[2:]]))
-    damaged = (folder / LINES_FILE).read_bytes()
+    damaged = part_of([lines[0], lines[1].replace(b'"finished"', b'"finishes"'), *lines[2:]])
+    (folder / LINES_FILE).write_bytes(damaged)
     capfd.readouterr()
     assert train(path) == 0
     (line,) = capfd.readouterr().err.splitlines()

@@ -31,7 +31,7 @@ from benchmarks.harness.worker import Job, recorded_meanwhile
 from benchmarks.papers import published as published
 from benchmarks.planning.status import plan_status
 from benchmarks.planning.suite import read_suite
-from benchmarks.records import frames
+from benchmarks.records import frames, packing
 from benchmarks.records.migrate import migrate
 from benchmarks.records.packed import LINES_FILE, ROWS_FILE
 from benchmarks.records.packing import pack_runs
@@ -153,8 +153,11 @@ def test_every_fault_in_a_record_is_noticed_by_everybody(two_runs: list[Job], re
     assert wrongs(two_runs, {damaged, other}) == []
 
 
-def test_every_fault_in_packed_runs_is_noticed_by_everybody(two_runs: list[Job], request: pytest.FixtureRequest) -> None:
-    """What is read is as it was written, to the last bit; each other run is told of; most faults cost one run of two."""
+def test_every_fault_in_packed_runs_is_noticed_by_everybody(
+    two_runs: list[Job], request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is read is as it was written, to the last bit; each other run is told of; most faults cost one part of two."""
+    monkeypatch.setattr(packing, "RUNS_TOGETHER", 1)
     folder = two_runs[0].folder
     pack_runs(folder)
     files = (LINES_FILE, ROWS_FILE)
@@ -176,13 +179,14 @@ def test_every_fault_in_packed_runs_is_noticed_by_everybody(two_runs: list[Job],
         restore(folder / name, whole[name])
     assert found == []
     assert wrongs(two_runs, set(written)) == []
-    # Only what no number depends on may pass: the end of the last line, and parts of Parquet's own notes.
+    # Only what no number depends on may pass: what was added at the end, and parts of gzip's and Parquet's own notes.
     assert lost[LINES_FILE, 0] + lost[ROWS_FILE, 0] < 0.1 * lost.total()
     assert lost[LINES_FILE, 1] > 0 and lost[ROWS_FILE, 1] > 0
 
 
-def test_a_flipped_byte_costs_one_packed_run(two_runs: list[Job]) -> None:
-    """Wherever it is in the lines, and in the rows of a run; only Parquet's table of contents is all runs'."""
+def test_a_flipped_byte_costs_one_part_of_packed_runs(two_runs: list[Job], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever it is in the lines, and in the rows of a part; only Parquet's table of contents is all runs'."""
+    monkeypatch.setattr(packing, "RUNS_TOGETHER", 1)
     folder = two_runs[0].folder
     pack_runs(folder)
     contents = pq.ParquetFile(folder / ROWS_FILE).metadata.serialized_size
@@ -191,11 +195,10 @@ def test_a_flipped_byte_costs_one_packed_run(two_runs: list[Job]) -> None:
         end = len(whole) - 1 if name == LINES_FILE else len(whole) - contents - 8
         left: Counter[int] = Counter()
         for place in range(4, end, max(1, end // 100)):
-            if whole[place : place + 1] != b"\n":
-                (folder / name).write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
-                left[len([run for run in read_all(folder) if isinstance(run, Run)])] += 1
+            (folder / name).write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+            left[len([run for run in read_all(folder) if isinstance(run, Run)])] += 1
         (folder / name).write_bytes(whole)
-        # A few bytes before the pages of Parquet say what the pages say too.
+        # A few bytes before the pages of Parquet say what the pages say too, and gzip's say when it was written.
         assert left[1] > 0.8 * left.total() and left[1] + left[2] == left.total(), (name, left)
 
 

@@ -21,7 +21,7 @@ from benchmarks.contract import Training
 from benchmarks.errors import UserError
 from benchmarks.harness.worker import check_unchanged
 from benchmarks.records.migrate import migrate
-from benchmarks.records.packed import LINES_FILE, ROWS_FILE, Packed, line_of
+from benchmarks.records.packed import LINES_FILE, PACKED_FILES, PLAIN_LINES_FILE, ROWS_FILE, Packed, line_of
 from benchmarks.records.packing import pack_runs, unpack_runs
 from benchmarks.records.schema import RunSpec
 from benchmarks.records.storage import DamagedRecordError, checksum_line, read_run, run_folders
@@ -303,14 +303,16 @@ def packed_in_form_2(folder: Path, places: Sequence[Path]) -> list[bytes]:
         del content["checksum"]
         rest = json.dumps(content, indent=1).removeprefix("{\n").encode()
         lines.append(line_of(checksum_line(rest) + b"\n" + rest, packed.trajectory(place.name)))
-    (folder / LINES_FILE).write_bytes(b"\n".join([*lines, b""]))
+    # Until then lines were not compressed.
+    (folder / LINES_FILE).unlink()
+    (folder / PLAIN_LINES_FILE).write_bytes(b"\n".join([*lines, b""]))
     return lines
 
 
 def test_packed_runs_of_form_2_become_folders_of_today(tmp_path: Path, places: list[Path]) -> None:
     packed_in_form_2(tmp_path, places)
     assert vars(migrate(tmp_path)) == {"rewritten": 6, "already": 0, "left": []}
-    assert not (tmp_path / LINES_FILE).exists() and not (tmp_path / ROWS_FILE).exists()
+    assert not any((tmp_path / name).exists() for name in PACKED_FILES)
     for place in places:
         one, other = read_run(place), read_run(tmp_path / "runs" / place.name)
         assert one.record == other.record.model_copy(update={"trajectory_sha256": one.record.trajectory_sha256})
@@ -321,11 +323,11 @@ def test_packed_files_stay_where_a_run_in_them_is_damaged(tmp_path: Path, places
     lines = packed_in_form_2(tmp_path, places)
     lines[2] = lines[2].replace(b'"suite": "quick"', b'"suite": "quack"')
     content = b"\n".join([*lines, b""])
-    (tmp_path / LINES_FILE).write_bytes(content)
+    (tmp_path / PLAIN_LINES_FILE).write_bytes(content)
     found = migrate(tmp_path)
     assert (found.rewritten, len(found.left)) == (5, 1)
     assert places[2].name in found.left[0] and "it is not as it was written" in found.left[0]
-    assert (tmp_path / LINES_FILE).read_bytes() == content
+    assert (tmp_path / PLAIN_LINES_FILE).read_bytes() == content
     assert len(list(run_folders(tmp_path))) == 5
 
 

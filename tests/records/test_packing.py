@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,8 +17,8 @@ from written_records import change
 
 from benchmarks.contract import Training
 from benchmarks.errors import UserError
-from benchmarks.records import packed
-from benchmarks.records.packed import LINES_FILE, ROWS_FILE, Packed
+from benchmarks.records import packing
+from benchmarks.records.packed import LARGEST_PART, LINES_FILE, PART, PLAIN_LINES_FILE, ROWS_FILE, Packed, parts_in
 from benchmarks.records.packing import pack_runs, unpack_runs
 from benchmarks.records.reading import Unusable, has_records, read_all, read_one
 from benchmarks.records.schema import COLUMNS, Run
@@ -144,9 +146,9 @@ def test_lines_that_say_nothing_are_told(tmp_path: Path) -> None:
     runs = [make("uniform", 0), make("uniform", 1)]
     folder = write_suite(tmp_path / "fake", runs)
     pack_runs(folder)
-    lines = (folder / LINES_FILE).read_bytes()
+    lines = gunzip(folder)
     conflict = b"<<<<<<< ours\n" + lines + b"=======\n" + lines.splitlines(keepends=True)[0] + b">>>>>>> theirs\n"
-    (folder / LINES_FILE).write_bytes(conflict)
+    (folder / PLAIN_LINES_FILE).write_bytes(conflict)
     found = list(read_all(folder))
     assert len([each for each in found if isinstance(each, Run)]) == 2
     wrong = [each.reason for each in found if isinstance(each, Unusable)]
@@ -165,4 +167,48 @@ def test_a_reader_of_tables_finds_the_runs(tmp_path: Path) -> None:
     assert sorted(lines["key"]) == sorted(run.record.key for run in runs)
     rows = pd.read_parquet(folder / ROWS_FILE)
     assert len(rows) == sum(len(run.trajectory) for run in runs)
-    assert packed.LINES_FILE == "runs.jsonl"
+    assert LINES_FILE == "runs.jsonl.gz"
+
+
+def gunzip(folder: Path) -> bytes:
+    """As the command of this name; the lines."""
+    lines = gzip.decompress((folder / LINES_FILE).read_bytes())
+    (folder / PLAIN_LINES_FILE).write_bytes(lines)
+    (folder / LINES_FILE).unlink()
+    return lines
+
+
+def test_lines_of_earlier_versions_are_read_and_packed_anew(tmp_path: Path) -> None:
+    runs = [make("uniform", seed) for seed in range(3)]
+    folder = write_suite(tmp_path / "fake", runs)
+    pack_runs(folder)
+    expected = all_runs(folder)
+    gunzip(folder)
+    assert without_locks(folder) == ["runs", PLAIN_LINES_FILE, ROWS_FILE]
+    assert_same(all_runs(folder), expected)
+    assert (pack_runs(folder).changed, without_locks(folder)) == (0, ["runs", LINES_FILE, ROWS_FILE])
+    assert_same(all_runs(folder), expected)
+    gunzip(folder)
+    assert (unpack_runs(folder).changed, without_locks(folder)) == (3, ["runs"])
+
+
+def test_what_is_damaged_costs_the_runs_that_lie_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packing, "RUNS_TOGETHER", 2)
+    folder = write_suite(tmp_path / "fake", [make("uniform", seed) for seed in range(5)])
+    pack_runs(folder)
+    whole = (folder / LINES_FILE).read_bytes()
+    keys = sorted(Packed(folder).lines)
+    starts = [match.start() for match in re.finditer(re.escape(PART), whole)]
+    assert len(starts) == 3
+    for start, lost in zip(starts, (keys[:2], keys[2:4], keys[4:]), strict=True):
+        for place in (start, start + 40):
+            (folder / LINES_FILE).write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
+            assert sorted(Packed(folder).lines) == [key for key in keys if key not in lost]
+            assert {each.key for each in read_all(folder) if isinstance(each, Unusable)} >= set(lost)
+    (folder / LINES_FILE).write_bytes(whole[:-5])
+    assert sorted(Packed(folder).lines) == keys[:4]
+
+
+def test_a_part_that_unpacks_to_far_too_much_is_not_unpacked() -> None:
+    bomb = gzip.compress(bytes(LARGEST_PART + 1), mtime=0)
+    assert list(parts_in(bomb + gzip.compress(b"line\n", mtime=0))) == [None, b"line\n"]

@@ -17,6 +17,9 @@ from benchmarks.records import tracking
 from benchmarks.records.schema import COLUMNS, Run
 from benchmarks.records.tracking import check_tracker, configuration, rows, summary, track
 
+quiet = pytest.mark.filterwarnings("ignore::DeprecationWarning:mlflow", "ignore:.*noload.*")
+"""MLflow's own use of SQLAlchemy warns once in a process."""
+
 
 def recorded(tmp_path: Path) -> tuple[Path, list[Run]]:
     runs = [make("uniform"), make("coba", 1)]
@@ -64,8 +67,7 @@ def test_tensorboard_holds_every_number_of_every_run(tmp_path: Path) -> None:
         assert events.Scalars("test/left/loss")[0].value == pytest.approx(run.record.metrics["test"]["left/loss"])
 
 
-# Of what MLflow does with SQLAlchemy.
-@pytest.mark.filterwarnings("ignore::DeprecationWarning:mlflow", "ignore:.*noload.*")
+@quiet
 @pytest.mark.slow
 def test_mlflow_holds_every_number_of_every_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import mlflow
@@ -129,6 +131,7 @@ def test_the_records_stay_as_they_are(tmp_path: Path) -> None:
     assert {path: path.read_bytes() for path in (folder / "runs").rglob("*") if path.is_file()} == before
 
 
+@quiet
 @pytest.mark.slow
 def test_mlflow_takes_tasks_of_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import mlflow
