@@ -86,8 +86,10 @@ def complete(record: Record, trajectory: pd.DataFrame, place: object) -> Run:
     place: where the rows were found.
     """
     if "count" not in trajectory.columns:
-        # Records from before batches could lack tasks.
+        # Records from before batches could lack tasks. Where the run is written again, the column is in its place.
+        further = [name for name in trajectory.columns if name not in COLUMNS]
         trajectory = trajectory.assign(count=math.nan)
+        trajectory = trajectory[[name for name in (*COLUMNS, *further) if name in trajectory.columns]]
     missing = [column for column in COLUMNS if column not in trajectory.columns]
     if missing:
         raise DamagedRecordError(f"{place}: expected columns {', '.join(COLUMNS)}, found none of {missing}")

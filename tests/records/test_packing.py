@@ -192,6 +192,17 @@ def test_lines_of_earlier_versions_are_read_and_packed_anew(tmp_path: Path) -> N
     assert (unpack_runs(folder).changed, without_locks(folder)) == (3, ["runs"])
 
 
+def test_a_run_from_before_counts_is_packed_once_it_is_written_again(tmp_path: Path) -> None:
+    run = make("uniform")
+    older = run.trajectory.drop(columns="count", errors="ignore").assign(**{"probe.a": 1.0})
+    folder = write_suite(tmp_path / "fake", [Run(run.record, older)])
+    read = read_one(folder, run.record.key)
+    assert list(read.trajectory.columns) == [*COLUMNS, "probe.a"]
+    write_suite(folder, [read])
+    assert (pack_runs(folder).changed, pack_runs(folder).left) == (1, [])
+    assert all_runs(folder)[run.record.key].trajectory.equals(read.trajectory)
+
+
 def test_what_is_damaged_costs_the_runs_that_lie_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packing, "RUNS_TOGETHER", 2)
     folder = write_suite(tmp_path / "fake", [make("uniform", seed) for seed in range(5)])
