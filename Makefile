@@ -42,9 +42,10 @@ lower-bounds:  ## the fast tests with the oldest allowed versions, in an environ
 
 FAULTS ?= 10000
 KILLS ?= 200
+MINUTES ?= 120
 soak: $(VENV)/.installed-test  ## damage files FAULTS times, kill commands KILLS times, fill disks ...: hours; docs/reliability.md
-	$(BIN)/pytest tests/records/test_damage.py tests/soak --faults $(FAULTS) --kills $(KILLS) --timeout 0 \
-		--figures docs/reliability.md
+	$(BIN)/pytest tests/records/test_damage.py tests/soak --faults $(FAULTS) --kills $(KILLS) --minutes $(MINUTES) \
+		--timeout 0 --figures docs/reliability.md
 
 reference: $(VENV)/.installed-test  ## train all committed numbers and pictures again: eight hours
 	rm -rf results/reference plots/reference
