@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
-bench: $(VENV)/.installed  ## compare eight methods on two problems: three to five minutes
+bench: $(VENV)/.installed  ## compare eight methods on two problems: about five minutes
 	$(BIN)/python run_bench.py
 
 finetune: $(VENV)/.installed-finetune  ## fine-tune a pretrained language model on five tasks under four methods: half an hour
@@ -42,11 +42,12 @@ lower-bounds:  ## the fast tests with the oldest allowed versions, in an environ
 
 FAULTS ?= 10000
 KILLS ?= 200
+MINUTES ?= 120
 soak: $(VENV)/.installed-test  ## damage files FAULTS times, kill commands KILLS times, fill disks ...: hours; docs/reliability.md
-	$(BIN)/pytest tests/records/test_damage.py tests/soak --faults $(FAULTS) --kills $(KILLS) --timeout 0 \
-		--figures docs/reliability.md
+	$(BIN)/pytest tests/records/test_damage.py tests/soak --faults $(FAULTS) --kills $(KILLS) --minutes $(MINUTES) \
+		--timeout 0 --figures docs/reliability.md
 
-reference: $(VENV)/.installed-test  ## train all committed numbers and pictures again: two hours
+reference: $(VENV)/.installed-test  ## train all committed numbers and pictures again: eight hours
 	rm -rf results/reference plots/reference
 	set -e; for suite in quick full coba_ablation val_feedback fair aa finetune; do \
 		$(BIN)/python run_bench.py $$suite --out results/reference --plots plots/reference; done

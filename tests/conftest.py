@@ -59,6 +59,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--traces", type=Path, default=TESTS / "traces", help="folder of reference traces")
     parser.addoption("--faults", type=int, default=150, help="random faults in records")
     parser.addoption("--kills", type=int, default=3, help="signals to commands at work, see soak/test_kills.py")
+    parser.addoption(
+        "--minutes", type=float, default=0.0, help="how long a suite is trained in a loop, see soak/test_time.py"
+    )
     parser.addoption("--conformance", type=Path, help="file for the table of replayed traces")
     parser.addoption("--figures", type=Path, help="page for what the tests in soak/ have counted")
 

@@ -1,18 +1,16 @@
-"""Runs as tasks of a Ray cluster, or of Ray on this machine: the only module that knows Ray.
+"""Runs as tasks of a Ray cluster, or of Ray on this machine.
 
 Ray places runs, moves bytes and notices what dies. It tries nothing again: whether a run that was lost is tried again or is
-a row of the tables is the dispatcher's to decide. What happens on a machine is in ``remote``.
+a row of the tables is the dispatcher's to decide. The cluster itself is in ``ray_machines``, the only other module that
+knows Ray; what happens on a machine is in ``remote``.
 """
 
 from __future__ import annotations
 
-import os
 import signal
-import socket
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,21 +19,26 @@ import ray
 from ray import exceptions
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from benchmarks.errors import UserError, one_line
 from benchmarks.harness.executor import Cluster, Lost, Progress
-from benchmarks.harness.interrupts import SIGNALS, StopSwitch
-from benchmarks.harness.memory import cores
-from benchmarks.harness.remote import Answer, Depot, Parcel, Returned, Seldom, Site, carry_out, kinds, look, tail
+from benchmarks.harness.interrupts import StopSwitch
+from benchmarks.harness.ray_machines import (
+    ask_all,
+    cannot_load,
+    connect,
+    demand_of,
+    fits,
+    last_line,
+    machines,
+    on_machine,
+    rooms_for,
+    task_of,
+    told_in_one_line,
+    was_not_loaded,
+)
+from benchmarks.harness.remote import Depot, Parcel, Returned, Seldom, Site, carry_out, kinds, tail
 from benchmarks.harness.worker import Job, WorkerEvent
 from benchmarks.records.presence import Presence
-from benchmarks.records.schema import RunSpec
 
-CONNECT_SECONDS = 10.0
-"""How long a cluster's first machine may take to answer at all."""
-ANSWER_SECONDS = 300.0
-"""A machine that has not answered for so long after the start is taken to be unable to."""
-JOINING_SECONDS = 0.5
-"""How long to wait before a machine is asked again that the cluster does not know yet."""
 NO_ROOM_SECONDS = 60.0
 """How long the command goes on while no machine is left on which a run could be trained."""
 TAIL_SECONDS = 20.0
@@ -117,12 +120,12 @@ class RayExecutor:
         self._count, self._asked_to_stop, self._cancelled = 0, False, False
         self._room_seen = time.monotonic()
         self._heard: Any = None
-        _connect(cluster.address)
+        connect(cluster.address)
         try:
-            demands = [_demand(job) for job in jobs]
-            rooms = _rooms(demands)
+            demands = [demand_of(job) for job in jobs]
+            rooms = rooms_for(demands)
             site = Site.of(presence)
-            in_place = _ask(list(rooms), site, kinds([job.spec for job in jobs]))
+            in_place = ask_all(list(rooms), site, kinds([job.spec for job in jobs]))
             self._depot = Depot(site, in_place=in_place)
             self.slots = min(len(jobs), slots or sum(rooms.values()))
             self._needed = demands
@@ -150,8 +153,8 @@ class RayExecutor:
             return
         self._count += 1
         calls = 1 if self._cluster.new_processes else 0
-        task = _task(train, **_demand(job), max_calls=calls, scheduling_strategy="SPREAD")
-        with _told_in_one_line():
+        task = task_of(train, **demand_of(job), max_calls=calls, scheduling_strategy="SPREAD")
+        with told_in_one_line():
             self._started[task.remote(parcel, self._count, self._ear)] = _Started(job, slot, self._count)
 
     def hear(self, seconds: float) -> Sequence[tuple[int, WorkerEvent | Lost]]:
@@ -162,7 +165,7 @@ class RayExecutor:
         if not self._started:
             time.sleep(0 if ended else seconds)
             return ended
-        with _told_in_one_line():
+        with told_in_one_line():
             done, _ = ray.wait(list(self._started), num_returns=1, timeout=0 if ended else seconds)
             self._listen()
             for task in done:
@@ -216,10 +219,10 @@ class RayExecutor:
 
     def _tail_of(self, run: _Started) -> str:
         """The last words of a run; empty where its machine is gone, too, or where it said none."""
-        if run.place is None or run.place.node not in {node["NodeID"] for node in _alive()}:
+        if run.place is None or run.place.node not in {node["NodeID"] for node in machines()}:
             return ""
         try:
-            text: str = ray.get(_on(run.place.node, tail).remote(run.place.logs), timeout=TAIL_SECONDS)
+            text: str = ray.get(on_machine(run.place.node, tail).remote(run.place.logs), timeout=TAIL_SECONDS)
         except exceptions.RayError:
             return ""
         return text
@@ -227,7 +230,7 @@ class RayExecutor:
     def _refused_if_there_is_no_room(self) -> list[tuple[int, WorkerEvent | Lost]]:
         """Ray would wait for ever for a machine that has what a run needs."""
         now = time.monotonic()
-        if any(_fits(node, demand) for node in _alive() for demand in self._needed):
+        if any(fits(node, demand) for node in machines() for demand in self._needed):
             self._room_seen = now
         if now - self._room_seen < NO_ROOM_SECONDS:
             return []
@@ -241,135 +244,10 @@ class RayExecutor:
         return ended
 
 
-# ---- the cluster -----------------------------------------------------------------------------------------------------
-
-
-def _connect(address: str) -> None:
-    """Join the cluster that was named, or begin one of this machine's own. Raises UserError."""
-    # Said explicitly, since without an address Ray joins whatever cluster it finds.
-    here = address == "local"
-    if not here and address != "auto":
-        _check_that_somebody_listens(address)
-    own: dict[str, Any] = {"num_cpus": cores(), "include_dashboard": False} if here else {}
-    # Ray would tell its makers of its use.
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # A Ray of our own trains at the priority of the command, as other executors do, not 15 below it.
-    os.environ.setdefault("RAY_worker_niceness", "0")
-    path = os.pathsep.join(dict.fromkeys(str(Path(folder).resolve()) for folder in sys.path))
-    try:
-        with _signals_kept():
-            ray.init(
-                address,
-                runtime_env={"env_vars": {"PYTHONPATH": path}},
-                logging_level="ERROR",
-                log_to_driver=False,
-                **own,
-            )
-    except Exception as error:
-        # A start that takes too long is no more than an Exception.
-        what = "Ray to start on this machine" if here else f"a Ray cluster at {address}"
-        raise UserError(f"--executor ray: expected {what}, found none: {one_line(error)}") from error
-
-
-def _check_that_somebody_listens(address: str) -> None:
-    """Ray itself would wait for minutes."""
-    host, _, port = address.rpartition(":")
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
-    except (OSError, OverflowError) as error:
-        raise UserError(f"--address: expected a Ray cluster at {address}, found nobody there: {error}") from error
-
-
-@contextmanager
-def _signals_kept() -> Iterator[None]:
-    """Ray sets a handler of its own."""
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
-def _told_in_one_line() -> Iterator[None]:
-    """What Ray raises when this machine's own part of it is gone."""
-    try:
-        yield
-    except (exceptions.RayError, ConnectionError) as error:
-        raise UserError(f"--executor ray: the cluster cannot be reached any more: {one_line(error)}") from error
-
-
-def _task(function: Any, **options: Any) -> Any:
-    """A function that is called elsewhere, once."""
-    return ray.remote(max_retries=0, **options)(function)
-
-
-def _on(node: str, function: Any) -> Any:
-    """A function that is called on one machine, whatever is going on there."""
-    return _task(function, num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False))
-
-
 def _new_ear() -> Any:
     node = ray.get_runtime_context().get_node_id()
     near = NodeAffinitySchedulingStrategy(node, soft=True)
     return ray.remote(_Ear).options(num_cpus=0, scheduling_strategy=near).remote()
-
-
-def _alive() -> list[Mapping[str, Any]]:
-    return [node for node in ray.nodes() if node["Alive"]]
-
-
-def _demand(job: Job) -> dict[str, float]:
-    return {"num_cpus": job.spec.training.threads, "num_gpus": (job.spec.device == "cuda") / job.per_device}
-
-
-def _runs_that_fit(node: Mapping[str, Any], demand: Mapping[str, float]) -> int:
-    has = {"num_cpus": node["Resources"].get("CPU", 0), "num_gpus": node["Resources"].get("GPU", 0)}
-    # A third of a GPU goes three times into one, whatever rounding says.
-    return min(int(has[what] / number + 1e-9) for what, number in demand.items() if number)
-
-
-def _fits(node: Mapping[str, Any], demand: Mapping[str, float]) -> bool:
-    return _runs_that_fit(node, demand) > 0
-
-
-def _rooms(demands: Sequence[Mapping[str, float]]) -> dict[str, int]:
-    """Machine -> how many runs it has room for, of those that need the most. Raises UserError where a run fits nowhere."""
-    most = {what: max(demand[what] for demand in demands) for what in ("num_cpus", "num_gpus")}
-    rooms = {node["NodeID"]: room for node in _alive() if (room := _runs_that_fit(node, most))}
-    if rooms:
-        return rooms
-    has = [f"{node['Resources'].get('CPU', 0):g} and {node['Resources'].get('GPU', 0):g}" for node in _alive()]
-    raise UserError(
-        f"--executor ray: expected a machine with {most['num_cpus']} processors and {most['num_gpus']:g} GPUs, "
-        f"found machines with {', '.join(has) or 'none'}"
-    )
-
-
-def _ask(nodes: Sequence[str], site: Site, specs: Sequence[RunSpec]) -> bool:
-    """Whether all machines see the folder of results. Raises UserError where one cannot train what is planned."""
-    end = time.monotonic() + ANSWER_SECONDS
-    asked = {node: _on(node, look).remote(site, specs) for node in nodes}
-    answers = []
-    while asked:
-        node, task = asked.popitem()
-        try:
-            answer: Answer = ray.get(task, timeout=max(0.0, end - time.monotonic()))
-        except exceptions.GetTimeoutError as error:
-            raise UserError(f"--executor ray: expected an answer of every machine in {ANSWER_SECONDS:g} s") from error
-        except (exceptions.TaskUnschedulableError, exceptions.NodeDiedError):
-            # It has just joined, and not all of the cluster knows of it; or it is gone, and is no machine any more.
-            time.sleep(JOINING_SECONDS)
-            if node in {each["NodeID"] for each in _alive()}:
-                asked[node] = _on(node, look).remote(site, specs)
-            continue
-        except exceptions.RayError as error:
-            raise UserError(_cannot_load(error)) from error
-        if answer.wrong:
-            raise UserError(f"--executor ray: {answer.machine}: {answer.wrong}")
-        answers.append(answer.sees_folder)
-    return all(answers)
 
 
 def _said(machines: int, room: int, site: Site, *, in_place: bool) -> str:
@@ -385,30 +263,12 @@ def _why_lost(error: exceptions.RayError, log: Callable[[], str]) -> WorkerEvent
     """What became of a run that has not returned. log: called for the end of what it has said, where that may say why."""
     if isinstance(error, exceptions.TaskCancelledError):
         return WorkerEvent("stopped")
-    if _was_not_loaded(error):
-        return WorkerEvent("refused", text=_cannot_load(error))
+    if was_not_loaded(error):
+        return WorkerEvent("refused", text=cannot_load(error))
     if isinstance(error, exceptions.OutOfMemoryError):
         return Lost("Ray ended its process, since its machine ran out of memory", state="out_of_memory")
     if not isinstance(error, exceptions.WorkerCrashedError | exceptions.RayTaskError):
         return Lost("its machine was lost", again=True)
-    said = "its process died" if isinstance(error, exceptions.WorkerCrashedError) else _last_line(error)
+    said = "its process died" if isinstance(error, exceptions.WorkerCrashedError) else last_line(error)
     end_of_log = log()
     return Lost(f"{said}; the end of its log: {end_of_log}" if end_of_log else said)
-
-
-def _was_not_loaded(error: exceptions.RayError) -> bool:
-    """Whether a function or what it is called with could not be unpacked on a machine: what a run raises is its row."""
-    if isinstance(error, exceptions.RuntimeEnvSetupError):
-        return True
-    cause = getattr(error, "cause", None)
-    return isinstance(cause, exceptions.RaySystemError) or "failed to import on the worker" in str(cause)
-
-
-def _cannot_load(error: exceptions.RayError) -> str:
-    return f"--executor ray: a machine cannot load what trains runs: {_last_line(error)}"
-
-
-def _last_line(error: exceptions.RayError) -> str:
-    """Where Ray quotes a traceback, that is the error itself."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__

@@ -59,10 +59,10 @@ def long_jobs(folder: Path) -> list[Job]:
 
 def unseen(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if the machines did not see the folder of results."""
-    from benchmarks.harness import ray_executor
+    from benchmarks.harness.ray_machines import ask_all
 
-    ask = ray_executor._ask
-    monkeypatch.setattr(ray_executor, "_ask", lambda *asked: ask(*asked) and False)
+    told = "benchmarks.harness.ray_executor.ask_all"
+    monkeypatch.setattr(told, lambda *asked: ask_all(*asked) and False)
 
 
 @contextlib.contextmanager
@@ -247,7 +247,7 @@ def test_where_nobody_listens_is_told_in_one_line(tmp_path: Path) -> None:
 def test_no_cluster_is_joined_that_was_not_named(machines: Machines, monkeypatch: pytest.MonkeyPatch) -> None:
     import ray
 
-    from benchmarks.harness import ray_executor
+    from benchmarks.harness import ray_machines
 
     asked: list[Any] = []
 
@@ -256,5 +256,5 @@ def test_no_cluster_is_joined_that_was_not_named(machines: Machines, monkeypatch
 
     monkeypatch.setenv("RAY_ADDRESS", machines.address)
     monkeypatch.setattr(ray, "init", init)
-    ray_executor._connect("local")
+    ray_machines.connect("local")
     assert asked == ["local"]

@@ -86,7 +86,7 @@ def mistyped(content: Any, draw: random.Random) -> None:
     node = draw.choice([each for each in nodes(content) if isinstance(each, dict) and each])
     key = draw.choice(list(node))
     place = draw.randrange(len(key))
-    node[key[:place] + draw.choice("qxzj") + key[place + 1 :]] = node.pop(key)
+    node[key[:place] + draw.choice("QXZJ") + key[place + 1 :]] = node.pop(key)
 
 
 MUTATIONS: tuple[Callable[[Any, random.Random], None], ...] = (other_value, left_out, twice, moved)
