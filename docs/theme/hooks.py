@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 START = "README.md"
 """The repository's first page is the site's."""
 LINK = re.compile(r"\]\(<?(?![a-z]+:|#)([^)\s>#]+)>?(#[^)\s]*)?\)")
+WHOLE_LINK = re.compile(r"\[([^\[\]]*)\]\(<?(?![a-z]+:|#)([^)\s>#]+)>?\)")
 FENCE = re.compile(r"(^```.*?^```$)", flags=re.MULTILINE | re.DOTALL)
 MATH = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', flags=re.DOTALL)
 BAR = re.compile(r"<mo((?: [^>]*)?)(?=>(?:&#x0007C;|\|)</mo>)")
@@ -60,13 +61,17 @@ def on_page_markdown(markdown: str, page: Page, config: Any, files: Files) -> st
 
     def link(found: re.Match[str]) -> str:
         target = posixpath.normpath(posixpath.join(posixpath.dirname(name), found[1]))
-        if (ROOT / target).is_dir():
-            return "]"
         place = posixpath.relpath(_uri(target), posixpath.dirname(page.file.src_uri))
         return f"](<{place}{found[2] or ''}>)"
 
+    def without_folders(found: re.Match[str]) -> str:
+        target = posixpath.normpath(posixpath.join(posixpath.dirname(name), found[2]))
+        return found[1] if (ROOT / target).is_dir() else found[0]
+
     parts = FENCE.split(markdown)
-    return "".join(part if part.startswith("```") else LINK.sub(link, part) for part in parts)
+    return "".join(
+        part if part.startswith("```") else LINK.sub(link, WHOLE_LINK.sub(without_folders, part)) for part in parts
+    )
 
 
 def on_page_content(content: str, page: Page, config: Any, files: Files) -> str:

@@ -224,6 +224,8 @@ def test_the_site_builds_without_a_warning_and_fetches_nothing(tmp_path: Path) -
         name for name in weighting.names() if f'id="{weighting.METHODS[name].__module__}' not in pages["api/methods.html"]
     ] == []
     assert [name for name, page in pages.items() if "arithmatex" in page] == []
+    prose = {name: re.sub(r"<(pre|code|script)\b.*?</\1>", "", page, flags=re.DOTALL) for name, page in pages.items()}
+    assert [name for name, text in prose.items() if re.search(r"\[[\w-]+(/[\w-]+)+\]", text)] == []
     for package in (weighting, benchmarks):
         page = pages[f"api/{package.__name__}.html"]
         shown = set(re.findall(r'<h\d id="[\w.]*?(\w+)"', page))
