@@ -29,7 +29,7 @@ from weighting import ValidationFeed, WeightedStep, create
 TASKS = ("a", "b", "c", "d")
 VOCABULARY, TOKENS, ROWS, ACCUMULATION, LR = 512, 128, 8, 2, 1e-3
 """ROWS in a micro-batch."""
-ROUNDS, BLOCK_STEPS, WARMUP_ROUNDS = 8, 10, 1
+ROUNDS, BLOCK_STEPS, WARMUP_ROUNDS = 3, 10, 1
 METHODS: dict[str, tuple[str, Mapping[str, Any]]] = {
     "uniform": ("uniform", {}),
     "dwa": ("dwa", {"window": 2}),
