@@ -59,7 +59,8 @@ def arguments(folder: Path, batch: int, accumulation: int, **settings: Any) -> T
 
 
 def trainer(folder: Path, name: str, batch: int = 4, accumulation: int = 2, kind: Any = InOrder, **settings: Any) -> Any:
-    """make: a function that makes the model."""
+    """make: a function that makes the model; column: where the data say the task."""
+    column = settings.pop("column", "task")
     trained = settings.pop("make", tiny.model)()
     optimizer = torch.optim.SGD([p for p in trained.parameters() if p.requires_grad], lr=tiny.LR)
     constant = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)
@@ -68,15 +69,20 @@ def trainer(folder: Path, name: str, batch: int = 4, accumulation: int = 2, kind
         trained,
         arguments(folder, batch, accumulation, **settings),
         data_collator=default_data_collator,
-        train_dataset=tiny.rows(),
+        train_dataset=renamed(tiny.rows(), column),
         optimizers=(optimizer, constant),
         weighter=tiny.method(name),
         tasks=tiny.TASKS,
-        validation=tiny.validation_rows(),
+        column=column,
+        validation=renamed(tiny.validation_rows(), column),
         shared=tiny.shared(trained),
         check_every=1,
         **rest,
     )
+
+
+def renamed(rows: list[dict[str, Any]], column: str) -> list[dict[str, Any]]:
+    return [{column if key == "task" else key: value for key, value in row.items()} for row in rows]
 
 
 def logged(found: Any, field: str) -> Tensor:

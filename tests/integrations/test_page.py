@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import re
 from pathlib import Path
 from typing import Any
@@ -38,6 +40,19 @@ def run(program: str, folder: Path, monkeypatch: pytest.MonkeyPatch, **names: ob
 def test_programs_are_short() -> None:
     assert len(PROGRAMS) == 6
     assert max(len([line for line in program.splitlines() if line.strip()]) for program in PROGRAMS) <= 25
+
+
+@pytest.mark.parametrize("place", range(3))
+def test_programs_for_other_stacks_are_python_and_give_the_mixin_what_it_takes(place: int) -> None:
+    """The stacks themselves are not installed here."""
+    from weighting.integrations.transformers import WeightedTasks
+
+    program = re.findall(r"```py\n(.*?)```", PAGE, flags=re.DOTALL)[place]
+    calls = [node for node in ast.walk(ast.parse(program)) if isinstance(node, ast.Call)]
+    (given,) = [call.keywords for call in calls if any(each.arg == "weighter" for each in call.keywords)]
+    taken = inspect.signature(WeightedTasks.__init__).parameters
+    assert {each.arg for each in given if each.arg} <= set(taken)
+    assert len([line for line in program.splitlines() if line.strip()]) <= 25
 
 
 @pytest.mark.slow

@@ -29,6 +29,11 @@ def test_accumulation_trains_as_whole_batches_by_hand(name: str, batch: int, acc
     assert_equal(run(name, tmp_path, batch, accumulation), tiny.by_hand(name))
 
 
+def test_the_column_of_tasks_may_have_another_name(tmp_path: Path) -> None:
+    """In the training data and in the validation data, which CoBa reads."""
+    assert_equal(result(trainer(tmp_path, "coba", column="channel")), tiny.by_hand("coba"))
+
+
 @pytest.mark.filterwarnings("ignore:.*is deprecated:FutureWarning")  # peft reads what transformers has renamed
 @pytest.mark.parametrize("make", [tiny.model, partial(tiny.model, 0.3), tiny.adapted], ids=["plain", "dropout", "lora"])
 @pytest.mark.parametrize("name", ["coba", "famo", "gradnorm"])
@@ -118,6 +123,8 @@ def test_a_missing_or_unknown_task_is_one_line(tmp_path: Path) -> None:
         found.train()
     with pytest.raises(ValueError, match=r"expected in column 'task' one of \['a'\] or 0 to 0, found 'b'"):
         TaskCollator(default_data_collator, ["a"])([{"task": "b"}])
+    with pytest.raises(ValueError, match="expected in column 'channel' one of"):
+        TaskCollator(default_data_collator, ["a"], "channel")([{"channel": "b"}])
 
 
 # ---- check_integration --------------------------------------------------------------------------------

@@ -64,10 +64,10 @@ def test_the_fused_head_gives_the_nats_of_the_logits(place: str, tmp_path: Path)
     torch.testing.assert_close(fused.double(), plain, rtol=1e-5, atol=0)
 
 
-def examples() -> Dataset:
+def examples(column: str) -> Dataset:
     texts = {"code": ("def add(a, b):", " return a + b"), "text": ("the sum", " of two numbers"), "speech": ("a", " b = a")}
     return Dataset.from_list(
-        [{"prompt": f"{texts[t][0]} {n}", "completion": texts[t][1] + " a" * n, "task": t} for n in range(6) for t in texts]
+        [{"prompt": f"{texts[t][0]} {n}", "completion": texts[t][1] + " a" * n, column: t} for n in range(6) for t in texts]
     )
 
 
@@ -78,25 +78,26 @@ def test_a_bfloat16_model_has_weights_of_at_least_float32(place: str, tmp_path: 
     assert logged(found, "loss").isfinite().any()
 
 
-@pytest.mark.parametrize("packing", [False, True])
-def test_completions_with_lora_and_dropout_and_packing_train(packing: bool, place: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("packing", "column"), [(False, "task"), (True, "task"), (True, "source")])
+def test_completions_with_lora_and_dropout_and_packing_train(packing: bool, column: str, place: str, tmp_path: Path) -> None:
     sizes = {"per_device_train_batch_size": 3, "gradient_accumulation_steps": 2, "max_length": 48}
     found: Any = InOrder(
         AutoModelForCausalLM.from_pretrained(place),
         arguments(tmp_path, packing=packing, **sizes),
-        train_dataset=examples(),
-        eval_dataset=examples(),
+        train_dataset=examples(column),
+        eval_dataset=examples(column),
         processing_class=AutoTokenizer.from_pretrained(place),
         peft_config=LoraConfig(r=2, lora_dropout=0.3, target_modules="all-linear", task_type="CAUSAL_LM"),
         weighter=tiny.method("coba"),
         tasks=tiny.TASKS,
-        validation=examples(),
+        column=column,
+        validation=examples(column),
     )
     # Older versions make labels where rows are collated.
     labels = [found.data_collator([row])["labels"][0].tolist() for row in found.train_dataset]
     predicted = sum(label != -100 for row in labels for label in row)
     found.train()
-    assert set(found.train_dataset["task"]) == set(tiny.TASKS), "every row, packed or not, belongs to one task"
+    assert set(found.train_dataset[column]) == set(tiny.TASKS), "every row, packed or not, belongs to one task"
     counts = [row[f"count/{task}"] for row in found.state.log_history if "loss" in row for task in tiny.TASKS]
     counted = sum(count for count in counts if count == count)
     assert 0 < counted <= predicted

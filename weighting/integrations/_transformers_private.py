@@ -11,8 +11,6 @@ from typing import Any
 
 from torch import Tensor
 
-from weighting.integrations.tokens import COLUMN
-
 TRAINER = {
     "get_batch_samples": ("epoch_iterator", "num_batches", "device"),
     "compute_loss": ("model", "inputs", "return_outputs", "num_items_in_batch"),
@@ -57,6 +55,7 @@ def divides_otherwise(trainer: type) -> list[str]:
 class TrainerPrivate:
     """Private methods of the Trainer that the adapter adds to."""
 
+    column: str
     _signature_columns: list[str] | None
     load_step: Callable[[str], None]
     """Loads what the adapter saved beside a checkpoint."""
@@ -68,8 +67,8 @@ class TrainerPrivate:
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()  # type: ignore[misc]
-        if self._signature_columns is not None and COLUMN not in self._signature_columns:
-            self._signature_columns = [*self._signature_columns, COLUMN]
+        if self._signature_columns is not None and self.column not in self._signature_columns:
+            self._signature_columns = [*self._signature_columns, self.column]
 
     def collate_known_columns(self, examples: list[Any]) -> Any:
         """A batch of examples, as the training loader makes it."""
@@ -89,17 +88,19 @@ class TrainerPrivate:
 class SFTPrivate:
     """TRL's preparation, which drops all columns but its own, made task by task: packed rows hold one task each."""
 
+    column: str
+
     def _prepare_dataset(self, dataset: Any, *arguments: Any, **options: Any) -> Any:
         prepare = super()._prepare_dataset  # type: ignore[misc]
-        if dataset is None or COLUMN not in (dataset.column_names or []) or not hasattr(dataset, "select"):
+        if dataset is None or self.column not in (dataset.column_names or []) or not hasattr(dataset, "select"):
             return prepare(dataset, *arguments, **options)
         from datasets import concatenate_datasets
 
         found = []
-        for task in sorted(set(dataset[COLUMN])):
-            rows = [row for row, other in enumerate(dataset[COLUMN]) if other == task]
-            prepared = prepare(dataset.select(rows).remove_columns(COLUMN), *arguments, **options)
-            found.append(prepared.add_column(COLUMN, [task] * len(prepared)))
+        for task in sorted(set(dataset[self.column])):
+            rows = [row for row, other in enumerate(dataset[self.column]) if other == task]
+            prepared = prepare(dataset.select(rows).remove_columns(self.column), *arguments, **options)
+            found.append(prepared.add_column(self.column, [task] * len(prepared)))
         return concatenate_datasets(found)
 
 

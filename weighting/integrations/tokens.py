@@ -15,24 +15,25 @@ IGNORED = -100
 
 
 class TaskCollator:
-    """A collator that keeps the column ``task``, whatever the one inside makes of other columns.
+    """A collator that keeps the column of tasks, whatever the one inside makes of other columns.
 
-    inner  makes a batch of examples without that column
-    tasks  names; an example has one of them, or its number
+    inner   makes a batch of examples without that column
+    tasks   names; an example has one of them, or its number
+    column  its name in the examples; in the batch it is ``task``
 
     ``batch["task"]`` is ``(rows,)``, or per token ``(1, tokens)`` where ``inner`` puts all examples into one row. Examples
     without the column are passed on as they are. Raises ValueError on an unknown task.
     """
 
-    def __init__(self, inner: Callable[[list[Any]], Any], tasks: Sequence[str]) -> None:
-        self.inner, self.tasks = inner, tuple(tasks)
+    def __init__(self, inner: Callable[[list[Any]], Any], tasks: Sequence[str], column: str = COLUMN) -> None:
+        self.inner, self.tasks, self.column = inner, tuple(tasks), column
 
     def __call__(self, examples: list[Any]) -> Any:
         """A batch of a list of examples."""
-        if COLUMN not in examples[0]:
+        if self.column not in examples[0]:
             return self.inner(examples)
-        ids = torch.tensor([number_of(example[COLUMN], self.tasks) for example in examples])
-        batch = self.inner([{key: value for key, value in example.items() if key != COLUMN} for example in examples])
+        ids = torch.tensor([number_of(example[self.column], self.tasks, self.column) for example in examples])
+        batch = self.inner([{key: value for key, value in example.items() if key != self.column} for example in examples])
         if "input_ids" in batch and len(batch["input_ids"]) != len(examples):
             lengths = torch.tensor([len(example["input_ids"]) for example in examples])
             ids = ids.repeat_interleave(lengths)[None]
@@ -40,13 +41,13 @@ class TaskCollator:
         return batch
 
 
-def number_of(task: Any, tasks: Sequence[str]) -> int:
+def number_of(task: Any, tasks: Sequence[str], column: str = COLUMN) -> int:
     """The number of a task that is given by name or number. Raises ValueError if it is unknown."""
     if isinstance(task, str) and task in tasks:
         return tasks.index(task)
     if not isinstance(task, str) and 0 <= int(task) < len(tasks):
         return int(task)
-    raise ValueError(f"expected in column {COLUMN!r} one of {list(tasks)} or 0 to {len(tasks) - 1}, found {task!r}")
+    raise ValueError(f"expected in column {column!r} one of {list(tasks)} or 0 to {len(tasks) - 1}, found {task!r}")
 
 
 def token_counts(batch: Mapping[str, Any], num_tasks: int) -> Tensor:

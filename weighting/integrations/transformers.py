@@ -4,8 +4,8 @@
 
     trainer = MyTrainer(model, args, train_dataset=data, weighter=weighting.create("dwa", 2), tasks=["code", "text"])
 
-The data have a column ``task``, names or numbers. Losses are means over the predicted tokens of each task in the whole step;
-other losses: ``task_losses`` and ``task_counts``.
+The data have a column ``task``, names or numbers; ``column=`` names another. Losses are means over the predicted tokens of
+each task in the whole step; other losses: ``task_losses`` and ``task_counts``.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ class WeightedTasks(TrainerPrivate):
 
     weighter    of K tasks
     tasks       their names
+    column      name of the data's column that says the task of a row
     validation  a data set like the training data, for methods that read validation losses: mini-batches as large as
                 a whole step, balanced by task; or a ``ValidationFeed``
     shared      the layer, or its parameters, whose gradients GradNorm compares
@@ -50,16 +51,17 @@ class WeightedTasks(TrainerPrivate):
         *arguments: Any,
         weighter: Weighter,
         tasks: Sequence[str],
+        column: str = COLUMN,
         validation: Any = None,
         shared: nn.Module | Iterable[Tensor] | None = None,
         lagged: bool = False,
         check_every: int = 100,
         **options: Any,
     ) -> None:
-        self.tasks = tuple(tasks)
+        self.tasks, self.column = tuple(tasks), column
         super().__init__(*arguments, **options)
         given: Any = self
-        self.data_collator = TaskCollator(given.data_collator, self.tasks)
+        self.data_collator = TaskCollator(given.data_collator, self.tasks, column)
         if given.args.n_gpu > 1:
             raise ValueError(
                 f"WeightedTasks: expected one device per process, found {given.args.n_gpu}; start with torchrun"
@@ -211,7 +213,9 @@ class WeightedTasks(TrainerPrivate):
         """Balanced by task, in mini-batches of the size of a whole step over micro-batches and ranks."""
         given: Any = self
         data = self.prepared_validation(data)
-        tasks = [number_of(data[row][COLUMN], self.tasks) for row in range(len(data))] if COLUMN in data[0] else None
+        tasks = None
+        if self.column in data[0]:
+            tasks = [number_of(data[row][self.column], self.tasks, self.column) for row in range(len(data))]
         groups = 1 if tasks is None else len(set(tasks))
         rank, ranks = given.args.process_index, given.args.world_size
         size = given.args.per_device_train_batch_size * given.args.gradient_accumulation_steps * ranks
