@@ -80,7 +80,8 @@ def _strip(axis: Axes, text: str) -> float:
     low, high = axis.get_xlim()
     width = 0.12 * (high - low)
     axis.axvspan(high, high + width, color="#f0f0f0", linewidth=0, zorder=0)
-    ticks = [tick for tick in axis.get_xticks() if low <= tick <= high]
+    # A number at the very end would run into the strip's name.
+    ticks = [tick for tick in axis.get_xticks() if low <= tick <= high - width / 4]
     middle = high + width / 2
     axis.set_xticks([*ticks, middle], labels=[*(f"{tick:g}" for tick in ticks), text])
     axis.set_xlim(low, high + width)
