@@ -1,7 +1,7 @@
 """CoBa through TRL's SFTTrainer, and through the suite's own loop: the same model, data and settings, step by step.
 
 A pretrained model with LoRA in its last layers completes files of five languages. Prints the largest differences of losses
-and weights, and draws both curves. Needs the extras ``finetune`` and ``trl``; about ten minutes on two cores::
+and weights, and draws both curves. Needs the extras ``finetune`` and ``trl``; about twenty minutes on two cores::
 
     PYTHONPATH=. python examples/sft_beside_the_suite.py --steps 60 --out curves.png
 """
