@@ -19,6 +19,7 @@ from command_line import Bench, bench
 from conformance import Conformance
 from figures import Figures
 from finetune_fixtures import gpt2, hub, llama, model_cache
+from headless import browser
 from hypothesis import HealthCheck, settings
 from places import TESTS
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 FIGURES = pytest.StashKey[Figures]()
 
-__all__ = ["bench", "gpt2", "hub", "llama", "model_cache"]
+__all__ = ["bench", "browser", "gpt2", "hub", "llama", "model_cache"]
 
 MEMORY = Path("/dev/shm")
 ROOM = 6 * 2**30

@@ -30,7 +30,7 @@ from benchmarks.records.storage import NOT_AS_WRITTEN, DamagedRecordError, compl
 
 LINES_FILE = "runs.jsonl.gz"
 PLAIN_LINES_FILE = "runs.jsonl"
-"""As earlier versions wrote it, and ``gunzip`` does: read where there is no other."""
+"""As earlier versions wrote it, and ``gunzip`` does: read too, and gone with the next ``pack``."""
 ROWS_FILE = "trajectories.parquet"
 PACKED_FILES = (LINES_FILE, PLAIN_LINES_FILE, ROWS_FILE)
 GZIP, PART = 31, b"\x1f\x8b\x08\x00"
@@ -107,26 +107,15 @@ class Packed:
 
     @functools.cached_property
     def _read_lines(self) -> tuple[dict[str, bytes], list[str]]:
-        path = self.lines_file
-        try:
-            content = path.read_bytes()
-        except FileNotFoundError:
-            return {}, []
-        except OSError as error:
-            return {}, [f"{path}: cannot be read: {error.strerror}"]
-        parts = [content] if path.name == PLAIN_LINES_FILE else list(parts_in(content))
-        wrong = [
-            f"{path}: part {number} of {len(parts)}: cannot be read: {NOT_AS_WRITTEN}"
-            for number, part in enumerate(parts, 1)
-            if part is None
+        found, wrong = _lines_of(self.folder / LINES_FILE)
+        # An earlier version may have packed further runs since.
+        others, also_wrong = _lines_of(self.folder / PLAIN_LINES_FILE)
+        wrong += also_wrong
+        wrong += [
+            f"{self.folder / PLAIN_LINES_FILE}: {key}: expected the line that is in {LINES_FILE}, found another"
+            for key, line in others.items()
+            if found.setdefault(key, line) != line
         ]
-        found: dict[str, bytes] = {}
-        for number, line in enumerate(b"".join(part or b"" for part in parts).split(b"\n"), 1):
-            key = KEY.search(line)
-            if key is not None and found.setdefault(key[1].decode(), line) is line:
-                continue
-            if line or key is not None:
-                wrong.append(f"{path}: line {number}: cannot be read: {NOT_AS_WRITTEN}")
         return found, wrong
 
     @functools.cached_property
@@ -160,6 +149,30 @@ class Packed:
                 except WRONG:
                     continue
             return found, why
+
+
+def _lines_of(path: Path) -> tuple[dict[str, bytes], list[str]]:
+    """Key -> line of a file, compressed or not, and what is wrong with it; nothing where it is not there."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return {}, []
+    except OSError as error:
+        return {}, [f"{path}: cannot be read: {error.strerror}"]
+    parts = [content] if path.name == PLAIN_LINES_FILE else list(parts_in(content))
+    wrong = [
+        f"{path}: part {number} of {len(parts)}: cannot be read: {NOT_AS_WRITTEN}"
+        for number, part in enumerate(parts, 1)
+        if part is None
+    ]
+    found: dict[str, bytes] = {}
+    for number, line in enumerate(b"".join(part or b"" for part in parts).split(b"\n"), 1):
+        key = KEY.search(line)
+        if key is not None and found.setdefault(key[1].decode(), line) is line:
+            continue
+        if line or key is not None:
+            wrong.append(f"{path}: line {number}: cannot be read: {NOT_AS_WRITTEN}")
+    return found, wrong
 
 
 def no_rows() -> pd.DataFrame:

@@ -18,7 +18,7 @@ from written_records import change
 from benchmarks.contract import Training
 from benchmarks.errors import UserError
 from benchmarks.records import packing
-from benchmarks.records.packed import LARGEST_PART, LINES_FILE, PART, PLAIN_LINES_FILE, ROWS_FILE, Packed, parts_in
+from benchmarks.records.packed import LARGEST_PART, LINES_FILE, PART, PLAIN_LINES_FILE, ROWS_FILE, Packed, part_of, parts_in
 from benchmarks.records.packing import pack_runs, unpack_runs
 from benchmarks.records.reading import Unusable, has_records, read_all, read_one
 from benchmarks.records.schema import COLUMNS, Run
@@ -201,6 +201,27 @@ def test_a_run_from_before_counts_is_packed_once_it_is_written_again(tmp_path: P
     write_suite(folder, [read])
     assert (pack_runs(folder).changed, pack_runs(folder).left) == (1, [])
     assert all_runs(folder)[run.record.key].trajectory.equals(read.trajectory)
+
+
+def test_lines_of_an_earlier_version_beside_todays_are_read_too(tmp_path: Path) -> None:
+    """And where both have a run, and not the same, it is told and nothing of either is thrown away."""
+    runs = [make("uniform", seed) for seed in range(3)]
+    folder = write_suite(tmp_path / "fake", runs)
+    pack_runs(folder)
+    expected = all_runs(folder)
+    first, *others = gunzip(folder).splitlines()
+    (folder / LINES_FILE).write_bytes(part_of([first]))
+    assert_same(all_runs(folder), expected)
+    (folder / PLAIN_LINES_FILE).write_bytes(b"\n".join([first.replace(b'"finished"', b'"finishes"'), *others, b""]))
+    read = list(read_all(folder))
+    (told,) = (each.reason for each in read if isinstance(each, Unusable))
+    assert told.endswith(f"expected the line that is in {LINES_FILE}, found another")
+    assert_same({run.record.key: run for run in read if isinstance(run, Run)}, expected)
+    assert len(pack_runs(folder).left) == 2
+    (aside,) = (folder / "set_aside").iterdir()
+    assert {LINES_FILE, PLAIN_LINES_FILE, ROWS_FILE} <= {path.name for path in aside.iterdir()}
+    assert without_locks(folder) == ["runs", LINES_FILE, "set_aside", ROWS_FILE]
+    assert_same(all_runs(folder), expected)
 
 
 def test_what_is_damaged_costs_the_runs_that_lie_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

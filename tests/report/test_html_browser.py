@@ -6,10 +6,9 @@ import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
-import browsers
 import pytest
 from fake_runs import make, suite, write_suite
-from playwright.sync_api import Browser, ConsoleMessage, Page, Request, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, Request
 
 from benchmarks.analysis.suite_tables import suite_tables
 from benchmarks.report.html.page import write_html
@@ -17,7 +16,6 @@ from benchmarks.report.palette import HALF, MEDIAN, MOST, SPREAD_OPACITY
 
 pytestmark = pytest.mark.slow
 
-FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
 WIDTHS = (390, 1280)
 METHODS = ("uniform", "gradnorm", "famo", "coba")
 
@@ -26,17 +24,6 @@ METHODS = ("uniform", "gradnorm", "famo", "coba")
 def address(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = write_suite(tmp_path_factory.mktemp("browser") / "fake", suite(seeds=(0, 1), languages=2, methods=METHODS))
     return write_html(suite_tables(folder), "Which one?").as_uri()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    found = browsers.find()
-    if found is None:
-        pytest.fail(f"expected a Chromium or Chrome, found none: {browsers.HOW}", pytrace=False)
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=str(found), args=FLAGS)
-        yield started
-        started.close()
 
 
 def show(page: Page, place: str) -> None:

@@ -10,14 +10,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-import browsers
 import matplotlib.pyplot as plt
 import psutil
 import pytest
 from fake_runs import make, suite, write_suite
 from figures import Figures
 from places import ROOT
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import Browser
 from suites import plan_in, suite_file
 
 from benchmarks.analysis.suite_tables import suite_tables
@@ -96,21 +95,16 @@ def test_what_commands_take_as_a_suite_grows(tmp_path: Path, figures: Figures, r
         _draw(rows)
 
 
-def test_the_page_of_a_large_suite_opens(tmp_path: Path, figures: Figures) -> None:
+def test_the_page_of_a_large_suite_opens(tmp_path: Path, figures: Figures, browser: Browser) -> None:
     """Thirty methods and twenty seeds."""
     methods = ["uniform", *(f"coba(window={number})" for number in range(2, 31))]
     folder = write_suite(tmp_path / "fake", suite(seeds=range(20), languages=3, methods=methods))
     address = write_html(suite_tables(folder), "Which one?")
-    found = browsers.find()
-    if found is None:
-        pytest.fail(f"expected a Chromium or Chrome, found none: {browsers.HOW}", pytrace=False)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(found), args=["--no-sandbox", "--disable-gpu"])
-        page = browser.new_page()
-        page.goto(address.as_uri(), wait_until="load")
-        timing = json.loads(page.evaluate("JSON.stringify(performance.getEntriesByType('navigation')[0])"))
-        assert page.locator("table").count() > 0
-        browser.close()
+    page = browser.new_page()
+    page.goto(address.as_uri(), wait_until="load")
+    timing = json.loads(page.evaluate("JSON.stringify(performance.getEntriesByType('navigation')[0])"))
+    assert page.locator("table").count() > 0
+    page.close()
     row = {"methods": len(methods), "seeds": 20, "MB": f"{address.stat().st_size / 1e6:.1f}"}
     figures.add("A large page in a browser", {**row, "seconds until it is loaded": f"{timing['loadEventEnd'] / 1e3:.2f}"})
 
