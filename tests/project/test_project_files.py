@@ -62,6 +62,8 @@ def test_changes_say_whether_they_move_results() -> None:
     told = [row.rstrip("| ").rsplit("| ", 1)[1] for row in rows]
     assert len(told) > 10
     assert [entry for entry in told if entry.split()[0].rstrip(",") not in {"no", "tables", "yes"}] == []
+    heads = re.findall(r"^(.*)\n\| --- \| --- \|$", text("CHANGELOG.md"), flags=re.MULTILINE)
+    assert set(heads) == {"| change | moves results |"}
 
 
 def test_contributing_is_short_and_its_commands_exist() -> None:
