@@ -53,10 +53,18 @@ def model(dropout: float = 0.0) -> Any:
     )
     torch.manual_seed(3)
     made: Any = LlamaForCausalLM(config)
+    _without_single_precision(made)
     for parameter in made.parameters():
-        parameter.data *= 4
+        parameter.data *= 2
     made.model.norm.register_forward_hook(by_mode)
     return made.double()
+
+
+def _without_single_precision(made: nn.Module) -> None:
+    """Llama's own norm computes in float32 whatever it is given, which no equality in float64 comes through."""
+    for name, module in list(made.named_modules()):
+        if type(module).__name__ == "LlamaRMSNorm":
+            made.set_submodule(name, nn.RMSNorm(module.weight.shape, eps=1e-6))
 
 
 def adapted() -> Any:

@@ -69,8 +69,8 @@ def apart(
             module.training = training
         with torch.no_grad():
             for buffer, version, value in buffers:
-                # Batch normalization writes running means without a new version. In evaluation mode it writes none, and what
-                # was not written to stays as it is: a backward pass to come may need it so.
-                if not evaluation or buffer._version != version:
+                # Batch normalization writes running means without a new version. What was not written to stays as it is: a
+                # backward pass to come may need it so.
+                if buffer._version != version or not (evaluation or torch.equal(buffer, value)):
                     buffer.copy_(value)
         before.restore()

@@ -8,12 +8,16 @@ import torch
 from torch import Tensor, distributed, nn
 
 from weighting.gradients import trainable
+from weighting.row_gradients import RowGradients, alone
 
 HIDDEN = (
     "expected the tasks' gradients at the shared layer, found none, as under re-entrant activation checkpointing; "
     "use use_reentrant=False, or give step.gradients_of() the sums of a pass of its own; at a layer that FSDP has sharded, "
     "measure norms yourself: grad_norms= in close()"
 )
+
+TOLERANCE = 0.02
+"""How far, of a task's gradient, both ways to it may lie apart; a bfloat16 model rounds by about half a per cent."""
 
 DONATED = (
     "expected a graph that each task can go through, found one of torch.compile that is used up by the first; set "
@@ -25,7 +29,10 @@ class SharedGradients:
     """The gradient of each UNWEIGHTED task loss by the parameters of a shared layer.
 
     parameters  the layer, or its parameters; frozen ones do not count
-    model       whose gradients are set aside in ``add_by_backward``
+    model       whose gradients are set aside in ``add_by_backward``, and in which the layer is looked for
+
+    At a plain linear layer they come out of the step's own backward pass, where the task of each row is told. Whether that
+    is so is seen in the first step, in which passes of their own are made beside it.
 
     Raises ValueError where no parameter is trained.
     """
@@ -33,10 +40,36 @@ class SharedGradients:
     def __init__(self, parameters: nn.Module | Iterable[Tensor], model: nn.Module | None = None) -> None:
         self.parameters = trainable(parameters)
         self.model = model
+        layer = None if model is None else alone(self.parameters, model)
+        self._by_rows = None if layer is None else RowGradients(layer, self.parameters)
+        self.rows_agree: bool | None = None
+        """Whether the backward pass of the total gave what passes per task gave; None: not seen yet."""
         self._rows: Tensor | None = None
+        self._compared: Tensor | None = None
 
-    def add(self, losses: Tensor) -> None:
-        """Add a micro-batch by one partial backward pass per task.
+    def watch(self) -> None:
+        """A step begins whose gradients will be asked for."""
+        self.clear()
+        if self._by_rows is not None and self.rows_agree is not False:
+            self._by_rows.watch()
+
+    def add_of(self, losses: Tensor, total: Tensor, factors: Tensor, row_tasks: Tensor | None) -> None:
+        """Add a micro-batch, from the backward pass of its total where that can be, else as ``add``.
+
+        losses     ``(K,)`` with graph, which is kept; each its share of the whole step's mean
+        total      scalar that ``backward`` will be called on
+        factors    ``(K,)`` by which the losses stand in it
+        row_tasks  ``(rows,)`` the number of each row's task; None: not known
+        """
+        follows = self._follows(total, factors, row_tasks)
+        if follows and self.rows_agree:
+            return
+        added = self.add(losses)
+        if follows:
+            self._compared = _sum(self._compared, added)
+
+    def add(self, losses: Tensor) -> Tensor:
+        """Add a micro-batch by one partial backward pass per task; what was added, ``(K, numbers)``.
 
         losses  ``(K,)`` with graph, which is kept; each its share of the whole step's mean
 
@@ -54,7 +87,7 @@ class SharedGradients:
             raise RuntimeError(f"{told} ({str(error).splitlines()[0]})") from error
         if not reached:
             raise RuntimeError(HIDDEN)
-        self._take(found)
+        return self._take(found)
 
     def add_by_backward(self, losses: Tensor) -> None:
         """Add a micro-batch by one whole backward pass per task, which any activation checkpointing lets through.
@@ -83,6 +116,11 @@ class SharedGradients:
 
         Raises RuntimeError if nothing was added.
         """
+        followed = None if self._by_rows is None else self._by_rows.rows
+        if self.rows_agree:
+            self._rows = _sum(self._rows, followed)
+        elif self.rows_agree is None and self._by_rows is not None:
+            self._compare(followed, shared=shared, group=group)
         found: Tensor = torch.linalg.vector_norm(self._all(shared=shared, group=group), dim=-1)
         return found
 
@@ -94,17 +132,44 @@ class SharedGradients:
 
     def clear(self) -> None:
         """Forget what was added."""
-        self._rows = None
+        self._rows = self._compared = None
+        if self._by_rows is not None:
+            self._by_rows.forget()
 
     def _all(self, *, shared: bool, group: distributed.ProcessGroup | None) -> Tensor:
         """The gradients ``(K, numbers)``: of the whole step, over ranks too, before anything is made of them."""
-        rows, self._rows = self._rows, None
+        rows = self._rows
+        self.clear()
         if rows is None:
             raise RuntimeError("expected total() or gradients_of() before the step is closed, found neither")
         if shared:
             distributed.all_reduce(rows, group=group)
         return rows
 
-    def _take(self, found: list[list[Tensor]]) -> None:
+    def _follows(self, total: Tensor, factors: Tensor, row_tasks: Tensor | None) -> bool:
+        if self._by_rows is None or row_tasks is None or self.rows_agree is False:
+            return False
+        return self._by_rows.follow(total, factors, row_tasks)
+
+    def _compare(self, followed: Tensor | None, *, shared: bool, group: distributed.ProcessGroup | None) -> None:
+        """See whether both ways agree, on all ranks; on none of them, where they differ on one."""
+        seen = torch.full((), 2.0, device=self.parameters[0].device)
+        if followed is not None and self._compared is not None:
+            apart = (followed - self._compared.to(followed)).norm(dim=-1)
+            near = TOLERANCE * self._compared.norm(dim=-1).to(followed)
+            seen = (apart <= near).all().to(seen)
+        if shared:
+            distributed.all_reduce(seen, op=distributed.ReduceOp.MIN, group=group)
+        self.rows_agree = {0: False, 1: True}.get(int(seen))
+
+    def _take(self, found: list[list[Tensor]]) -> Tensor:
         rows = torch.stack([torch.cat([part.flatten() for part in each]) for each in found])
-        self._rows = rows if self._rows is None else self._rows + rows
+        self._rows = _sum(self._rows, rows)
+        return rows
+
+
+def _sum(one: Tensor | None, other: Tensor | None) -> Tensor | None:
+    """Of what is there."""
+    if one is None or other is None:
+        return other if one is None else one
+    return one + other

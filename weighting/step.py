@@ -113,7 +113,11 @@ class WeightedStep:
     # ---- the three calls of a step -----------------------------------------------------------------------------------
 
     def open(
-        self, counts: PerTask, losses: Losses | None = None, gradients: Callable[[], Iterable[PerTask]] | None = None
+        self,
+        counts: PerTask,
+        losses: Losses | None = None,
+        gradients: Callable[[], Iterable[PerTask]] | None = None,
+        draws: Draws | None = None,
     ) -> Tensor:
         """The weights of a step, ``(K,)``; all ranks must call.
 
@@ -123,6 +127,7 @@ class WeightedStep:
         gradients  a function that makes a pass of the bare model over each micro-batch and gives its sums, as for ``total``;
                 called, with the random draws of the training pass, where the method is one on the Gramian: K backward passes
                 for each, at the parameters ``shared``, and the losses follow from them too
+        draws   where the random generators stood before the training pass, where it was made before this call; None: now
 
         Raises ValueError where the method needs losses or gradients and nothing gives them, RuntimeError where a step is
         still open or the ranks have not the same weights.
@@ -132,7 +137,7 @@ class WeightedStep:
         self._check_ranks()
         self._own = own = _wide(self.vector("counts", counts))
         self.counts = self._reduced(own)
-        self._draws, self._wanted = Draws.now(), self.weighter.wants()
+        self._draws, self._wanted = draws or Draws.now(), self.weighter.wants()
         exact = self._exact(losses, gradients)
         if not self.started:
             self._start(exact)
@@ -142,12 +147,17 @@ class WeightedStep:
         self.weights = _wide(self.weighter.weights(seen))
         self._compare_ranks()
         self._sums, self._is_open = torch.zeros_like(own), True
+        if self._measures:
+            self._gradients.watch()
         return self.weights
 
-    def total(self, sums: PerTask) -> Tensor:
+    def total(self, sums: PerTask, row_tasks: Tensor | None = None) -> Tensor:
         """The scalar to call ``backward`` on for one micro-batch, the factors of the framework undone.
 
-        sums  each task's loss, summed over its units of this micro-batch, with graph; of one that is absent, 0 or left out
+        sums       each task's loss, summed over its units of this micro-batch, with graph; of one that is absent, 0 or left
+                   out
+        row_tasks  ``(rows,)`` the number of each row's task, where every row of the batch belongs to one: then GradNorm's
+                   norms at a linear layer follow from this very backward pass, and cost no further ones
 
         Raises RuntimeError where no step is open.
         """
@@ -157,9 +167,11 @@ class WeightedStep:
         # At least float32, whatever the model computes in.
         own = own.to(torch.promote_types(own.dtype, torch.float32))
         shares = own / counts.clamp(min=1).to(own)
+        factor = self._averaged * self.loss_divided_by
+        whole = total(weights.to(shares), shares, counts.to(shares)) * factor
         if self._measures and not self._measured:
-            self._gradients.add(shares)
-        return total(weights.to(shares), shares, counts.to(shares)) * (self._averaged * self.loss_divided_by)
+            self._gradients.add_of(shares, whole, weights.to(shares) * factor, row_tasks)
+        return whole
 
     def gradients_of(self, sums: PerTask) -> None:
         """Measure the tasks' gradients at the shared layer by whole backward passes, before ``total`` of the step.
@@ -236,6 +248,7 @@ class WeightedStep:
             "started": self.started,
             "log": self.log.state_dict(),
             "validation": None if self.validation is None else self.validation.state_dict(),
+            "rows_agree": None if self.gradients is None else self.gradients.rows_agree,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -248,6 +261,8 @@ class WeightedStep:
         self.log.load_state_dict(state["log"])
         if self.validation is not None and state["validation"] is not None:
             self.validation.load_state_dict(state["validation"])
+        if self.gradients is not None:
+            self.gradients.rows_agree = state.get("rows_agree")
         self._forget()
 
     # ---- before the backward pass ------------------------------------------------------------------------------------
@@ -375,6 +390,12 @@ class WeightedStep:
         """Processes over which is reduced."""
         running = distributed.is_available() and distributed.is_initialized()
         return distributed.get_world_size(self.group) if running else 1
+
+    @property
+    def wants_losses(self) -> bool:
+        """Whether the coming ``open`` reads the step's losses, where it is given them."""
+        reads = not self.started or self.weighter.answers_from == "losses"
+        return reads and not self.lagged and Needs.GRAMIAN not in self.weighter.wants()
 
     @property
     def _averaged(self) -> int:

@@ -126,7 +126,7 @@ def overhead(options: argparse.Namespace) -> int:
 
     _check_folder(options.out)
     try:
-        print(write_costs(options.out, torch.device(options.device)))
+        print(write_costs(options.out, torch.device(options.device), options.parts))
     except OSError as error:
         raise StorageError.of(error, options.out) from error
     return 0

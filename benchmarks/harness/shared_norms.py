@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from benchmarks.contract import Problem
 from benchmarks.shared_layer import shared_layers, trained_parameters
 from weighting.jacobians import Jacobian
+from weighting.row_gradients import alone
 
 
 class SharedLayerNorms:
@@ -31,7 +32,9 @@ class SharedLayerNorms:
         layers = shared_layers(problem, model, chosen)
         self.parameters = trained_parameters(problem, layers)
         self.jacobian = Jacobian(problem.num_tasks, self.parameters, replica_dims=len(problem.batch_shape))
-        self.by_rows = problem.rows_belong_to_tasks and len(layers) == 1 and _is_alone(layers[0], model)
+        self.by_rows = (
+            problem.rows_belong_to_tasks and len(layers) == 1 and alone(layers[0].parameters(), model) is layers[0]
+        )
         self.extra_backwards = 0
         self._armed = self._passes = False
         self._inputs: list[Tensor] = []
@@ -95,15 +98,6 @@ class SharedLayerNorms:
 
     def _remember_gradient(self, gradient: Tensor) -> None:
         self._output_gradient = gradient.detach()
-
-
-def _is_alone(layer: nn.Module, model: nn.Module) -> bool:
-    """Whether it is a plain linear layer, trained as a whole, whose parameters are used nowhere else."""
-    if type(layer).__name__ not in ("Linear", "Conv1D") or next(layer.children(), None) is not None:
-        return False
-    own = {id(parameter) for parameter in layer.parameters()}
-    owners = [module for module in model.modules() if own & {id(p) for p in module.parameters(recurse=False)}]
-    return all(parameter.requires_grad for parameter in layer.parameters()) and owners == [layer]
 
 
 def _has_zero(weights: Tensor, present: Tensor | None) -> bool:

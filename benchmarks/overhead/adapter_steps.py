@@ -1,8 +1,8 @@
 """A step of each adapter of ``weighting.integrations`` over the same trainer without it.
 
-All train the same small Llama on the same rows, each of one task, in two micro-batches a step. Every block is a training
-of its own, whose first step, with what comes before it, is not counted; trainers and methods take turns. Methods that read
-validation losses are shown a batch of the size of the whole step.
+All train the same small Llama on the same rows, each of one task, in two micro-batches a step, or in one. Every block is a
+training of its own, whose first step, with what comes before it, is not counted; trainers and methods take turns. Methods
+that read validation losses are shown a batch of the size of the whole step.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -27,29 +28,41 @@ from tqdm import tqdm
 from weighting import ValidationFeed, WeightedStep, create
 
 TASKS = ("a", "b", "c", "d")
-VOCABULARY, TOKENS, ROWS, ACCUMULATION, LR = 512, 128, 8, 2, 1e-3
+VOCABULARY, TOKENS, ROWS, LR = 512, 128, 8, 1e-3
 """ROWS in a micro-batch."""
 ROUNDS, BLOCK_STEPS, WARMUP_ROUNDS = 3, 10, 1
-METHODS: dict[str, tuple[str, Mapping[str, Any]]] = {
-    "uniform": ("uniform", {}),
-    "dwa": ("dwa", {"window": 2}),
-    "uncertainty": ("uncertainty", {}),
-    "gradnorm": ("gradnorm", {}),
-    "famo": ("famo", {}),
-    "coba": ("coba", {"warmup": 1, "window": 10}),
-    "coba[update_every=5]": ("coba", {"warmup": 1, "window": 10, "update_every": 5}),
-}
-ALLOWED = {
-    "uniform": 1.03,
-    "dwa": 1.03,
-    "uncertainty": 1.03,
-    "gradnorm": 1.03,
-    "famo": 1.35,
-    "coba": 1.35,
-    "coba[update_every=5]": 1.10,
-}
-"""What the suite aims at, as a multiple of the trainer without weights."""
 WITHOUT = "none"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is trained with."""
+
+    name: str = WITHOUT
+    """Of a method."""
+    hyperparameters: Mapping[str, Any] = field(default_factory=dict)
+    accumulation: int = 2
+    """Micro-batches of a step."""
+    lagged: bool = False
+    """The losses that the method answers from are those of the last step."""
+    allowed: float = math.nan
+    """What the suite aims at, as a multiple of the trainer without weights."""
+
+
+COBA: Mapping[str, Any] = {"warmup": 1, "window": 10}
+SETTINGS: dict[str, Setting] = {
+    WITHOUT: Setting(),
+    "uniform": Setting("uniform", allowed=1.03),
+    "dwa": Setting("dwa", {"window": 2}, allowed=1.03),
+    "uncertainty": Setting("uncertainty", allowed=1.03),
+    "gradnorm": Setting("gradnorm", allowed=1.03),
+    "famo": Setting("famo", allowed=1.35),
+    "famo[lagged]": Setting("famo", lagged=True, allowed=1.35),
+    "coba": Setting("coba", COBA, allowed=1.35),
+    "coba[update_every=5]": Setting("coba", {**COBA, "update_every": 5}, allowed=1.10),
+    f"{WITHOUT}, one micro-batch": Setting(accumulation=1),
+    "famo, one micro-batch": Setting("famo", accumulation=1, allowed=1.35),
+}
 
 
 class Clock:
@@ -70,8 +83,8 @@ class Clock:
         return (ends[-1] - ends[0]) / (len(ends) - 1)
 
 
-Train = Callable[[str, int, Clock], None]
-"""Under a method of ``METHODS``, or without weights, so many steps."""
+Train = Callable[[Setting, int, Clock], None]
+"""In a setting of ``SETTINGS``, so many steps."""
 
 
 def installed() -> bool:
@@ -81,31 +94,32 @@ def installed() -> bool:
 
 def adapter_costs(device: torch.device) -> pd.DataFrame:
     """One row per trainer and method: milliseconds of a step, its ratio to the trainer alone with quartiles."""
-    ways = [(trainer, method) for trainer in TRAINERS for method in (WITHOUT, *METHODS)]
+    ways = [(trainer, weights) for trainer in TRAINERS for weights in SETTINGS]
     seconds: dict[tuple[str, str], list[float]] = {way: [] for way in ways}
     clock = Clock(device)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     for number in tqdm(range(WARMUP_ROUNDS + ROUNDS), desc="cost adapters", disable=not sys.stderr.isatty()):
-        for trainer, method in ways:
+        for trainer, weights in ways:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                TRAINERS[trainer](method, BLOCK_STEPS + 1, clock)
+                TRAINERS[trainer](SETTINGS[weights], BLOCK_STEPS + 1, clock)
             taken = clock.seconds()
             if number >= WARMUP_ROUNDS:
-                seconds[trainer, method].append(taken)
+                seconds[trainer, weights].append(taken)
     return pd.DataFrame([_row(*way, seconds) for way in ways])
 
 
-def _row(trainer: str, method: str, seconds: Mapping[tuple[str, str], list[float]]) -> dict[str, Any]:
-    ratios = np.array(seconds[trainer, method]) / np.array(seconds[trainer, WITHOUT])
+def _row(trainer: str, weights: str, seconds: Mapping[tuple[str, str], list[float]]) -> dict[str, Any]:
+    alone = next(label for label, each in SETTINGS.items() if each == Setting(accumulation=SETTINGS[weights].accumulation))
+    ratios = np.array(seconds[trainer, weights]) / np.array(seconds[trainer, alone])
     low, middle, high = np.quantile(ratios, [0.25, 0.5, 0.75])
     return {
         "trainer": trainer,
-        "weights": method,
-        "ms per step": round(1e3 * float(np.median(seconds[trainer, method])), 2),
+        "weights": weights,
+        "ms per step": round(1e3 * float(np.median(seconds[trainer, weights])), 2),
         "ratio": round(float(middle), 3),
         "quartiles": f"{low:.3f} to {high:.3f}",
-        "allowed": ALLOWED.get(method, math.nan),
+        "allowed": SETTINGS[weights].allowed,
     }
 
 
@@ -134,9 +148,16 @@ def collate(examples: list[dict[str, Any]]) -> dict[str, Tensor]:
     return {"input_ids": ids, "labels": ids, "task": torch.tensor([TASKS.index(each["task"]) for each in examples])}
 
 
-def micro_batches(steps: int) -> list[dict[str, Tensor]]:
+def steps_of(steps: int, accumulation: int) -> Iterator[list[dict[str, Tensor]]]:
+    """The micro-batches of each step of a training."""
+    found = micro_batches(steps * accumulation)
+    for start in range(0, len(found), accumulation):
+        yield found[start : start + accumulation]
+
+
+def micro_batches(count: int) -> list[dict[str, Tensor]]:
     """All of a training."""
-    found = rows(steps * ACCUMULATION * ROWS)
+    found = rows(count * ROWS)
     return [collate(found[start : start + ROWS]) for start in range(0, len(found), ROWS)]
 
 
@@ -165,67 +186,89 @@ def mean(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
     return nats(model, batch).sum() / (ROWS * (TOKENS - 1))
 
 
-def settings(method: str, model: nn.Module) -> dict[str, Any]:
+def arguments_of(setting: Setting, model: nn.Module) -> dict[str, Any]:
     """Of a step object."""
-    name, hyperparameters = METHODS[method]
-    feed = ValidationFeed(rows(ACCUMULATION * ROWS), collate, batch_size=ACCUMULATION * ROWS)
-    shared = [each for key, each in model.named_parameters() if key.endswith("layers.3.mlp.down_proj.weight")]
-    return {"weighter": create(name, len(TASKS), **hyperparameters), "tasks": TASKS, "validation": feed, "shared": shared}
+    whole = setting.accumulation * ROWS
+    return {
+        "weighter": create(setting.name, len(TASKS), **setting.hyperparameters),
+        "tasks": TASKS,
+        "validation": ValidationFeed(rows(whole), collate, batch_size=whole),
+        "shared": [each for key, each in model.named_parameters() if key.endswith("layers.3.mlp.down_proj.weight")],
+        "lagged": setting.lagged,
+    }
 
 
 # ---- the trainers ----------------------------------------------------------------------------------------------------
 
 
-def train_by_loop(method: str, steps: int, clock: Clock) -> None:
+def train_by_loop(setting: Setting, steps: int, clock: Clock) -> None:
     """Plain PyTorch."""
     model = make_model()
     optimizer = torch.optim.SGD(model.parameters(), lr=LR)
     step = None
-    if method != WITHOUT:
-        step = WeightedStep(**settings(method, model), measure=_measure(model), model=model)
-    _loop(model, optimizer, step, lambda loss: loss.backward(), steps, clock, 1 / ACCUMULATION)
+    if setting.name != WITHOUT:
+        step = WeightedStep(**arguments_of(setting, model), measure=_measure(model), model=model)
+    for batches in steps_of(steps, setting.accumulation):
+        _one_step(model, step, lambda loss: loss.backward(), batches, 1 / setting.accumulation)
+        optimizer.step()
+        optimizer.zero_grad()
+        _close(model, step, batches)
+        clock.step_ended()
 
 
-def train_by_accelerate(method: str, steps: int, clock: Clock) -> None:
+def train_by_accelerate(setting: Setting, steps: int, clock: Clock) -> None:
     """A loop with an accelerator, which divides by the accumulation steps."""
     from accelerate import Accelerator
 
     from weighting.integrations.accelerate import accelerated_step
 
-    accelerator = Accelerator(cpu=clock.device.type == "cpu", gradient_accumulation_steps=ACCUMULATION)
+    accelerator = Accelerator(cpu=clock.device.type == "cpu", gradient_accumulation_steps=setting.accumulation)
     bare = make_model()
     model, optimizer = accelerator.prepare(bare, torch.optim.SGD(bare.parameters(), lr=LR))
     step = None
-    if method != WITHOUT:
-        step = accelerated_step(accelerator, **settings(method, bare), measure=_measure(bare), model=bare)
-    _loop(model, optimizer, step, accelerator.backward, steps, clock, 1.0)
+    if setting.name != WITHOUT:
+        step = accelerated_step(accelerator, **arguments_of(setting, bare), measure=_measure(bare), model=bare)
+    for batches in steps_of(steps, setting.accumulation):
+        _one_step(model, step, accelerator.backward, batches, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        _close(model, step, batches)
+        clock.step_ended()
     accelerator.free_memory()
 
 
-def _loop(
-    model: nn.Module, optimizer: Any, step: WeightedStep | None, backward: Any, steps: int, clock: Clock, factor: float
-) -> None:
+Batches = list[dict[str, Tensor]]
+
+
+def _one_step(model: nn.Module, step: WeightedStep | None, backward: Any, batches: Batches, factor: float) -> None:
     """factor: what the loss without weights is multiplied by."""
-    found = micro_batches(steps)
-    for number in range(steps):
-        batches = found[number * ACCUMULATION : (number + 1) * ACCUMULATION]
-
-        def means(batches: list[dict[str, Tensor]] = batches) -> Tensor:
-            counted = torch.stack([counts(batch) for batch in batches]).sum(0)
-            return torch.stack([sums(model, batch) for batch in batches]).sum(0) / counted
-
-        if step is not None:
-            step.open(torch.stack([counts(batch) for batch in batches]).sum(0), means)
+    if step is None:
         for batch in batches:
-            backward(mean(model, batch) * factor if step is None else step.total(sums(model, batch)))
-        optimizer.step()
-        optimizer.zero_grad()
-        if step is not None:
-            step.close(losses_after=means)
-        clock.step_ended()
+            backward(mean(model, batch) * factor)
+        return
+    first, *others = batches
+    passed = sums(model, first)
+    step.open(_counted(batches), lambda: _means(model, others, batches, passed.detach()))
+    backward(step.total(passed, first["task"]))
+    for batch in others:
+        backward(step.total(sums(model, batch), batch["task"]))
 
 
-def train_by_lightning(method: str, steps: int, clock: Clock) -> None:
+def _close(model: nn.Module, step: WeightedStep | None, batches: Batches) -> None:
+    if step is not None:
+        step.close(losses_after=lambda: _means(model, batches, batches, torch.zeros(len(TASKS))))
+
+
+def _counted(batches: Batches) -> Tensor:
+    return torch.stack([counts(batch) for batch in batches]).sum(0)
+
+
+def _means(model: nn.Module, passed: Batches, of: Batches, known: Tensor) -> Tensor:
+    """``(K,)`` over the micro-batches ``of``. known: sums of those that are not passed."""
+    return torch.stack([known, *(sums(model, batch) for batch in passed)]).sum(0) / _counted(of)
+
+
+def train_by_lightning(setting: Setting, steps: int, clock: Clock) -> None:
     """Automatic optimization."""
     import lightning
     from lightning.pytorch.callbacks import Callback
@@ -251,6 +294,10 @@ def train_by_lightning(method: str, steps: int, clock: Clock) -> None:
             inner: Any = self.inner
             return sums(inner, batch)
 
+        def task_rows(self, batch: Any) -> Tensor:
+            found: Tensor = batch["task"]
+            return found
+
         def configure_optimizers(self) -> Any:
             return torch.optim.SGD(self.parameters(), lr=LR)
 
@@ -258,21 +305,21 @@ def train_by_lightning(method: str, steps: int, clock: Clock) -> None:
         """An optimizer step has ended where the next micro-batch begins: callbacks of modules come after it otherwise."""
 
         def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-            if batch_idx and batch_idx % ACCUMULATION == 0:
+            if batch_idx and batch_idx % setting.accumulation == 0:
                 clock.step_ended()
 
-    inner, batches = make_model(), micro_batches(steps + 1)
+    inner, batches = make_model(), micro_batches((steps + 1) * setting.accumulation)
     loader: Any = torch.utils.data.DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
     module: Any = Plain(inner)
-    if method != WITHOUT:
-        module, loader = Weighted(**settings(method, inner)), StepBatches(loader, ACCUMULATION)
+    if setting.name != WITHOUT:
+        module, loader = Weighted(**arguments_of(setting, inner)), StepBatches(loader, setting.accumulation)
         module.inner = inner
     quiet: dict[str, Any] = dict.fromkeys(
         ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False
     )
     kind = "cpu" if clock.device.type == "cpu" else "gpu"
     trainer = lightning.Trainer(
-        max_epochs=1, accumulate_grad_batches=ACCUMULATION, accelerator=kind, devices=1, callbacks=[Ends()], **quiet
+        max_epochs=1, accumulate_grad_batches=setting.accumulation, accelerator=kind, devices=1, callbacks=[Ends()], **quiet
     )
     trainer.fit(module, loader)
 
@@ -283,20 +330,21 @@ def _by_trainer(plain: Any, weighted: Any, make_arguments: Any, more: Mapping[st
 
     base: Any = transformers.TrainerCallback
 
-    def train(method: str, steps: int, clock: Clock) -> None:
+    def train(setting: Setting, steps: int, clock: Clock) -> None:
         class Ends(base):  # type: ignore[misc]
             def on_step_end(self, *_: Any, **__: Any) -> None:
                 clock.step_ended()
 
         model = make_model()
-        given = dict(more) if method == WITHOUT else {**more, **settings(method, model)}
+        weighs = setting.name != WITHOUT
+        given = {**more, **arguments_of(setting, model)} if weighs else dict(more)
         optimizer = torch.optim.SGD(model.parameters(), lr=LR)
         constant = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)
         with tempfile.TemporaryDirectory() as folder:
-            trainer: Any = (plain if method == WITHOUT else weighted)(
+            trainer: Any = (weighted if weighs else plain)(
                 model,
-                make_arguments(folder, steps, clock.device),
-                train_dataset=_data_set(steps, named=method != WITHOUT),
+                make_arguments(folder, _common(setting, steps, clock.device)),
+                train_dataset=_data_set(steps * setting.accumulation, named=weighs),
                 optimizers=(optimizer, constant),
                 callbacks=[Ends()],
                 **given,
@@ -307,18 +355,18 @@ def _by_trainer(plain: Any, weighted: Any, make_arguments: Any, more: Mapping[st
     return train
 
 
-def _data_set(steps: int, *, named: bool) -> Any:
+def _data_set(micro_batches: int, *, named: bool) -> Any:
     from datasets import Dataset
 
-    found = Dataset.from_list(rows(steps * ACCUMULATION * ROWS))
+    found = Dataset.from_list(rows(micro_batches * ROWS))
     return found if named else found.remove_columns("task")
 
 
-def _common(steps: int, device: torch.device) -> dict[str, Any]:
+def _common(setting: Setting, steps: int, device: torch.device) -> dict[str, Any]:
     return {
         "max_steps": steps,
         "per_device_train_batch_size": ROWS,
-        "gradient_accumulation_steps": ACCUMULATION,
+        "gradient_accumulation_steps": setting.accumulation,
         "use_cpu": device.type == "cpu",
         "report_to": "none",
         "save_strategy": "no",
@@ -329,32 +377,31 @@ def _common(steps: int, device: torch.device) -> dict[str, Any]:
     }
 
 
-def train_by_trainer(method: str, steps: int, clock: Clock) -> None:
+def train_by_trainer(setting: Setting, steps: int, clock: Clock) -> None:
     """``transformers.Trainer``."""
     from transformers import Trainer, TrainingArguments, default_data_collator
 
     from weighting.integrations.transformers import WeightedTasks
 
-    def arguments(folder: str, steps: int, device: torch.device) -> Any:
-        return TrainingArguments(folder, **_common(steps, device))
+    def arguments(folder: str, common: dict[str, Any]) -> Any:
+        return TrainingArguments(folder, **common)
 
     weighted = type("Weighted", (WeightedTasks, Trainer), {})
-    _by_trainer(Trainer, weighted, arguments, {"data_collator": default_data_collator})(method, steps, clock)
+    _by_trainer(Trainer, weighted, arguments, {"data_collator": default_data_collator})(setting, steps, clock)
 
 
-def train_by_sft_trainer(method: str, steps: int, clock: Clock) -> None:
+def train_by_sft_trainer(setting: Setting, steps: int, clock: Clock) -> None:
     """TRL's."""
     from trl.trainer.sft_config import SFTConfig
     from trl.trainer.sft_trainer import SFTTrainer
 
     from weighting.integrations.trl import WeightedTasks
 
-    def arguments(folder: str, steps: int, device: torch.device) -> Any:
-        tokenized = {"skip_prepare_dataset": True}
-        return SFTConfig(folder, bf16=False, dataset_kwargs=tokenized, **_common(steps, device))
+    def arguments(folder: str, common: dict[str, Any]) -> Any:
+        return SFTConfig(folder, bf16=False, dataset_kwargs={"skip_prepare_dataset": True}, **common)
 
     weighted = type("Weighted", (WeightedTasks, SFTTrainer), {})
-    _by_trainer(SFTTrainer, weighted, arguments, {"processing_class": _tokenizer()})(method, steps, clock)
+    _by_trainer(SFTTrainer, weighted, arguments, {"processing_class": _tokenizer()})(setting, steps, clock)
 
 
 def _tokenizer() -> Any:

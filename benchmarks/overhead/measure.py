@@ -2,108 +2,66 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pandas as pd
 import torch
 
 from benchmarks.analysis.table import Column, Table
-from benchmarks.overhead import adapter_steps
-from benchmarks.overhead.anchors import libraries
-from benchmarks.overhead.finetune_steps import LAYERS, RANK, finetune_costs, installed
-from benchmarks.overhead.gramian_steps import gramian_costs, methods
-from benchmarks.overhead.short_runs import METHODS, PROBLEM, SEEDS, STEPS, short_runs
-from benchmarks.overhead.steps import step_costs
-from benchmarks.overhead.weighter_steps import gramian_weight_costs, weight_costs
+from benchmarks.errors import UserError
+from benchmarks.overhead.parts import PARTS, Part
 from benchmarks.records import provenance
 from benchmarks.records.files import write
 from benchmarks.report.formatting import markdown_rows
 from benchmarks.report.table_files import write_data
 
+SECTION = re.compile(r"^## (.*)\n\n((?:(?!## ).*\n)*)", flags=re.MULTILINE)
 
-def write_costs(out: Path, device: torch.device) -> str:
-    """Measure, write ``overhead/overhead.md`` and CSV and LaTeX files under ``out``, and return the text. Raises OSError."""
-    machine = provenance.machine(device)
-    steps = _table("steps", step_costs(device))
-    weights = _table("weights", weight_costs(device))
-    gramian = _table("gramian_steps", gramian_costs(device))
-    gramian_weights = _table("gramian_weights", gramian_weight_costs(methods(), device))
-    short = _table("short_runs", short_runs())
-    adapters = _table("adapter_steps", adapter_steps.adapter_costs(device)) if adapter_steps.installed() else None
-    finetuning = _table("finetune_steps", finetune_costs(device)) if installed() else None
-    text = "\n".join(
-        [
-            "# What a step costs",
-            "",
-            "Each weighter's training step over a hand-written PyTorch step with equal weights, in blocks that take turns",
-            "in one process: median ratio over the blocks, with its quartiles. `allowed` is what the suite aims at.",
-            "",
-            markdown_rows(steps),
-            "",
-            "The weights alone: one `update` and one `weights` of CoBa, in milliseconds, after so many steps.",
-            "",
-            markdown_rows(weights),
-            "",
-            "Methods on the Gramian of the tasks' gradients: a step over uniform's in the same harness, in turns. `code_lm`",
-            "has rows of one task each: one backward pass gives the gradients of all. Elsewhere each task takes a pass.",
-            f"In brackets, the same methods of other libraries, where installed: {_libraries()}.",
-            "",
-            markdown_rows(gramian),
-            "",
-            "Their weights alone, in milliseconds: one `update` and one `weights`.",
-            "",
-            markdown_rows(gramian_weights),
-            "",
-            f"A short comparison, {len(METHODS)} methods x {SEEDS} seeds of {STEPS} steps on `{PROBLEM}`: the whole command",
-            "with its report, on the CPU, beside loops written by hand; both in turns, all their processes counted.",
-            "",
-            markdown_rows(short),
-            "",
-            *_adapters(adapters),
-            "",
-            *_finetuning(finetuning),
-            "",
-            f"Measured on {machine['processor']} ({machine['device']}), {machine['threads']} thread(s), "
-            f"torch {torch.__version__}, commit {provenance.commit()}.",
-            "",
-        ]
-    )
-    folder = out / "overhead"
-    write(folder / "overhead.md", text)
-    for table in (steps, weights, gramian, gramian_weights, short, adapters, finetuning):
-        if table is not None:
-            write_data(folder, table)
+
+def write_costs(out: Path, device: torch.device, asked: Sequence[str] = ()) -> str:
+    """Measure, write ``overhead/overhead.md`` and CSV and LaTeX files under ``out``, and return the text.
+
+    asked  names of parts; those that are not asked for stay on the page as they are; none: all
+
+    Each part is written as soon as it is measured. Raises UserError on an unknown part or one that lacks something
+    installed, OSError where the files cannot be written.
+    """
+    unknown = [name for name in asked if name not in PARTS]
+    if unknown:
+        raise UserError(f"overhead: expected parts among {', '.join(PARTS)}, found {', '.join(unknown)}")
+    lacking = [name for name in asked if not PARTS[name].is_installed()]
+    if lacking:
+        raise UserError(f"overhead: {lacking[0]} needs {PARTS[lacking[0]].extras}")
+    page = out / "overhead" / "overhead.md"
+    text = ""
+    for name in asked or PARTS:
+        text = _with_section(page, PARTS[name], _measured(name, page.parent, device))
+        write(page, text)
     return text
 
 
-def _libraries() -> str:
-    return ", ".join(f"{name} {version}" for name, version in libraries().items()) or "none"
+def _with_section(page: Path, part: Part, section: str) -> str:
+    """The page with one section made anew, or added."""
+    known = dict(SECTION.findall(page.read_text(encoding="utf-8"))) if page.exists() else {}
+    known[part.heading] = section
+    headings = [each.heading for each in PARTS.values() if each.heading in known]
+    return "# What a step costs\n\n" + "\n".join(f"## {heading}\n\n{known[heading].rstrip()}\n" for heading in headings)
 
 
-def _adapters(table: Table | None) -> list[str]:
-    if table is None:
-        return ["The adapters were not measured: they need the extras `trl` and `lightning`."]
-    return [
-        "Each adapter of `weighting.integrations`, a step over the same trainer without weights: a small Llama,",
-        f"{adapter_steps.ACCUMULATION} micro-batches of {adapter_steps.ROWS} rows of {adapter_steps.TOKENS} tokens, rows of "
-        "one task each. CoBa's validation batch is as large as the step.",
-        "",
-        markdown_rows(table),
-    ]
-
-
-def _finetuning(table: Table | None) -> list[str]:
-    if table is None:
-        return ["Fine-tuning was not measured: it needs the extra `finetune` (`make finetune` installs it)."]
-    return [
-        f"Fine-tuning SmolLM2-135M-Instruct, five tasks, one example each: LoRA of rank {RANK} in the last {LAYERS} layers,",
-        "bfloat16, nothing cached. All ways take turns in one process. `by hand` is a loop with transformers and peft that",
-        "applies the output embedding where a token is learned alone; with all logits, as a model's own loss. `Trainer`",
-        "is transformers' own, the time between its steps included. Peak memory is that of a process of its own. A forward",
-        "pass goes through all layers, a backward pass through the adapted ones: one more of the former is half a step.",
-        "",
-        markdown_rows(table),
-    ]
+def _measured(name: str, folder: Path, device: torch.device) -> str:
+    part = PARTS[name]
+    if not part.is_installed():
+        return f"Not measured: it needs {part.extras}.\n"
+    table = _table(name, part.measure(device))
+    write_data(folder, table)
+    machine = provenance.machine(device)
+    return (
+        f"{part.says()}\n\n{markdown_rows(table)}\n\n{datetime.now(UTC):%Y-%m-%d}, {machine['processor']} "
+        f"({machine['device']}), {machine['threads']} thread(s), torch {torch.__version__}, commit {provenance.commit()}.\n"
+    )
 
 
 DECIMALS = {"tasks": 0, "peak MB": 0, "CPU s": 1, "wall s": 1, "allowed": 2, "CPU by hand = 1": 2}

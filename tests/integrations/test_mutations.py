@@ -57,9 +57,10 @@ def times_ranks(patch: Patch) -> None:
 def counts_of_a_micro_batch(patch: Patch) -> None:
     patch.setattr(small, "counts_of_parts", lambda parts: small.counts_of(parts[0]))
     patch.setattr(by_step, "counts_of_parts", lambda parts: small.counts_of(parts[0]))
-    for adapter in (by_lightning.Module, TrainerTasks):
-        whole: Any = adapter._open
-        patch.setattr(adapter, "_open", lambda self, batches, whole=whole: whole(self, batches[:1]))
+    lightning: Any = by_lightning.Module._open
+    patch.setattr(by_lightning.Module, "_open", lambda self, first, *_: lightning(self, first))
+    trainer: Any = TrainerTasks._open
+    patch.setattr(TrainerTasks, "_open", lambda self, model, first, _: trainer(self, model, first, []))
 
 
 def absent_tasks_count_one(patch: Patch) -> None:
@@ -75,8 +76,8 @@ def absent_tasks_count_one(patch: Patch) -> None:
 def update_per_micro_batch(patch: Patch) -> None:
     total = WeightedStep.total
 
-    def updated(self: Any, sums: Any) -> Any:
-        found = total(self, sums)
+    def updated(self: Any, sums: Any, row_tasks: Any = None) -> Any:
+        found = total(self, sums, row_tasks)
         self.weighter.update(Observation(losses=sums.detach() / self.counts.clamp(min=1), counts=self.counts))
         return found
 

@@ -148,7 +148,7 @@ def times_ranks(found: Any) -> None:
 
 def counts_of_a_micro_batch(found: Any) -> None:
     whole = found._open
-    found._open = lambda batches: whole(batches[:1])
+    found._open = lambda model, first, _: whole(model, first, [])
 
 
 @pytest.mark.parametrize(

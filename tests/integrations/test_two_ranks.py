@@ -78,9 +78,9 @@ def counts_of_one_rank(patch: pytest.MonkeyPatch) -> None:
     """Losses are divided by the counts of the own rank."""
     total = WeightedStep.total
 
-    def by_own(self: Any, sums: Any) -> Any:
+    def by_own(self: Any, sums: Any, row_tasks: Any = None) -> Any:
         whole, self.counts = self.counts, self._own
-        found = total(self, sums)
+        found = total(self, sums, row_tasks)
         self.counts = whole
         return found
 

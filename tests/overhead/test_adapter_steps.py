@@ -8,6 +8,7 @@ import torch
 from benchmarks.overhead import adapter_steps as steps
 
 CPU = torch.device("cpu")
+ALONE = [name for name, setting in steps.SETTINGS.items() if setting.name == steps.WITHOUT]
 
 
 class EveryStep(steps.Clock):
@@ -22,16 +23,16 @@ class EveryStep(steps.Clock):
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.skipif(not steps.installed(), reason="a trainer is not installed")
 def test_every_trainer_has_a_row_for_every_method(monkeypatch: pytest.MonkeyPatch) -> None:
-    methods = {name: steps.METHODS[name] for name in ("uniform", "coba")}
-    changed = {"ROUNDS": 1, "WARMUP_ROUNDS": 0, "BLOCK_STEPS": 2, "TOKENS": 4, "ROWS": 4, "METHODS": methods}
+    settings = {name: steps.SETTINGS[name] for name in (*ALONE, "uniform", "coba", "famo, one micro-batch")}
+    changed = {"ROUNDS": 1, "WARMUP_ROUNDS": 0, "BLOCK_STEPS": 2, "TOKENS": 4, "ROWS": 4, "SETTINGS": settings}
     for name, value in {**changed, "Clock": EveryStep}.items():
         monkeypatch.setattr(steps, name, value)
     found = steps.adapter_costs(CPU)
-    expected = [(trainer, method) for trainer in steps.TRAINERS for method in (steps.WITHOUT, *methods)]
+    expected = [(trainer, name) for trainer in steps.TRAINERS for name in settings]
     assert [*zip(found["trainer"], found["weights"], strict=True)] == expected
     assert (found["ms per step"] > 0).all()
-    assert (found["ratio"][found["weights"] == steps.WITHOUT] == 1).all()
-    assert found["allowed"].notna().tolist() == [False, True, True] * len(steps.TRAINERS)
+    assert (found["ratio"][found["weights"].isin(ALONE)] == 1).all()
+    assert found["allowed"].notna().tolist() == [False, False, True, True, True] * len(steps.TRAINERS)
 
 
 def test_seconds_are_those_between_the_first_and_the_last() -> None:

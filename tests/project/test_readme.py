@@ -162,7 +162,8 @@ def test_the_difference_is_five_lines_that_train_as_whole_batches_do() -> None:
     expected = by_whole_batches(weighter.weights, weighter.update)
     found = trained(" +")
     assert_same_parameters(found["model"], expected)
-    torch.testing.assert_close(found["weighter"].state_dict(), weighter.state_dict())
+    # Losses in float32, whose sums round otherwise over two batches than over one.
+    torch.testing.assert_close(found["weighter"].state_dict(), weighter.state_dict(), rtol=1e-5, atol=1e-6)
     assert not torch.allclose(found["weighter"].current, torch.ones(K, dtype=torch.float64)), "the weights were to move"
 
 

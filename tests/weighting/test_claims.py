@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from functools import partial
 from typing import Any
 from unittest import mock
@@ -32,11 +33,30 @@ CLAIMED: list[tuple[str, dict[str, Any], Claim]] = [
 ]
 
 
-def ask_claims(name: str, more: dict[str, Any], claims: Iterable[Claim], shown: Script, seed: int) -> None:
+def shown_side_by_side(name: str, more: dict[str, Any], shown: list[Script]) -> list[tuple[Script, Tensor]]:
+    """Runs of as many tasks and steps, shown to one instance as its replicas; each with its weights ``(T, K)``."""
+    rows = [Observation(**_stacked(step)) for step in zip(*([each.first, *each.steps] for each in shown), strict=True)]
+    weighter = make(name, num_tasks_of(shown[0]), batch_shape=(len(shown),), **more)
+    return list(zip(shown, run(weighter, Script(rows[0], rows[1:])).unbind(1), strict=True))
+
+
+def _stacked(seen: tuple[Observation, ...]) -> dict[str, Tensor]:
+    values = {field.name: [getattr(each, field.name) for each in seen] for field in fields(Observation)}
+    return {name: torch.stack(there) for name, there in values.items() if there[0] is not None}
+
+
+def ask_claims(
+    name: str,
+    more: dict[str, Any],
+    claims: Iterable[Claim],
+    shown: Script,
+    seed: int,
+    made_before: Iterable[tuple[Script, Tensor]] = (),
+) -> None:
     """Every checker on one run. The run as it is they have in common, and it is made once."""
     large = in_larger_units(shown) if any(claim in CLAIMS_FOR_LARGE_LOSSES for claim in claims) else shown
     made = partial(make, name, num_tasks_of(shown), **more)
-    with runs_made_once():
+    with runs_made_once(made_before):
         asked = ((claim, large if claim in CLAIMS_FOR_LARGE_LOSSES else shown) for claim in claims)
         ask_all(
             Subject(weighting.METHODS[name], more).label,
@@ -45,9 +65,12 @@ def ask_claims(name: str, more: dict[str, Any], claims: Iterable[Claim], shown: 
 
 
 @contextmanager
-def runs_made_once() -> Iterator[None]:
-    """Inside, a run that was shown to a new instance of the one method before is not shown again."""
-    known: list[tuple[Script, Tensor]] = []
+def runs_made_once(made: Iterable[tuple[Script, Tensor]] = ()) -> Iterator[None]:
+    """Inside, a run that was shown to a new instance of the one method before is not shown again.
+
+    made  runs with their weights that were shown before
+    """
+    known = list(made)
 
     def remembered(weighter: Weighter, shown: Script) -> Tensor:
         for before, weights in known:
@@ -89,9 +112,14 @@ positive = st.floats(1e-6, 1e6, allow_subnormal=False)
 
 
 @st.composite
-def any_runs(draw: st.DrawFn) -> Script:
-    """Runs whose losses hypothesis picks number by number: equal ones, jumps, extremes."""
+def any_runs(draw: st.DrawFn) -> list[Script]:
+    """Some of as many tasks, whose losses hypothesis picks number by number: equal ones, jumps, extremes."""
     num_tasks = draw(st.integers(1, 4))
+    return [draw(any_run(num_tasks)) for _ in range(3)]
+
+
+@st.composite
+def any_run(draw: st.DrawFn, num_tasks: int) -> Script:
     rows = draw(st.lists(st.lists(positive, min_size=num_tasks, max_size=num_tasks), min_size=2, max_size=12))
     base = script(num_tasks, 30)
     seen = [base.first, *base.steps]
@@ -105,10 +133,13 @@ def any_runs(draw: st.DrawFn) -> Script:
 
 
 @every_setting
-@hypothesis_settings(max_examples=8)
+@hypothesis_settings(max_examples=3)
 @given(shown=any_runs())
-def test_claims_on_sums_hold_for_any_positive_losses(name: str, more: dict[str, Any], shown: Script) -> None:
-    ask_claims(name, more, make(name, **more).claims & FOR_ANY_POSITIVE_LOSSES, shown, 0)
+def test_claims_on_sums_hold_for_any_positive_losses(name: str, more: dict[str, Any], shown: list[Script]) -> None:
+    claims = make(name, **more).claims & FOR_ANY_POSITIVE_LOSSES
+    made = shown_side_by_side(name, more, shown) if claims else []
+    for each, _ in made:
+        ask_claims(name, more, claims, each, 0, made)
 
 
 def constant(field: str, value: Tensor) -> Tensor:
@@ -159,12 +190,14 @@ EDGE_CASES: dict[str, Callable[[], Script]] = {
 
 @every_setting
 def test_finite_and_true_to_its_sum_in_edge_cases(name: str, more: dict[str, Any]) -> None:
-    def holds(shown: Script) -> None:
-        assert run(make(name, **more), shown).isfinite().all()
-        ask_claims(name, more, make(name, **more).claims & FOR_ANY_POSITIVE_LOSSES, shown, 0)
+    claims, label = make(name, **more).claims & FOR_ANY_POSITIVE_LOSSES, Subject(weighting.METHODS[name], more).label
+    made = shown_side_by_side(name, more, [edge_case() for edge_case in EDGE_CASES.values()])
 
-    label = Subject(weighting.METHODS[name], more).label
-    ask_all(label, ((edge_case, partial(holds, shown())) for edge_case, shown in EDGE_CASES.items()))
+    def holds(shown: Script, weights: Tensor) -> None:
+        assert weights.isfinite().all()
+        ask_claims(name, more, claims, shown, 0, made)
+
+    ask_all(label, ((edge_case, partial(holds, *each)) for edge_case, each in zip(EDGE_CASES, made, strict=True)))
 
 
 # ---- the checkers themselves -----------------------------------------------------------------------------------------

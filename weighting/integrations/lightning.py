@@ -14,8 +14,9 @@ backward pass. With manual optimization use ``WeightedStep`` itself.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from torch import Tensor
 
 from weighting.contract import Weighter
 from weighting.observation import Needs
+from weighting.passes import Draws
 from weighting.step import PerTask, WeightedStep
 
 
@@ -77,7 +79,7 @@ class StepBatches:
 
 
 class WeightedTasks:
-    """A mixin, before ``LightningModule``; the module overrides ``task_counts`` and ``task_sums``.
+    """A mixin, before ``LightningModule``; the module overrides ``task_counts`` and ``task_sums``, or ``task_rows`` too.
 
     weighter    of K tasks
     tasks       their names
@@ -103,6 +105,13 @@ class WeightedTasks:
         """Each task's loss, summed over its units of a micro-batch, with graph."""
         raise NotImplementedError(f"{type(self).__name__}: expected a method task_sums(batch), found none")
 
+    def task_rows(self, batch: Any) -> Tensor | None:
+        """``(rows,)`` the number of each row's task, where every row of what the model computes belongs to one; else None.
+
+        A module that gives it has GradNorm's norms at a linear layer without further backward passes.
+        """
+        return None
+
     @property
     def step(self) -> WeightedStep:
         """The step object; there is one once ``fit`` has begun."""
@@ -116,9 +125,8 @@ class WeightedTasks:
             raise TypeError(
                 f"WeightedTasks: expected micro-batches of StepBatches(loader, ...), found {type(batch).__name__}"
             )
-        if batch.whole is not None:
-            self._open(batch.whole)
-        return self.step.total(self.task_sums(batch.batch))
+        sums = self.task_sums(batch.batch) if batch.whole is None else self._open(*batch.whole)
+        return self.step.total(sums, self.task_rows(batch.batch))
 
     def configure_callbacks(self) -> Any:
         """Those of the module, and what closes a step."""
@@ -166,16 +174,24 @@ class WeightedTasks:
         with given.trainer.precision_plugin.forward_context():
             return self.task_sums(batch), self.task_counts(batch)
 
-    def _open(self, batches: list[Any]) -> None:
-        names = self.step.vector
-        counts = torch.stack([names("counts", self.task_counts(batch)) for batch in batches]).sum(0)
-        losses = None if self.step.lagged else lambda: self._means(batches)
-        self.step.open(counts, losses, lambda: (self.task_sums(batch) for batch in batches))
+    def _open(self, first: Any, *others: Any) -> PerTask:
+        """Open a step; the sums of its first micro-batch. Where losses have to be known before, its pass is made once."""
+        names, batches, draws = self.step.vector, [first, *others], Draws.now()
+        counted = [self.task_counts(batch) for batch in batches]
+        sums, losses = None, None
+        if self.step.wants_losses:
+            sums = names("sums", self.task_sums(first))
+            known = sums.detach(), counted[0]
+            losses = partial(self._means, others, known)
+        counts = torch.stack([names("counts", each) for each in counted]).sum(0)
+        self.step.open(counts, losses, lambda: (self.task_sums(batch) for batch in batches), draws)
         self._whole = batches if Needs.LOSSES_AFTER_STEP in self.step.weighter.needs else []
+        return self.task_sums(first) if sums is None else sums
 
-    def _means(self, batches: list[Any]) -> Tensor:
+    def _means(self, batches: Iterable[Any], *known: tuple[PerTask, PerTask]) -> Tensor:
+        """Over all micro-batches. known: sums and counts of others that belong to them."""
         names = self.step.vector
-        measured = [self._measure(batch) for batch in batches]
+        measured = [*known, *(self._measure(batch) for batch in batches)]
         sums = torch.stack([names("sums", each) for each, _ in measured]).sum(0)
         counts = torch.stack([names("counts", each) for _, each in measured]).sum(0)
         return sums / counts.clamp(min=1)

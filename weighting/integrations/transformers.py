@@ -11,6 +11,7 @@ each task in the whole step; other losses: ``task_losses`` and ``task_counts``.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from weighting.integrations._transformers_private import TrainerPrivate
 from weighting.integrations.tokens import COLUMN, TaskCollator, number_of, token_counts, token_sums
 from weighting.losses import TaskLosses
 from weighting.observation import Needs
-from weighting.passes import apart
+from weighting.passes import Draws, apart
 from weighting.step import PerTask, WeightedStep
 from weighting.validation import ValidationFeed
 
@@ -107,6 +108,14 @@ class WeightedTasks(TrainerPrivate):
             return dict.fromkeys(self.tasks, rows)
         return token_counts(inputs, len(self.tasks))
 
+    def task_rows(self, inputs: dict[str, Any]) -> Tensor | None:
+        """``(rows,)`` the number of each row's task, where every row of what the model computes belongs to one; else None.
+
+        By default the column's, where losses are those of tokens and no two examples share a row.
+        """
+        tokens = type(self).task_losses is WeightedTasks.task_losses and inputs[COLUMN].dim() == 1
+        return inputs[COLUMN] if tokens else None
+
     # ---- the Trainer's methods ---------------------------------------------------------------------------------------
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list[Any], Any]:
@@ -123,9 +132,11 @@ class WeightedTasks(TrainerPrivate):
             return super().compute_loss(model, passed, return_outputs, num_items_in_batch)  # type: ignore[misc]
         if self._waiting:
             # Not before: a Trainer that resumes sets its random generators after it has fetched the batches.
-            batches, self._waiting = self._waiting, []
-            self._open([self.on_device(batch) for batch in batches])
-        total = self.step.total(self.task_sums(model, inputs))
+            (first, *others), self._waiting = [self.on_device(batch) for batch in self._waiting], []
+            sums = self._open(model, first, others)
+        else:
+            sums = self.task_sums(model, inputs)
+        total = self.step.total(sums, self.task_rows(inputs))
         return (total, {}) if return_outputs else total
 
     def prediction_step(self, model: Any, inputs: Any, prediction_loss_only: bool, ignore_keys: Any = None) -> Any:
@@ -160,16 +171,24 @@ class WeightedTasks(TrainerPrivate):
 
     # ---- the step ----------------------------------------------------------------------------------------------------
 
-    def _open(self, batches: list[dict[str, Any]]) -> None:
-        counts = torch.stack([self._vector(self.task_counts(batch)) for batch in batches]).sum(0)
+    def _open(self, model: Any, first: dict[str, Any], others: list[dict[str, Any]]) -> PerTask:
+        """Open a step; the sums of its first micro-batch. Where losses have to be known before, its pass is made once."""
         given: Any = self
-        losses = None if self.step.lagged else lambda: self._means(batches)
-        self.step.open(counts.to(given.args.device), losses, lambda: self._sums(batches))
+        batches, draws = [first, *others], Draws.now()
+        counted = [self._vector(self.task_counts(batch)) for batch in batches]
+        sums, losses = None, None
+        if self.step.wants_losses:
+            sums = self._vector(self.task_sums(model, first))
+            known = sums.detach(), counted[0].to(sums.device)
+            losses = partial(self._means, others, known)
+        counts = torch.stack(counted).sum(0).to(given.args.device)
+        self.step.open(counts, losses, lambda: self._sums(batches), draws)
         if self._is_reentrant():
             with apart(given.model, evaluation=False, grad=True), given.compute_loss_context_manager():
                 for batch in batches:
                     self.step.gradients_of(self.task_sums(given.model, batch))
         self._kept = batches if Needs.LOSSES_AFTER_STEP in self.step.weighter.needs else []
+        return self.task_sums(model, first) if sums is None else sums
 
     def close_step(self) -> None:
         """After the optimizer, whether it made its step or skipped it."""
@@ -180,9 +199,12 @@ class WeightedTasks(TrainerPrivate):
             losses_after=(lambda: self._means(batches)) if batches else None,
         )
 
-    def _means(self, batches: list[dict[str, Any]]) -> Tensor:
-        """This rank's mean losses over all micro-batches, by the bare model: ranks may differ in their number."""
-        measured = [self._measure(batch) for batch in batches]
+    def _means(self, batches: list[dict[str, Any]], *known: tuple[Tensor, Tensor]) -> Tensor:
+        """This rank's mean losses over all micro-batches, by the bare model: ranks may differ in their number.
+
+        known  sums and counts of others that belong to them
+        """
+        measured = [*known, *(self._measure(batch) for batch in batches)]
         sums = torch.stack([each for each, _ in measured]).sum(0)
         return sums / torch.stack([counts for _, counts in measured]).sum(0).clamp(min=1)
 
