@@ -17,11 +17,35 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from weighting.observation import COUNTS, COUNTS_OF, Counts, Field, Observation, dimensions_of, visible
+from weighting.observation import (
+    COUNTS,
+    COUNTS_OF,
+    TRAINING_FIELDS,
+    VALIDATION_FIELDS,
+    Counts,
+    Field,
+    Observation,
+    dimensions_of,
+    visible,
+)
+
+FIELDS_OF: Mapping[Counts, tuple[Field, ...]] = {"counts": TRAINING_FIELDS, "val_counts": VALIDATION_FIELDS}
+LARGEST_SINGLE, LARGEST_DOUBLE = (math.sqrt(torch.finfo(dtype).max) for dtype in (torch.float32, torch.float64))
+"""The largest number whose square is in the range of the answer: float64 for losses in float64, else float32."""
+FEW = 64
+"""Numbers that Python has compared before torch has begun."""
 
 
 class Clean(Observation):
     """An observation in the dtype and on the device of the state, finite throughout, with counts that are never None."""
+
+    complete: bool = False
+    """Whether it was seen, without waiting, that no task of the training batch is absent."""
+
+    def __init__(self, **found: Tensor | None) -> None:
+        # Every step makes two, of tensors that are detached already.
+        for name in self.__dataclass_fields__:
+            object.__setattr__(self, name, found.get(name))
 
 
 def answer_dtype(losses: Tensor) -> torch.dtype:
@@ -41,17 +65,19 @@ def clean(
     """
     found: dict[str, Tensor] = {}
     largest: dict[str, float] = {}
-    everyone = torch.ones(shape, dtype=dtype, device=device)
     for name in (*COUNTS_OF, *COUNTS):
         value = getattr(seen, name)
         if value is not None:
-            expected = (*shape[:-1], *(shape[-1] for _ in dimensions_of(name)))
-            found[name] = _shaped(owner, name, value, expected).to(everyone)
-            largest[name] = math.sqrt(torch.finfo(answer_dtype(value)).max)
+            expected = (*shape, shape[-1]) if len(dimensions_of(name)) == 2 else shape
+            found[name] = _shaped(owner, name, value, expected).to(device, dtype)
+            largest[name] = LARGEST_DOUBLE if value.dtype == torch.float64 else LARGEST_SINGLE
+    everyone = torch.ones(shape, dtype=dtype, device=device)
     claimed = [counts for counts in COUNTS if found.setdefault(counts, everyone) is not everyone]
     training, validation = (_fill(found, counts, counts in claimed, largest) for counts in COUNTS)
     not_finite = [mask for mask in (training, validation) if mask is not None]
-    return Clean(**found), torch.stack(not_finite).any(0) if not_finite else None
+    clean_one = Clean(**found)
+    object.__setattr__(clean_one, "complete", training is None)
+    return clean_one, torch.stack(not_finite).any(0) if not_finite else None
 
 
 def _shaped(owner: str, name: str, value: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -89,7 +115,7 @@ def without(seen: Clean, absent: Tensor) -> Clean:
 
 def _of_batch(found: Iterable[str], counts: Counts) -> list[Field]:
     """The fields that are there and have tasks of the batch."""
-    return [field for field, own in COUNTS_OF.items() if counts in own and field in found]
+    return [field for field in FIELDS_OF[counts] if field in found]
 
 
 def _leave_out(found: dict[str, Tensor], counts: Counts, absent: Tensor) -> None:
@@ -129,8 +155,9 @@ def _seen_usable(values: Tensor, largest: float) -> bool:
     if values.device.type != "cpu":
         return False
     # NaN compares with nothing; what holds a 0 is usable too, and is looked at more closely.
-    extremes = visible(torch.stack(torch.aminmax(values.abs())))
-    return extremes is not None and extremes[0] >= 1 / largest and extremes[1] <= largest
+    numbers = visible(values if values.numel() <= FEW else torch.stack(torch.aminmax(values.abs())))
+    smallest = 1 / largest
+    return numbers is not None and all(smallest <= abs(number) <= largest for number in numbers)
 
 
 def _seen_positive(values: Tensor) -> bool:

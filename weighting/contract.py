@@ -93,7 +93,7 @@ def _answering(weights: _Function) -> _Function:
         if self.prior is not None:
             found = found * self.prior
         if now.losses is not None:
-            found = found.to(now.losses.new_empty(0, dtype=answer_dtype(now.losses)))
+            found = found.to(now.losses.device, answer_dtype(now.losses))
         return found
 
     return cast(_Function, answered)
@@ -330,6 +330,8 @@ class Weighter(State, ABC):
 
     def as_weights(self, weights: Tensor, now: Observation) -> Tensor:
         """The weights in full shape, ``(*batch_shape, K)``, a copy, with 0 for absent tasks."""
+        if isinstance(now, Clean) and now.complete:
+            return weights.expand(self.shape).clone()
         return torch.where(self.present(now), weights, 0.0)
 
     # ---- what the wrappers need ----------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ Departs   nowhere. Works that write 1/K differ by a constant factor, which acts 
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from weighting.claim import Claim
@@ -37,4 +38,4 @@ class Uniform(Weighter):
 
     def weights(self, now: Observation) -> Tensor:
         """All ones, ``(*batch_shape, K)``."""
-        return self.as_weights(self.present(now).double(), now)
+        return self.as_weights(self.clock.new_ones(self.shape, dtype=torch.float64), now)

@@ -113,7 +113,7 @@ class Stepper:
             set_lr(self.optimizer, self.training, number)
         self.optimizer.step()
 
-        seen = passed.seen.replace(val_losses_before=before)
+        seen = passed.seen if before is None else passed.seen.replace(val_losses_before=before)
         self.weighter.update(self._after(seen, number, parts, wanted, passed.gradients))
         return StepResult(passed.losses, seen.counts, passed.given, passed.weights, gradient_norm)
 
