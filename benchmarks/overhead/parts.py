@@ -73,10 +73,11 @@ def _finetuning() -> str:
     return (
         "Fine-tuning SmolLM2-135M-Instruct, five tasks, one example each: LoRA of rank "
         f"{finetune_steps.RANK} in the last {finetune_steps.LAYERS} layers,\n"
-        "bfloat16, nothing cached. All ways take turns in one process. `by hand` is a loop with transformers and peft that\n"
+        "bfloat16. All ways take turns in one process. `by hand` is a loop with transformers and peft that\n"
         "applies the output embedding where a token is learned alone; with all logits, as a model's own loss. `Trainer`\n"
         "is transformers' own, the time between its steps included. Peak memory is that of a process of its own. A forward\n"
-        "pass goes through all layers, a backward pass through the adapted ones: one more of the former is half a step."
+        "pass goes through all layers, a backward pass through the adapted ones: one more of the former is half a step.\n"
+        "`cached`: what the frozen layers make of an example is computed once, by the loop by hand too; the ratio is to it."
     )
 
 

@@ -13,13 +13,6 @@ from benchmarks.overhead import finetune_steps
 from benchmarks.problems.finetune_lm import FinetuneLM
 
 CPU = torch.device("cpu")
-WAYS = (
-    finetune_steps.BY_HAND,
-    finetune_steps.BY_HAND_ALL,
-    finetune_steps.TRAINER,
-    finetune_steps.TRAINER_ALL,
-    *finetune_steps.WEIGHTERS,
-)
 CHILD = """
 import torch
 from benchmarks.harness.peak_memory import PeakMemory
@@ -35,11 +28,15 @@ print(memory.peak_mb(torch.device("cpu")))
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # peft's own call
 def test_every_way_makes_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(finetune_steps, "LAYERS", 1)
-    problem = FinetuneLM(
-        **{**FinetuneLM.small, "dtype": "bfloat16", "adapt": {"lora": {"layers": 1}}, "cache_frozen": False}
-    )
-    data = problem.data(0, problem.training)
-    ways = {name: finetune_steps.make(name, problem, data, CPU) for name in WAYS}
+    made = {}
+    for cached in (False, True):
+        problem = FinetuneLM(
+            **{**FinetuneLM.small, "dtype": "bfloat16", "adapt": {"lora": {"layers": 1}}, "cache_frozen": cached}
+        )
+        made[cached] = problem, problem.data(0, problem.training)
+    ways = {
+        name: finetune_steps.make(name, *made[name.endswith(finetune_steps.CACHED)], CPU) for name in finetune_steps.WAYS
+    }
     seconds = {name: [steps(2), steps(1)] for name, steps in ways.items()}
     assert all(taken > 0 for both in seconds.values() for taken in both)
 
@@ -57,6 +54,20 @@ def test_the_loss_by_hand_is_that_of_the_model_itself() -> None:
             return causal
 
     torch.testing.assert_close(finetune_steps._loss_where_learned(Peft(), inputs), causal(**inputs).loss)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("model_cache")
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # peft's own call
+def test_the_loop_by_hand_goes_on_from_what_is_cached(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(finetune_steps, "LAYERS", 1)
+    losses = []
+    for cached in (False, True):
+        problem = FinetuneLM(**{**FinetuneLM.small, "adapt": {"lora": {"layers": 1}}, "cache_frozen": cached})
+        inputs = finetune_steps._as_trainers_have_it(problem.data(0, problem.training).train_batch(0))
+        losses.append(finetune_steps._loss_where_learned(finetune_steps._peft_model(problem).float(), inputs))
+        assert ("inputs_embeds" in inputs) == cached
+    torch.testing.assert_close(*losses, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.slow
