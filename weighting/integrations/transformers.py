@@ -113,8 +113,9 @@ class WeightedTasks(TrainerPrivate):
 
         By default the column's, where losses are those of tokens and no two examples share a row.
         """
-        tokens = type(self).task_losses is WeightedTasks.task_losses and inputs[COLUMN].dim() == 1
-        return inputs[COLUMN] if tokens else None
+        column = inputs.get(COLUMN)
+        of_tokens = type(self).task_losses is WeightedTasks.task_losses
+        return column if of_tokens and isinstance(column, Tensor) and column.dim() == 1 else None
 
     # ---- the Trainer's methods ---------------------------------------------------------------------------------------
 
