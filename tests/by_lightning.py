@@ -64,6 +64,7 @@ def fitted(
     every: int = 0,
     resume: Any = None,
     skipped: int | None = None,
+    log_every: int = 1,
 ) -> Module:
     """Trains an epoch, with a checkpoint ``every`` so many steps, or on from one. skipped: a step that overflows."""
     module = Module(weighter=small.method(name), tasks=TASKS, validation=feed(rank, ranks))
@@ -86,6 +87,7 @@ def fitted(
         enable_model_summary=False,
         default_root_dir=str(folder),
         use_distributed_sampler=False,
+        log_every_n_steps=log_every,
     )
     trainer.fit(module, StepBatches(parts, pieces), ckpt_path=resume)
     return module

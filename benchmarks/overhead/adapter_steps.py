@@ -247,8 +247,13 @@ def _one_step(model: nn.Module, step: WeightedStep | None, backward: Any, batche
             backward(mean(model, batch) * factor)
         return
     first, *others = batches
-    passed = sums(model, first)
-    step.open(_counted(batches), lambda: _means(model, others, batches, passed.detach()))
+    if step.wants_losses:
+        passed = sums(model, first)
+        known = passed.detach()
+        step.open(_counted(batches), lambda: _means(model, others, batches, known))
+    else:
+        step.open(_counted(batches))
+        passed = sums(model, first)
     backward(step.total(passed, first["task"]))
     for batch in others:
         backward(step.total(sums(model, batch), batch["task"]))

@@ -24,6 +24,14 @@ def test_accumulation_trains_as_whole_batches_by_hand(name: str, pieces: int, tm
     assert "weight/code" in found.trainer.logged_metrics
 
 
+def test_what_is_logged_are_means_since_the_last_ones(tmp_path: Path) -> None:
+    """Of the steps in which a task was there; the seventh step is logged by nobody."""
+    found = by_lightning.result(by_lightning.fitted(tmp_path, "dwa", log_every=3))
+    losses = by_hand("dwa").losses
+    expected = torch.stack([losses[:3].nanmean(0), losses[3:6].nanmean(0)])
+    torch.testing.assert_close(found.losses, expected, rtol=1e-10, atol=1e-10)
+
+
 @pytest.mark.parametrize("name", ["coba", "famo", "gradnorm"])
 def test_a_run_that_resumes_within_an_epoch_is_the_same_run(name: str, tmp_path: Path) -> None:
     for stop in range(1, STEPS):

@@ -85,8 +85,8 @@ class WeightedTasks:
     tasks       their names
     settings    as those of ``WeightedStep``; its factors are read off the Trainer when training begins
 
-    Logs ``loss/<task>``, ``weight/<task>`` and ``count/<task>``, which are those of all ranks already; checkpoints hold the
-    step's state.
+    Logs ``loss/<task>``, ``weight/<task>`` and ``count/<task>``, which are those of all ranks already, as means since the
+    last ones, every ``log_every_n_steps`` of the Trainer; checkpoints hold the step's state.
     """
 
     def __init__(self, *arguments: Any, weighter: Weighter, tasks: Sequence[str], **options: Any) -> None:
@@ -201,8 +201,9 @@ class WeightedTasks:
         batches, self._whole = self._whole, []
         given: Any = self
         self.step.close(skipped=skipped, losses_after=(lambda: self._means(batches)) if batches else None)
-        found = self.step.logs()
-        given.log_dict(found, on_step=True, on_epoch=False, batch_size=1)
+        # Lightning keeps what is logged in the steps between for nobody, at the price of a small forward pass.
+        if given.trainer.global_step % max(given.trainer.log_every_n_steps, 1) == 0:
+            given.log_dict(self.step.logs(), on_step=True, on_epoch=False, batch_size=1)
 
 
 class _AtTheStep(Callback):
