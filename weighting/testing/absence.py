@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from weighting import Observation
-from weighting.observation import COUNTS, COUNTS_OF, Counts, dimensions_of
+from weighting.observation import COUNTS, COUNTS_OF, FIELD_OF, Counts, Field, dimensions_of
 from weighting.replaying import after_step, at_start, before_step
 from weighting.testing.expectations import all_finite, expect, same, same_state, state_of
 from weighting.testing.settings import Subject
@@ -76,16 +76,21 @@ def a_step_without_any_task_teaches_nothing_wrong(subject: Subject) -> None:
 
 def what_is_not_finite_is_that_tasks_absence(subject: Subject) -> None:
     """NaN or infinity at the start or later: the same bits as for an absent task, and counted by the guard not_finite."""
-    bad_ones: dict[tuple[int, ...], list[float]] = {(): [float("nan"), float("inf"), float("-inf")], (2,): [float("nan")]}
-    for batch_shape, values in bad_ones.items():
-        for bad in values:
-            for counts in COUNTS:
+    nan, several = float("nan"), (float("nan"), float("inf"), float("-inf"))
+    for counts in COUNTS:
+        read = any(counts in COUNTS_OF[field] for field in _read_by(subject))
+        for batch_shape, values in (((), several), ((2,), (nan,))) if read else (((2,), (nan,)),):
+            for bad in values:
                 _as_absent(subject, batch_shape, counts, bad)
+
+
+def _read_by(subject: Subject) -> list[Field]:
+    return ["losses", *(field for need, field in FIELD_OF.items() if need in subject.make().needs)]
 
 
 def _as_absent(subject: Subject, batch_shape: tuple[int, ...], counts: Counts, bad: float) -> None:
     names = [field for field, own in COUNTS_OF.items() if counts in own]
-    shown, where = script(3, 20, batch_shape=batch_shape), (0, 5, 13)
+    shown, where = script(3, subject.steps(20), batch_shape=batch_shape), (0, 3, 5, 13)
     lacks_one = torch.tensor([1, 0, 1]).expand(*batch_shape, 3)
     rows = [shown.first, *shown.steps]
     weighter, twin = (subject.make(batch_shape=batch_shape) for _ in range(2))

@@ -39,7 +39,7 @@ class Reads(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def no_step_reads_a_value_on_the_host(subject: Subject) -> None:
     """weights, wants and update never turn a tensor into a Python number: on a GPU each such read waits for the device."""
     for batch_shape in ((), (2,)):
-        shown = script(3, 18, batch_shape=batch_shape, absent=True)
+        shown = script(3, subject.steps(18), batch_shape=batch_shape, absent=True)
         weighter, _, rest = half_way(lambda shape=batch_shape: subject.make(batch_shape=shape), shown)  # type: ignore[misc]
         with Reads() as reads:
             for step in rest.steps:
@@ -52,7 +52,7 @@ def no_step_reads_a_value_on_the_host(subject: Subject) -> None:
 
 def everything_stays_on_the_device_of_the_losses(subject: Subject) -> None:
     """With fake tensors on a device that is not there: no tensor from the CPU is mixed in, answer and state stay there."""
-    shown = script(3, 9, batch_shape=(2,), absent=True)
+    shown = script(3, subject.steps(9), batch_shape=(2,), absent=True)
     asked, weighter = subject.make(batch_shape=(2,)), subject.make(batch_shape=(2,))
     first = at_start(asked, shown.first)
     asked.start(first)

@@ -81,6 +81,12 @@ def short(kind: type[Weighter], **more: Any) -> dict[str, Any]:
     return {**suited, **more}
 
 
+OF_EVERY_METHOD = ("clock", "guard_counts", "prior")
+"""Buffers that are there whatever the method remembers."""
+FEW_STEPS = 4
+"""In which a method that remembers nothing shows all it can."""
+
+
 @dataclass(frozen=True)
 class Subject:
     """A method in one setting: what a check makes instances of."""
@@ -93,6 +99,11 @@ class Subject:
     def label(self) -> str:
         """The setting as reports show it."""
         return f"{self.kind.name}({', '.join(f'{key}={value}' for key, value in self.more.items())})"
+
+    def steps(self, number: int) -> int:
+        """So many, or a few where the method remembers nothing and no later step is another than the first."""
+        remembers = any(name not in OF_EVERY_METHOD for name, _ in self.make().named_buffers())
+        return number if remembers else min(number, FEW_STEPS)
 
     def make(self, num_tasks: int = NUM_TASKS, *, batch_shape: Sequence[int] = (), **further: Any) -> Weighter:
         """A new instance."""
