@@ -67,11 +67,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--figures", type=Path, help="page for what the tests in soak/ have counted")
 
 
-def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """One more than there are cores: many tests wait for commands that they have started."""
-    return (os.cpu_count() or 1) + 1
-
-
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("conformance") is not None:
         config.pluginmanager.register(ConformancePlugin(config.getoption("conformance")))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -30,7 +31,8 @@ class Recorder(weighting.Weighter):
         return self.asks
 
     def note(self, call: str, seen: Observation) -> None:
-        self.seen.append((call, {name for name, value in vars(seen).items() if value is not None and name not in COUNTS}))
+        names = [field.name for field in fields(seen) if field.name not in COUNTS]
+        self.seen.append((call, {name for name in names if getattr(seen, name) is not None}))
 
     def start(self, first: Observation) -> None:
         self.note("start", first)
