@@ -87,7 +87,7 @@ class RowGradients:
         return True
 
     def _remember(self, _: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
-        if torch.compiler.is_compiling() or not output.requires_grad:
+        if torch.compiler.is_compiling() or not given or not output.requires_grad:
             return
         call = _Call(given[0].detach())
         output.register_hook(call.arrived)  # type: ignore[no-untyped-call]
