@@ -268,7 +268,9 @@ def _fill_reproduce(parser: argparse.ArgumentParser) -> None:
 
 
 def _fill_overhead(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("parts", nargs="*", metavar="PART", help="measure these tables alone, by name; default: all")
+    parser.add_argument(
+        "parts", nargs="*", metavar="PART", help="measure these tables alone, such as steps or adapter_steps; default: all"
+    )
     parser.add_argument("--device", default="cpu", help="cpu (the default), cuda or cuda:N")
     _add_folders(parser, plots=False)
 
