@@ -39,13 +39,14 @@ FEW = 64
 class Clean(Observation):
     """An observation in the dtype and on the device of the state, finite throughout, with counts that are never None."""
 
-    complete: bool = False
+    complete: bool
     """Whether it was seen, without waiting, that no task of the training batch is absent."""
 
-    def __init__(self, **found: Tensor | None) -> None:
+    def __init__(self, *, complete: bool = False, **found: Tensor | None) -> None:
         # Every step makes two, of tensors that are detached already.
         for name in self.__dataclass_fields__:
             object.__setattr__(self, name, found.get(name))
+        object.__setattr__(self, "complete", complete)
 
 
 def answer_dtype(losses: Tensor) -> torch.dtype:
@@ -75,9 +76,7 @@ def clean(
     claimed = [counts for counts in COUNTS if found.setdefault(counts, everyone) is not everyone]
     training, validation = (_fill(found, counts, counts in claimed, largest) for counts in COUNTS)
     not_finite = [mask for mask in (training, validation) if mask is not None]
-    clean_one = Clean(**found)
-    object.__setattr__(clean_one, "complete", training is None)
-    return clean_one, torch.stack(not_finite).any(0) if not_finite else None
+    return Clean(complete=training is None, **found), torch.stack(not_finite).any(0) if not_finite else None
 
 
 def _shaped(owner: str, name: str, value: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -19,6 +19,9 @@ HIDDEN = (
 TOLERANCE = 0.02
 """How far, of a task's gradient, both ways to it may lie apart; a bfloat16 model rounds by about half a per cent."""
 
+NOTHING_SEEN = 2.0
+"""What a rank says that has nothing to compare; 0 and 1: both ways differ, or agree. The least of all ranks counts."""
+
 DONATED = (
     "expected a graph that each task can go through, found one of torch.compile that is used up by the first; set "
     "torch._functorch.config.donated_buffer = False before the model is compiled"
@@ -153,14 +156,14 @@ class SharedGradients:
 
     def _compare(self, followed: Tensor | None, *, shared: bool, group: distributed.ProcessGroup | None) -> None:
         """See whether both ways agree, on all ranks; on none of them, where they differ on one."""
-        seen = torch.full((), 2.0, device=self.parameters[0].device)
+        seen = torch.full((), NOTHING_SEEN, device=self.parameters[0].device)
         if followed is not None and self._compared is not None:
             apart = (followed - self._compared.to(followed)).norm(dim=-1)
             near = TOLERANCE * self._compared.norm(dim=-1).to(followed)
             seen = (apart <= near).all().to(seen)
         if shared:
             distributed.all_reduce(seen, op=distributed.ReduceOp.MIN, group=group)
-        self.rows_agree = {0: False, 1: True}.get(int(seen))
+        self.rows_agree = None if seen == NOTHING_SEEN else bool(seen)
 
     def _take(self, found: list[list[Tensor]]) -> Tensor:
         rows = torch.stack([torch.cat([part.flatten() for part in each]) for each in found])

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,14 +22,24 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
+from benchmarks.overhead import small_llama
+from benchmarks.overhead.small_llama import (
+    TASKS,
+    collate,
+    counts,
+    make_model,
+    mean,
+    measure,
+    micro_batches,
+    rows,
+    steps_of,
+    sums,
+)
 from weighting import ValidationFeed, WeightedStep, create
 
-TASKS = ("a", "b", "c", "d")
-VOCABULARY, TOKENS, ROWS, LR = 512, 128, 8, 1e-3
-"""ROWS in a micro-batch."""
+LR = 1e-3
 ROUNDS, BLOCK_STEPS, WARMUP_ROUNDS = 3, 10, 1
 WITHOUT = "none"
 
@@ -123,72 +133,9 @@ def _row(trainer: str, weights: str, seconds: Mapping[tuple[str, str], list[floa
     }
 
 
-# ---- the problem -----------------------------------------------------------------------------------------------------
-
-
-def make_model() -> Any:
-    """A Llama of a million parameters."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(0)
-    sizes: dict[str, Any] = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4}
-    return LlamaForCausalLM(LlamaConfig(vocab_size=VOCABULARY, pad_token_id=0, bos_token_id=0, eos_token_id=1, **sizes))
-
-
-def rows(count: int) -> list[dict[str, Any]]:
-    """Examples, the tasks in turn."""
-    draw = torch.Generator().manual_seed(count)
-    ids = torch.randint(2, VOCABULARY, (count, TOKENS), generator=draw).tolist()
-    return [{"input_ids": own, "labels": own, "task": TASKS[row % len(TASKS)]} for row, own in enumerate(ids)]
-
-
-def collate(examples: list[dict[str, Any]]) -> dict[str, Tensor]:
-    """A batch with the tasks' numbers."""
-    ids = torch.tensor([each["input_ids"] for each in examples])
-    return {"input_ids": ids, "labels": ids, "task": torch.tensor([TASKS.index(each["task"]) for each in examples])}
-
-
-def steps_of(steps: int, accumulation: int) -> Iterator[list[dict[str, Tensor]]]:
-    """The micro-batches of each step of a training."""
-    found = micro_batches(steps * accumulation)
-    for start in range(0, len(found), accumulation):
-        yield found[start : start + accumulation]
-
-
-def micro_batches(count: int) -> list[dict[str, Tensor]]:
-    """All of a training."""
-    found = rows(count * ROWS)
-    return [collate(found[start : start + ROWS]) for start in range(0, len(found), ROWS)]
-
-
-def nats(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-    """``(rows,)`` summed over the tokens of each."""
-    logits = model(input_ids=batch["input_ids"]).logits[:, :-1].transpose(1, 2)
-    return cross_entropy(logits, batch["labels"][:, 1:], reduction="none").sum(1)
-
-
-def sums(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-    """``(K,)``."""
-    return torch.zeros(len(TASKS)).index_add(0, batch["task"], nats(model, batch))
-
-
-def counts(batch: Mapping[str, Tensor]) -> Tensor:
-    """``(K,)``."""
-    return torch.bincount(batch["task"], minlength=len(TASKS)) * (TOKENS - 1)
-
-
-def _measure(model: nn.Module) -> Any:
-    return lambda batch: (sums(model, batch), counts(batch))
-
-
-def mean(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-    """What a trainer without weights minimizes."""
-    return nats(model, batch).sum() / (ROWS * (TOKENS - 1))
-
-
 def arguments_of(setting: Setting, model: nn.Module) -> dict[str, Any]:
     """Of a step object."""
-    whole = setting.accumulation * ROWS
+    whole = setting.accumulation * small_llama.ROWS
     return {
         "weighter": create(setting.name, len(TASKS), **setting.hyperparameters),
         "tasks": TASKS,
@@ -207,7 +154,7 @@ def train_by_loop(setting: Setting, steps: int, clock: Clock) -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=LR)
     step = None
     if setting.name != WITHOUT:
-        step = WeightedStep(**arguments_of(setting, model), measure=_measure(model), model=model)
+        step = WeightedStep(**arguments_of(setting, model), measure=measure(model), model=model)
     for batches in steps_of(steps, setting.accumulation):
         _one_step(model, step, lambda loss: loss.backward(), batches, 1 / setting.accumulation)
         optimizer.step()
@@ -227,7 +174,7 @@ def train_by_accelerate(setting: Setting, steps: int, clock: Clock) -> None:
     model, optimizer = accelerator.prepare(bare, torch.optim.SGD(bare.parameters(), lr=LR))
     step = None
     if setting.name != WITHOUT:
-        step = accelerated_step(accelerator, **arguments_of(setting, bare), measure=_measure(bare), model=bare)
+        step = accelerated_step(accelerator, **arguments_of(setting, bare), measure=measure(bare), model=bare)
     for batches in steps_of(steps, setting.accumulation):
         _one_step(model, step, accelerator.backward, batches, 1.0)
         optimizer.step()
@@ -363,14 +310,14 @@ def _by_trainer(plain: Any, weighted: Any, make_arguments: Any, more: Mapping[st
 def _data_set(micro_batches: int, *, named: bool) -> Any:
     from datasets import Dataset
 
-    found = Dataset.from_list(rows(micro_batches * ROWS))
+    found = Dataset.from_list(rows(micro_batches * small_llama.ROWS))
     return found if named else found.remove_columns("task")
 
 
 def _common(setting: Setting, steps: int, device: torch.device) -> dict[str, Any]:
     return {
         "max_steps": steps,
-        "per_device_train_batch_size": ROWS,
+        "per_device_train_batch_size": small_llama.ROWS,
         "gradient_accumulation_steps": setting.accumulation,
         "use_cpu": device.type == "cpu",
         "report_to": "none",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pandas as pd
 import torch
 
-from benchmarks.overhead import adapter_steps, finetune_steps, short_runs
+from benchmarks.overhead import adapter_steps, finetune_steps, short_runs, small_llama
 from benchmarks.overhead.anchors import libraries
 from benchmarks.overhead.gramian_steps import gramian_costs, methods
 from benchmarks.overhead.steps import step_costs
@@ -62,7 +62,7 @@ def _short() -> str:
 def _adapters() -> str:
     return (
         "Each adapter of `weighting.integrations`, a step over the same trainer without weights: a small Llama,\n"
-        f"two micro-batches of {adapter_steps.ROWS} rows of {adapter_steps.TOKENS} tokens, or one; rows of one task each.\n"
+        f"two micro-batches of {small_llama.ROWS} rows of {small_llama.TOKENS} tokens, or one; rows of one task each.\n"
         "CoBa's validation batch is as large as the step. FAMO's weights follow from the losses of the whole step: a pass\n"
         "for every micro-batch but the first, before the first backward pass, and one for each after the step; `lagged`\n"
         "takes those of the last step."

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from benchmarks.overhead import adapter_steps as steps
+from benchmarks.overhead import small_llama
 
 CPU = torch.device("cpu")
 ALONE = [name for name, setting in steps.SETTINGS.items() if setting.name == steps.WITHOUT]
@@ -24,9 +25,11 @@ class EveryStep(steps.Clock):
 @pytest.mark.skipif(not steps.installed(), reason="a trainer is not installed")
 def test_every_trainer_has_a_row_for_every_method(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = {name: steps.SETTINGS[name] for name in (*ALONE, "uniform", "coba", "famo, one micro-batch")}
-    changed = {"ROUNDS": 1, "WARMUP_ROUNDS": 0, "BLOCK_STEPS": 2, "TOKENS": 4, "ROWS": 4, "SETTINGS": settings}
+    changed = {"ROUNDS": 1, "WARMUP_ROUNDS": 0, "BLOCK_STEPS": 2, "SETTINGS": settings}
     for name, value in {**changed, "Clock": EveryStep}.items():
         monkeypatch.setattr(steps, name, value)
+    monkeypatch.setattr(small_llama, "TOKENS", 4)
+    monkeypatch.setattr(small_llama, "ROWS", 4)
     found = steps.adapter_costs(CPU)
     expected = [(trainer, name) for trainer in steps.TRAINERS for name in settings]
     assert [*zip(found["trainer"], found["weights"], strict=True)] == expected

@@ -52,22 +52,23 @@ def no_step_reads_a_value_on_the_host(subject: Subject) -> None:
 
 def everything_stays_on_the_device_of_the_losses(subject: Subject) -> None:
     """With fake tensors on a device that is not there: no tensor from the CPU is mixed in, answer and state stay there."""
-    shown = script(3, subject.steps(9), batch_shape=(2,), absent=True)
-    asked, weighter = subject.make(batch_shape=(2,)), subject.make(batch_shape=(2,))
-    first = at_start(asked, shown.first)
-    asked.start(first)
-    mode = FakeTensorMode(allow_non_fake_inputs=True)
-    with mode:
-        moved(weighter).start(elsewhere(first))
-    for step in shown.steps:
-        before, after = before_step(asked, step), after_step(asked, step)
-        asked.update(after)
+    for batch_shape in ((), (2,)):
+        shown = script(3, subject.steps(9), batch_shape=batch_shape, absent=True)
+        asked, weighter = subject.make(batch_shape=batch_shape), subject.make(batch_shape=batch_shape)
+        first = at_start(asked, shown.first)
+        asked.start(first)
+        mode = FakeTensorMode(allow_non_fake_inputs=True)
         with mode:
-            answer = weighter.weights(elsewhere(before)).device.type
-            weighter.update(elsewhere(after))
-        expect(answer == ELSEWHERE, "weights on the device of the losses", answer)
-        left = [name for name, value in weighter.named_buffers() if value.device.type != ELSEWHERE]
-        expect(not left, "the state on the device of the losses", f"{', '.join(left)} on another")
+            moved(weighter).start(elsewhere(first))
+        for step in shown.steps:
+            before, after = before_step(asked, step), after_step(asked, step)
+            asked.update(after)
+            with mode:
+                answer = weighter.weights(elsewhere(before)).device.type
+                weighter.update(elsewhere(after))
+            expect(answer == ELSEWHERE, "weights on the device of the losses", answer)
+            left = [name for name, value in weighter.named_buffers() if value.device.type != ELSEWHERE]
+            expect(not left, "the state on the device of the losses", f"{', '.join(left)} on another")
 
 
 def elsewhere(seen: Observation) -> Observation:
