@@ -40,6 +40,7 @@ from weighting.losses import TaskLosses, total
 from weighting.metaweighting import MetaWeighting
 from weighting.mgda import MinimumNorm
 from weighting.mgda_official import ProjectedMinimumNorm
+from weighting.micro_batches import MicroBatches
 from weighting.nash_mtl import NashBargaining
 from weighting.nash_mtl_official import ChainedBargaining
 from weighting.observation import Needs, Observation, RunFacts
@@ -65,6 +66,7 @@ __all__ = [
     "Claim",
     "IntegrationReport",
     "Jacobian",
+    "MicroBatches",
     "Needs",
     "Observation",
     "RunFacts",

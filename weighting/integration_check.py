@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor
 
 from weighting.passes import Draws
 from weighting.step import WeightedStep
@@ -70,7 +70,7 @@ def _one_step(trainer: Any, step: WeightedStep, batches: Any) -> dict[str, str]:
     draws = Draws.now()
     for batch in group:
         trainer.training_step(model, dict(batch), items)
-    got = _reduced(_gradient(model)) / max(step.ranks, 1)
+    got = step.ranks.sum(_gradient(model)) / step.ranks.number
     counts, weights = step.counts, step.weights
     assert counts is not None
     assert weights is not None
@@ -83,10 +83,10 @@ def _one_step(trainer: Any, step: WeightedStep, batches: Any) -> dict[str, str]:
         here = here + step.vector("counts", trainer.task_counts(inputs)).to(here)
         sums = step.vector("sums", trainer.task_sums(model, inputs)).double()
         (weights.to(sums) * sums / counts.clamp(min=1)).sum().backward()  # type: ignore[no-untyped-call]
-    expected, whole = _reduced(_gradient(model)), _reduced(here)
+    expected, whole = step.ranks.sum(_gradient(model)), step.ranks.sum(here)
     return {
         "counts": _counts(counts, whole, step),
-        f"accumulation of {wanted} and {step.ranks} ranks": _factor(got, expected),
+        f"accumulation of {wanted} and {step.ranks.number} ranks": _factor(got, expected),
         "absence": "" if not weights[counts == 0].any() else f"absent tasks have weights {weights.tolist()}",
     }
 
@@ -133,9 +133,3 @@ def _saved(step: WeightedStep) -> bytes:
 def _gradient(model: Any) -> Tensor:
     found = [p.grad.detach().flatten().double() for p in model.parameters() if p.grad is not None]
     return torch.cat(found)
-
-
-def _reduced(values: Tensor) -> Tensor:
-    if distributed.is_available() and distributed.is_initialized():
-        distributed.all_reduce(values)
-    return values

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge
 
 from weighting.gradients import in_one_row, trainable
-from weighting.observation import Numbers, as_tensor, visible
+from weighting.observation import Numbers, as_tensor, visible, wide
 
 LARGEST_BLOCK = 2**20
 """Numbers of all tasks that are copied into one tensor, unless a single parameter has more."""
@@ -294,11 +294,6 @@ def _wide_products(rows: Tensor, columns: Tensor) -> Tensor:
     """Inner products of ``(*batch_shape, K, numbers)`` and the same, each sum taken at least in float32."""
     dtype = _at_least_float32(rows)
     return wide(rows.to(dtype) @ columns.to(dtype).mT)
-
-
-def wide(values: Tensor) -> Tensor:
-    """In float64, or in float32 on devices without it."""
-    return values.to(torch.float32 if values.device.type == "mps" else torch.float64)
 
 
 def jacobian(

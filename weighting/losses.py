@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, distributed
 
 from weighting._checks import check
-from weighting.observation import Numbers, Observation, as_tensor, visible
+from weighting._ranks import Ranks
+from weighting.observation import Numbers, Observation, as_tensor, visible, wide
 
 
 def total(weights: Numbers, losses: Tensor | Sequence[Tensor], counts: Numbers | None = None) -> Tensor:
@@ -76,7 +77,7 @@ class TaskLosses:
         device: torch.device | str = "cpu",
     ) -> None:
         self.num_tasks: int = check("TaskLosses", "num_tasks", num_tasks, integer=True, ge=1)
-        self.group, self.device = group, torch.device(device)
+        self.ranks, self.device = Ranks(group), torch.device(device)
         self._sums: Tensor | None = None
         self._counts: Tensor | None = None
 
@@ -93,8 +94,8 @@ class TaskLosses:
             if value.dim() == 0 or value.shape[-1] != self.num_tasks:
                 raise ValueError(f"TaskLosses: expected {name} of {self.num_tasks} tasks, found shape {tuple(value.shape)}")
         self.device = sums.device
-        counts = counts.to(device=self.device, dtype=self._dtype)
-        sums = torch.where(counts > 0, sums.to(self._dtype), 0.0)
+        counts = wide(counts.to(self.device))
+        sums = torch.where(counts > 0, wide(sums), 0.0)
         self._sums = sums if self._sums is None else self._sums + sums
         self._counts = counts if self._counts is None else self._counts + counts
 
@@ -103,15 +104,13 @@ class TaskLosses:
 
         Raises ValueError if nothing was added, unless other ranks may have.
         """
-        shared = distributed.is_available() and distributed.is_initialized()
         if self._sums is not None and self._counts is not None:
             both = torch.stack([self._sums, self._counts])
-        elif shared:
-            both = torch.zeros(2, self.num_tasks, dtype=self._dtype, device=self.device)
+        elif self.ranks.number > 1:
+            both = wide(torch.zeros(2, self.num_tasks, device=self.device))
         else:
             raise ValueError("TaskLosses: expected a micro-batch before the observation, found none; call add()")
-        if shared:
-            distributed.all_reduce(both, group=self.group)
+        both = self.ranks.sum(both)
         sums, counts = both.unbind()
         present = counts > 0
         return Observation(losses=sums / torch.where(present, counts, 1.0), counts=counts)
@@ -119,8 +118,3 @@ class TaskLosses:
     def clear(self) -> None:
         """Forget everything: the next step begins."""
         self._sums = self._counts = None
-
-    @property
-    def _dtype(self) -> torch.dtype:
-        """Not every device has float64."""
-        return torch.float32 if self.device.type == "mps" else torch.float64

@@ -177,6 +177,11 @@ def _from_python(value: Any) -> Tensor:
     raise TypeError
 
 
+def wide(values: Tensor) -> Tensor:
+    """In float64, or in float32 on devices without it."""
+    return values.to(torch.float32 if values.device.type == "mps" else torch.float64)
+
+
 def visible(values: Tensor) -> list[Any] | None:
     """The numbers, flat, where looking at them waits for no device and breaks no trace; else None."""
     if torch.compiler.is_compiling() or type(values) is not Tensor or values.device.type != "cpu":

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
+from weighting._ranks import Ranks
 from weighting.gradients import trainable
 from weighting.row_gradients import RowGradients, alone
 
@@ -114,8 +115,8 @@ class SharedGradients:
                 parameter.grad = gradient
         self._take(found)
 
-    def norms(self, *, shared: bool, group: distributed.ProcessGroup | None) -> Tensor:
-        """Norms ``(K,)`` of everything added since the last call, over all ranks where ``shared``.
+    def norms(self, ranks: Ranks) -> Tensor:
+        """Norms ``(K,)`` of everything added since the last call, over all ranks.
 
         Raises RuntimeError if nothing was added.
         """
@@ -123,13 +124,13 @@ class SharedGradients:
         if self.rows_agree:
             self._rows = _sum(self._rows, followed)
         elif self.rows_agree is None and self._by_rows is not None:
-            self._compare(followed, shared=shared, group=group)
-        found: Tensor = torch.linalg.vector_norm(self._all(shared=shared, group=group), dim=-1)
+            self._compare(followed, ranks)
+        found: Tensor = torch.linalg.vector_norm(self._all(ranks), dim=-1)
         return found
 
-    def gramian(self, *, shared: bool, group: distributed.ProcessGroup | None) -> Tensor:
+    def gramian(self, ranks: Ranks) -> Tensor:
         """Inner products ``(K, K)`` of everything added since the last call, as ``norms``."""
-        rows = self._all(shared=shared, group=group)
+        rows = self._all(ranks)
         rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
         return rows @ rows.mT
 
@@ -139,30 +140,27 @@ class SharedGradients:
         if self._by_rows is not None:
             self._by_rows.forget()
 
-    def _all(self, *, shared: bool, group: distributed.ProcessGroup | None) -> Tensor:
+    def _all(self, ranks: Ranks) -> Tensor:
         """The gradients ``(K, numbers)``: of the whole step, over ranks too, before anything is made of them."""
         rows = self._rows
         self.clear()
         if rows is None:
             raise RuntimeError("expected total() or gradients_of() before the step is closed, found neither")
-        if shared:
-            distributed.all_reduce(rows, group=group)
-        return rows
+        return ranks.sum(rows)
 
     def _follows(self, total: Tensor, factors: Tensor, row_tasks: Tensor | None) -> bool:
         if self._by_rows is None or row_tasks is None or self.rows_agree is False:
             return False
         return self._by_rows.follow(total, factors, row_tasks)
 
-    def _compare(self, followed: Tensor | None, *, shared: bool, group: distributed.ProcessGroup | None) -> None:
+    def _compare(self, followed: Tensor | None, ranks: Ranks) -> None:
         """See whether both ways agree, on all ranks; on none of them, where they differ on one."""
         seen = torch.full((), NOTHING_SEEN, device=self.parameters[0].device)
         if followed is not None and self._compared is not None:
             apart = (followed - self._compared.to(followed)).norm(dim=-1)
             near = TOLERANCE * self._compared.norm(dim=-1).to(followed)
             seen = (apart <= near).all().to(seen)
-        if shared:
-            distributed.all_reduce(seen, op=distributed.ReduceOp.MIN, group=group)
+        seen = ranks.lowest(seen)
         self.rows_agree = None if seen == NOTHING_SEEN else bool(seen)
 
     def _take(self, found: list[list[Tensor]]) -> Tensor:

@@ -15,23 +15,23 @@ The semantics: L_i = sum of the task's losses / its count, over ALL micro-batche
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
 
 from weighting._checks import check
+from weighting._per_task import PerTask, per_task
+from weighting._ranks import Ranks
 from weighting.contract import Weighter
 from weighting.losses import TaskLosses, total
-from weighting.observation import Needs, Numbers, Observation, as_tensor
+from weighting.observation import Needs, Observation, wide
 from weighting.passes import Draws, apart
 from weighting.shared_gradients import SharedGradients
 from weighting.step_log import StepLog
 from weighting.validation import ValidationFeed
 
-PerTask = Numbers | Mapping[str, Any]
-"""K numbers in the order of the tasks, or a number by task; those that are left out are 0."""
 Losses = PerTask | Callable[[], PerTask]
 """Numbers per task, or a function that makes the pass that gives them, called without gradient and only where needed."""
 Measure = Callable[[Any], tuple[PerTask, PerTask]]
@@ -89,7 +89,7 @@ class WeightedStep:
         if (validation is None) != (measure is None):
             raise ValueError("WeightedStep: expected validation and measure together, found one of them")
         self.gradients = None if shared is None else SharedGradients(shared, model)
-        self.lagged, self.group = lagged, group
+        self.lagged, self.ranks = lagged, Ranks(group)
         self.steps = 0
         """Optimizer steps that were made."""
         self.skipped = 0
@@ -135,8 +135,8 @@ class WeightedStep:
         if self._is_open:
             raise RuntimeError("WeightedStep: expected close() before the next open(), found the step still open")
         self._check_ranks()
-        self._own = own = _wide(self.vector("counts", counts))
-        self.counts = self._reduced(own)
+        self._own = own = wide(self.vector("counts", counts))
+        self.counts = self.ranks.sum(own)
         self._draws, self._wanted = draws or Draws.now(), self.weighter.wants()
         exact = self._exact(losses, gradients)
         if not self.started:
@@ -144,7 +144,7 @@ class WeightedStep:
         if Needs.VAL_LOSSES_BEFORE_STEP in self._wanted:
             self._before = self._validation_losses()
         seen = Observation(losses=self._answered_from(exact), counts=self.counts, gramian=self._gramian)
-        self.weights = _wide(self.weighter.weights(seen))
+        self.weights = wide(self.weighter.weights(seen))
         self._compare_ranks()
         self._sums, self._is_open = torch.zeros_like(own), True
         if self._measures:
@@ -209,7 +209,7 @@ class WeightedStep:
             self.skipped += 1
             self._forget()
             return
-        losses = self._reduced(sums) / counts.clamp(min=1)
+        losses = self.ranks.sum(sums) / counts.clamp(min=1)
         seen = Observation(losses=losses, counts=counts, gramian=self._gramian)
         seen = self._with_losses_after(seen, losses_after)
         seen = self._with_validation(seen, val_losses, val_counts)
@@ -299,7 +299,7 @@ class WeightedStep:
             with apart(self.model, evaluation=False, draws=draws):
                 losses = losses()
         means = self.vector("losses", losses).detach().to(self._own)
-        return self._reduced(torch.where(self._own > 0, means * self._own, 0.0)) / self.counts.clamp(min=1)
+        return self.ranks.sum(torch.where(self._own > 0, means * self._own, 0.0)) / self.counts.clamp(min=1)
 
     def _exact(self, losses: Losses | None, gradients: Callable[[], Iterable[PerTask]] | None) -> Tensor | None:
         """Mean losses ``(K,)`` of the step, where the method wants to see them now; with the gradients, where it asks."""
@@ -321,8 +321,8 @@ class WeightedStep:
                 own = self.vector("sums", given)
                 sums = sums + own.detach().to(sums)
                 self._gradients.add(own / whole.to(own))
-        self._gramian = self._gradients.gramian(shared=self.ranks > 1, group=self.group)
-        return self._reduced(sums) / whole
+        self._gramian = self._gradients.gramian(self.ranks)
+        return self.ranks.sum(sums) / whole
 
     # ---- after the optimizer -----------------------------------------------------------------------------------------
 
@@ -339,7 +339,7 @@ class WeightedStep:
         if losses is not None:
             means = self.vector("val_losses", losses)
             own = torch.ones_like(means) if counts is None else self.vector("val_counts", counts)
-            found = TaskLosses(len(self.tasks), group=self.group)
+            found = TaskLosses(len(self.tasks), group=self.ranks.group)
             found.add(means * own, own)
             now = found.observation()
         else:
@@ -354,7 +354,7 @@ class WeightedStep:
             return seen
         if norms is not None:
             return seen.replace(grad_norms=self.vector("grad_norms", norms))
-        return seen.replace(grad_norms=self._gradients.norms(shared=self.ranks > 1, group=self.group))
+        return seen.replace(grad_norms=self._gradients.norms(self.ranks))
 
     def _validation_losses(self) -> Observation:
         """Losses of the coming validation mini-batches over all ranks, in evaluation mode."""
@@ -364,7 +364,7 @@ class WeightedStep:
 
     def _losses_of(self, batches: Iterable[Any]) -> Observation:
         assert self.measure is not None
-        losses = TaskLosses(len(self.tasks), group=self.group, device=self._own.device)
+        losses = TaskLosses(len(self.tasks), group=self.ranks.group, device=self._own.device)
         with apart(self.model, evaluation=True):
             for batch in batches:
                 sums, counts = self.measure(batch)
@@ -384,12 +384,6 @@ class WeightedStep:
             self.gradients.clear()
 
     # ---- ranks and numbers per task ----------------------------------------------------------------------------------
-
-    @property
-    def ranks(self) -> int:
-        """Processes over which is reduced."""
-        running = distributed.is_available() and distributed.is_initialized()
-        return distributed.get_world_size(self.group) if running else 1
 
     @property
     def wants_losses(self) -> bool:
@@ -416,34 +410,24 @@ class WeightedStep:
         return self.gradients
 
     def _check_ranks(self) -> None:
-        if self.ranks_averaged is None and self.ranks > 1:
+        if self.ranks_averaged is None and self.ranks.number > 1:
             raise ValueError(
-                f"WeightedStep: expected ranks_averaged={self.ranks} where gradients are averaged over the ranks "
+                f"WeightedStep: expected ranks_averaged={self.ranks.number} where gradients are averaged over the ranks "
                 "(DistributedDataParallel, FSDP), or 1 where they are summed, found nothing said"
             )
 
     def _compare_ranks(self) -> None:
         """Raise RuntimeError on all ranks unless they have the same weights."""
         assert self.weights is not None
-        if self.ranks == 1 or not self.check_every or self.steps % self.check_every:
+        if self.ranks.number == 1 or not self.check_every or self.steps % self.check_every:
             return
-        ends = torch.stack([self.weights, -self.weights])
-        distributed.all_reduce(ends, op=distributed.ReduceOp.MAX, group=self.group)
-        highest, lowest = ends[0].tolist(), (-ends[1]).tolist()
+        highest, lowest = self.ranks.highest(self.weights).tolist(), self.ranks.lowest(self.weights).tolist()
         for task, high, low in zip(self.tasks, highest, lowest, strict=True):
             if high != low:
                 raise RuntimeError(
                     f"WeightedStep: expected the same weights on all ranks, found {low:.6g} to {high:.6g} for task {task!r} "
                     f"in step {self.steps}; were the ranks given one state, and the method with one seed?"
                 )
-
-    def _reduced(self, values: Tensor) -> Tensor:
-        """The sum over all ranks."""
-        if self.ranks == 1:
-            return values
-        found = values.clone()
-        distributed.all_reduce(found, group=self.group)
-        return found
 
     def _opened(self) -> tuple[Tensor, Tensor, Tensor]:
         """Weights, counts and the sums so far of the open step, each ``(K,)``."""
@@ -453,27 +437,7 @@ class WeightedStep:
 
     def vector(self, name: str, values: PerTask) -> Tensor:
         """Numbers per task as ``(K,)``, in their order. Raises ValueError on an unknown task or another number of them."""
-        if isinstance(values, Mapping):
-            values = self._by_name(name, values)
-        found = as_tensor(name, values)
-        if found.shape != (len(self.tasks),):
-            raise ValueError(f"WeightedStep: expected {name} of {len(self.tasks)} tasks, found shape {tuple(found.shape)}")
-        return found
-
-    def _by_name(self, name: str, values: Mapping[str, Any]) -> Tensor:
-        unknown = [task for task in values if task not in self.tasks]
-        if unknown or not values:
-            raise ValueError(f"WeightedStep: expected {name} of tasks {list(self.tasks)}, found {unknown or 'none'}")
-        given = [as_tensor(name, value).reshape(()) for value in values.values()]
-        widest = max((value.dtype for value in given), key=lambda dtype: (dtype.is_floating_point, dtype.itemsize))
-        by_task = {task: value.to(widest) for task, value in zip(values, given, strict=True)}
-        absent = torch.zeros_like(next(iter(by_task.values())), requires_grad=False)
-        return torch.stack([by_task.get(task, absent) for task in self.tasks])
-
-
-def _wide(values: Tensor) -> Tensor:
-    """In float64, or in float32 on devices without it."""
-    return values.to(torch.float32 if values.device.type == "mps" else torch.float64)
+        return per_task(self.tasks, name, values)
 
 
 def _check_tasks(weighter: Weighter, tasks: tuple[str, ...]) -> None:

@@ -16,6 +16,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,7 @@ from benchmarks.overhead.small_llama import (
     steps_of,
     sums,
 )
-from weighting import ValidationFeed, WeightedStep, create
+from weighting import MicroBatches, ValidationFeed, WeightedStep, create
 
 LR = 1e-3
 ROUNDS, BLOCK_STEPS, WARMUP_ROUNDS = 3, 10, 1
@@ -156,10 +157,11 @@ def train_by_loop(setting: Setting, steps: int, clock: Clock) -> None:
     if setting.name != WITHOUT:
         step = WeightedStep(**arguments_of(setting, model), measure=measure(model), model=model)
     for batches in steps_of(steps, setting.accumulation):
-        _one_step(model, step, lambda loss: loss.backward(), batches, 1 / setting.accumulation)
+        whole = _train_on(batches, model, step, lambda loss: loss.backward(), 1 / setting.accumulation)
         optimizer.step()
         optimizer.zero_grad()
-        _close(model, step, batches)
+        if step is not None and whole is not None:
+            step.close(losses_after=whole.mean_losses)
         clock.step_ended()
 
 
@@ -176,48 +178,29 @@ def train_by_accelerate(setting: Setting, steps: int, clock: Clock) -> None:
     if setting.name != WITHOUT:
         step = accelerated_step(accelerator, **arguments_of(setting, bare), measure=measure(bare), model=bare)
     for batches in steps_of(steps, setting.accumulation):
-        _one_step(model, step, accelerator.backward, batches, 1.0)
+        whole = _train_on(batches, model, step, accelerator.backward, 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        _close(model, step, batches)
+        if step is not None and whole is not None:
+            step.close(losses_after=whole.mean_losses)
         clock.step_ended()
     accelerator.free_memory()
 
 
-Batches = list[dict[str, Tensor]]
-
-
-def _one_step(model: nn.Module, step: WeightedStep | None, backward: Any, batches: Batches, factor: float) -> None:
-    """factor: what the loss without weights is multiplied by."""
+def _train_on(
+    batches: list[dict[str, Tensor]], model: nn.Module, step: WeightedStep | None, backward: Any, factor: float
+) -> MicroBatches | None:
+    """The backward passes of a step. factor: what the loss without weights is multiplied by."""
     if step is None:
         for batch in batches:
             backward(mean(model, batch) * factor)
-        return
+        return None
     first, *others = batches
-    if step.wants_losses:
-        passed = sums(model, first)
-        known = passed.detach()
-        step.open(_counted(batches), lambda: _means(model, others, batches, known))
-    else:
-        step.open(_counted(batches))
-        passed = sums(model, first)
-    backward(step.total(passed, first["task"]))
+    whole = MicroBatches(step, batches, counts, partial(sums, model))
+    backward(step.total(whole.open(partial(sums, model)), first["task"]))
     for batch in others:
         backward(step.total(sums(model, batch), batch["task"]))
-
-
-def _close(model: nn.Module, step: WeightedStep | None, batches: Batches) -> None:
-    if step is not None:
-        step.close(losses_after=lambda: _means(model, batches, batches, torch.zeros(len(TASKS))))
-
-
-def _counted(batches: Batches) -> Tensor:
-    return torch.stack([counts(batch) for batch in batches]).sum(0)
-
-
-def _means(model: nn.Module, passed: Batches, of: Batches, known: Tensor) -> Tensor:
-    """``(K,)`` over the micro-batches ``of``. known: sums of those that are not passed."""
-    return torch.stack([known, *(sums(model, batch) for batch in passed)]).sum(0) / _counted(of)
+    return whole
 
 
 def train_by_lightning(setting: Setting, steps: int, clock: Clock) -> None:

@@ -14,19 +14,18 @@ backward pass. With manual optimization use ``WeightedStep`` itself.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
+from weighting._per_task import PerTask
 from weighting.contract import Weighter
-from weighting.observation import Needs
-from weighting.passes import Draws
-from weighting.step import PerTask, WeightedStep
+from weighting.micro_batches import MicroBatches
+from weighting.step import WeightedStep
 
 
 @dataclass
@@ -95,7 +94,7 @@ class WeightedTasks:
         self._weighting = (weighter, tuple(tasks), settings)
         self._step: WeightedStep | None = None
         self._saved: dict[str, Any] | None = None
-        self._whole: list[Any] = []
+        self._micro_batches: MicroBatches | None = None
 
     def task_counts(self, batch: Any) -> PerTask:
         """Units of each task in a micro-batch."""
@@ -169,38 +168,24 @@ class WeightedTasks:
             step.load_state_dict(self._saved)
         return step
 
-    def _measure(self, batch: Any) -> tuple[PerTask, PerTask]:
+    def _bare_sums(self, batch: Any) -> PerTask:
         given: Any = self
         with given.trainer.precision_plugin.forward_context():
-            return self.task_sums(batch), self.task_counts(batch)
+            return self.task_sums(batch)
+
+    def _measure(self, batch: Any) -> tuple[PerTask, PerTask]:
+        return self._bare_sums(batch), self.task_counts(batch)
 
     def _open(self, first: Any, *others: Any) -> PerTask:
         """Open a step; the sums of its first micro-batch. Where losses have to be known before, its pass is made once."""
-        names, batches, draws = self.step.vector, [first, *others], Draws.now()
-        counted = [self.task_counts(batch) for batch in batches]
-        sums, losses = None, None
-        if self.step.wants_losses:
-            sums = names("sums", self.task_sums(first))
-            known = sums.detach(), counted[0]
-            losses = partial(self._means, others, known)
-        counts = torch.stack([names("counts", each) for each in counted]).sum(0)
-        self.step.open(counts, losses, lambda: (self.task_sums(batch) for batch in batches), draws)
-        self._whole = batches if Needs.LOSSES_AFTER_STEP in self.step.weighter.needs else []
-        return self.task_sums(first) if sums is None else sums
-
-    def _means(self, batches: Iterable[Any], *known: tuple[PerTask, PerTask]) -> Tensor:
-        """Over all micro-batches. known: sums and counts of others that belong to them."""
-        names = self.step.vector
-        measured = [*known, *(self._measure(batch) for batch in batches)]
-        sums = torch.stack([names("sums", each) for each, _ in measured]).sum(0)
-        counts = torch.stack([names("counts", each) for _, each in measured]).sum(0)
-        return sums / counts.clamp(min=1)
+        self._micro_batches = MicroBatches(self.step, [first, *others], self.task_counts, self._bare_sums)
+        return self._micro_batches.open(self.task_sums)
 
     def close_step(self, *, skipped: bool = False) -> None:
         """After the optimizer, whether it made its step or a gradient scaler skipped it."""
-        batches, self._whole = self._whole, []
         given: Any = self
-        self.step.close(skipped=skipped, losses_after=(lambda: self._means(batches)) if batches else None)
+        whole, self._micro_batches = self._micro_batches, None
+        self.step.close(skipped=skipped, losses_after=None if whole is None else whole.mean_losses)
         # Lightning keeps what is logged in the steps between for nobody, at the price of a small forward pass.
         if given.trainer.global_step % max(given.trainer.log_every_n_steps, 1) == 0:
             given.log_dict(self.step.logs(), on_step=True, on_epoch=False, batch_size=1)

@@ -10,8 +10,7 @@ each task in the whole step; other losses: ``task_losses`` and ``task_counts``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +18,15 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
+from weighting._per_task import PerTask
 from weighting.contract import Weighter
 from weighting.integrations._transformers_private import TrainerPrivate
 from weighting.integrations.tokens import COLUMN, TaskCollator, number_of, token_counts, token_sums
 from weighting.losses import TaskLosses
+from weighting.micro_batches import MicroBatches
 from weighting.observation import Needs
-from weighting.passes import Draws, apart
-from weighting.step import PerTask, WeightedStep
+from weighting.passes import apart
+from weighting.step import WeightedStep
 from weighting.validation import ValidationFeed
 
 FILE = "weighting.pt"
@@ -80,7 +81,7 @@ class WeightedTasks(TrainerPrivate):
             check_every=check_every,
         )
         self._waiting: list[Any] = []
-        self._kept: list[Any] = []
+        self._micro_batches: MicroBatches | None = None
         self._evaluated = TaskLosses(len(self.tasks), device=given.args.device)
         given.add_callback(_AtTheStep(self))
 
@@ -175,53 +176,34 @@ class WeightedTasks(TrainerPrivate):
     def _open(self, model: Any, first: dict[str, Any], others: list[dict[str, Any]]) -> PerTask:
         """Open a step; the sums of its first micro-batch. Where losses have to be known before, its pass is made once."""
         given: Any = self
-        batches, draws = [first, *others], Draws.now()
-        counted = [self._vector(self.task_counts(batch)) for batch in batches]
-        sums, losses = None, None
-        if self.step.wants_losses:
-            sums = self._vector(self.task_sums(model, first))
-            known = sums.detach(), counted[0].to(sums.device)
-            losses = partial(self._means, others, known)
-        counts = torch.stack(counted).sum(0).to(given.args.device)
-        self.step.open(counts, losses, lambda: self._sums(batches), draws)
+        self._micro_batches = whole = MicroBatches(self.step, [first, *others], self._counts, self._bare_sums)
+        sums = whole.open(lambda batch: self.task_sums(model, batch))
         if self._is_reentrant():
             with apart(given.model, evaluation=False, grad=True), given.compute_loss_context_manager():
-                for batch in batches:
+                for batch in [first, *others]:
                     self.step.gradients_of(self.task_sums(given.model, batch))
-        self._kept = batches if Needs.LOSSES_AFTER_STEP in self.step.weighter.needs else []
-        return self.task_sums(model, first) if sums is None else sums
+        return sums
 
     def close_step(self) -> None:
         """After the optimizer, whether it made its step or skipped it."""
         given: Any = self
-        batches, self._kept = self._kept, []
+        whole, self._micro_batches = self._micro_batches, None
         self.step.close(
             skipped=given.accelerator.optimizer_step_was_skipped,
-            losses_after=(lambda: self._means(batches)) if batches else None,
+            losses_after=None if whole is None else whole.mean_losses,
         )
 
-    def _means(self, batches: list[dict[str, Any]], *known: tuple[Tensor, Tensor]) -> Tensor:
-        """This rank's mean losses over all micro-batches, by the bare model: ranks may differ in their number.
+    def _counts(self, batch: dict[str, Any]) -> Tensor:
+        given: Any = self
+        return self._vector(self.task_counts(batch)).to(given.args.device)
 
-        known  sums and counts of others that belong to them
-        """
-        measured = [*known, *(self._measure(batch) for batch in batches)]
-        sums = torch.stack([each for each, _ in measured]).sum(0)
-        return sums / torch.stack([counts for _, counts in measured]).sum(0).clamp(min=1)
-
-    def _sums(self, batches: list[dict[str, Any]]) -> Iterator[Tensor]:
-        """Of each micro-batch, with graph, by the bare model."""
+    def _bare_sums(self, batch: dict[str, Any]) -> Tensor:
         given: Any = self
         with given.compute_loss_context_manager():
-            for batch in batches:
-                yield self._vector(self.task_sums(given.model, batch))
+            return self._vector(self.task_sums(given.model, self.on_device(batch)))
 
     def _measure(self, batch: Any) -> tuple[Tensor, Tensor]:
-        given: Any = self
-        inputs = self.on_device(batch)
-        with given.compute_loss_context_manager():
-            sums = self._vector(self.task_sums(given.model, inputs))
-        return sums, self._vector(self.task_counts(inputs)).to(sums.device)
+        return self._bare_sums(batch), self._counts(batch)
 
     def _vector(self, values: PerTask) -> Tensor:
         return self.step.vector("task losses or counts", values)

@@ -12,10 +12,10 @@ from typing import Any
 
 from torch import nn
 
+from weighting._per_task import PerTask
 from weighting.integrations._transformers_private import SFTPrivate, fused_nats, has_fused_head
 from weighting.integrations.tokens import COLUMN, sums_of_nats
 from weighting.integrations.transformers import WeightedTasks as TrainerTasks
-from weighting.step import PerTask
 
 
 class WeightedTasks(SFTPrivate, TrainerTasks):
