@@ -110,7 +110,9 @@ def checkpoints(out: Path) -> list[Path]:
 
 def numbers(run: Run) -> dict[str, Any]:
     """All of a record but what depends on the clock and the machine."""
-    kept = run.record.model_dump(exclude={"costs", "started", "ended", "resumed", "commit", "machine", "trajectory_sha256"})
+    kept = run.record.model_dump(
+        exclude={"costs", "timings", "started", "ended", "resumed", "commit", "machine", "trajectory_sha256"}
+    )
     kept["flags"] = [flag for flag in run.record.flags if flag.name != DISTURBED]
     assert run.record.costs is not None
     return {**kept, "extra": (run.record.costs.extra_forwards, run.record.costs.extra_backwards)}

@@ -24,8 +24,8 @@ from benchmarks.records.schema import DISTURBED, Record, Run, Timing
 APART = timedelta(minutes=15)
 """The longest time between the end of one run and the beginning of the other for which they count as trained together.
 
-Runs that overlap always do, however long they are. In the reference suites the runs of a seed are at most 5 minutes apart
-when they are trained in one go; retrained ones were 20 and more."""
+Runs that overlap always do, however long they are. Where a plan has more methods than that allows, it times the uniform run
+again on the way (``harness.pairs``)."""
 
 ALIKE = {"gpu_id"}
 """Facts of a machine that may differ: two devices of one kind in one machine."""
@@ -81,10 +81,14 @@ def without_pair(found: Mapping[str, Mapping[int, Pairing]]) -> list[str]:
 
 def timed_lately(record: Record, host: str, now: datetime) -> bool:
     """Whether a run that starts now on this machine would still be a pair of a recorded one."""
-    return any(
-        timing.machine.get("host") == host and now - datetime.fromisoformat(timing.ended) <= APART
-        for timing in _timings(record)
-    )
+    last = last_timed(record, host)
+    return last is not None and now - last <= APART
+
+
+def last_timed(record: Record, host: str) -> datetime | None:
+    """When the newest timing of a record on this machine ended; None where it has none."""
+    ended = (datetime.fromisoformat(timing.ended) for timing in _timings(record) if timing.machine.get("host") == host)
+    return max(ended, default=None)
 
 
 def own_timing(record: Record) -> Timing | None:

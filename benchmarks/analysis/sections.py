@@ -13,8 +13,8 @@ from typing import Any
 
 import weighting
 from benchmarks.analysis import comparable
-from benchmarks.analysis.commits import mixed_commits
 from benchmarks.analysis.comparable import began_alike, conditions, difference, latest, short_differences
+from benchmarks.analysis.origins import mixed_origins
 from benchmarks.contract import Training
 from benchmarks.records.schema import (
     COMPARED,
@@ -288,8 +288,7 @@ def _section(name: str, digest: str, group: _Group, others: list[Run]) -> tuple[
         excluded=tuple(excluded),
     )
     warnings += [_left_out(run, why) for run, why in excluded]
-    commits = mixed_commits(kept)
-    return section, [f"{name}: {warning}" for warning in (*warnings, *([commits] if commits else []))]
+    return section, [f"{name}: {warning}" for warning in (*warnings, *mixed_origins(kept))]
 
 
 def _digest(value: Any) -> str:

@@ -21,6 +21,7 @@ from benchmarks.harness.executor import Cluster, Executor, ExecutorName, Lost
 from benchmarks.harness.here import HereExecutor
 from benchmarks.harness.local import LocalExecutor
 from benchmarks.harness.memory import cores
+from benchmarks.harness.pairs import Pairs
 from benchmarks.harness.worker import Job, WorkerEvent, make_record, recorded_meanwhile
 from benchmarks.planning.status import Recorded, plan_status
 from benchmarks.records import provenance
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 
 BUSY_SECONDS = 1.0
 """Wait before asking again for a run that another command is training."""
+TIMED = "timed"
+"""How a run ended that the plan does not count."""
 LOST_TIMES = 3
 """How often a run is tried again that was lost through no doing of its own."""
 
@@ -124,7 +127,9 @@ def execute(
         for key, spec in status.to_do.items()
     ]
     if to_do:
-        dispatcher = _Dispatcher(to_do, result, len(runs), wait=wait)
+        # What is timed on another machine than its pair says nothing.
+        pairs = Pairs(() if executor == "ray" else runs)
+        dispatcher = _Dispatcher(to_do, result, len(runs), pairs, wait=wait)
         with contextlib.closing(Presence(folder)) as presence:
             presence.check_others()
             dispatcher.run(_make_executor(executor, to_do, presence, jobs, devices, cluster, dispatcher))
@@ -179,13 +184,14 @@ def _set_damaged_aside(folder: Path, key: str) -> list[str]:
 class _Dispatcher:
     """Gives an executor the runs of a plan, one for each free slot.
 
-    wait  whether to wait for runs that other commands have in hand when nothing else is left
+    pairs  which runs are timed again on the way
+    wait   whether to wait for runs that other commands have in hand when nothing else is left
     """
 
-    def __init__(self, jobs: list[Job], result: PlanResult, total: int, *, wait: bool) -> None:
+    def __init__(self, jobs: list[Job], result: PlanResult, total: int, pairs: Pairs, *, wait: bool) -> None:
         self.waiting = deque(jobs)
         self.result = result
-        self.wait = wait
+        self.pairs, self.wait = pairs, wait
         self.running: dict[int, Job] = {}
         """Slot -> what is trained there."""
         self.not_before = 0.0
@@ -250,7 +256,11 @@ class _Dispatcher:
                 return
             if self.executor.why_wait(self.waiting[0]):
                 return
-            self._start(slot, self.waiting.popleft())
+            self._start(slot, self.pairs.lacking(self.waiting[0], self._in_hand()) or self.waiting.popleft())
+
+    def _in_hand(self) -> set[str]:
+        """Keys of all that is trained, or will be."""
+        return {job.spec.key for job in (*self.waiting, *self.running.values())}
 
     def _to_one_that_is_free(self) -> bool:
         """Turn the queue until a run is first that no other command has in hand."""
@@ -264,11 +274,16 @@ class _Dispatcher:
         try:
             self.executor.start(slot, job)
         except StorageError as error:
-            self.waiting.appendleft(job)
+            self._put_back(job)
             self._end_with(error)
             return
         self.running[slot] = job
         self.display.begin(slot, job.spec)
+
+    def _put_back(self, job: Job) -> None:
+        """It is to be trained yet, unless it was there for the time of others alone."""
+        if job.planned:
+            self.waiting.appendleft(job)
 
     def _ended(self, slot: int, end: WorkerEvent | Lost) -> None:
         job = self.running.pop(slot)
@@ -279,14 +294,15 @@ class _Dispatcher:
         elif end.kind == "busy":
             self._leave_to_another(job)
         elif end.kind == "stopped":
-            self.waiting.appendleft(job)
+            self._put_back(job)
         else:
-            self.waiting.appendleft(job)
+            self._put_back(job)
             self._end_with(UserError(end.text) if end.kind == "refused" else StorageError(end.text))
-        self.display.end(slot, _how_it_ended(end))
+        self.display.end(slot, _how_it_ended(end) if job.planned else TIMED)
 
     def _recorded(self, job: Job, end: WorkerEvent) -> None:
-        self.result.recorded.append(Recorded(job.spec, end.state or "finished", end.text))
+        if job.planned:
+            self.result.recorded.append(Recorded(job.spec, end.state or "finished", end.text))
         self.result.warnings += [end.warning] if end.warning else []
 
     def _end_with(self, error: StorageError | UserError) -> None:
@@ -295,6 +311,8 @@ class _Dispatcher:
 
     def _leave_to_another(self, job: Job) -> None:
         """Another command has the run in hand: what becomes of it is that command's to record."""
+        if not job.planned:
+            return
         self.waiting.append(job)
         try:
             self.busy[job.spec.key] = lock_of(job.folder, job.spec.key)
@@ -305,8 +323,8 @@ class _Dispatcher:
         """A run was lost: while ending that is a stop; otherwise it is tried again, or is a row."""
         key = job.spec.key
         if self.ending():
-            self.waiting.appendleft(job)
-        elif end.again and self.lost[key] < LOST_TIMES:
+            self._put_back(job)
+        elif end.again and job.planned and self.lost[key] < LOST_TIMES:
             self.lost[key] += 1
             self.result.warnings.append(f"{run_name(job.spec)}: {end.reason}; tried again")
             self.waiting.append(job)
@@ -331,7 +349,7 @@ class _Dispatcher:
         except filelock.Timeout:
             self._leave_to_another(job)
         except OSError as error:
-            self.waiting.appendleft(job)
+            self._put_back(job)
             self._end_with(StorageError.of(error, job.folder))
         else:
             self._recorded(job, there or WorkerEvent("recorded", state=state, text=reason))

@@ -55,6 +55,8 @@ class Job:
     """Whether nothing else was or will be trained in its process."""
     per_device: int = 1
     """How many runs share its GPU."""
+    planned: bool = True
+    """Whether the plan counts it; else it is there for the time of runs beside it alone, see ``pairs``."""
 
 
 @dataclass(frozen=True)

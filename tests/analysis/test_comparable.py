@@ -152,6 +152,24 @@ def test_runs_of_several_commits_are_said() -> None:
     assert sections(of("a" * 40, *runs))[1] == []
 
 
+def test_runs_on_several_processors_are_said() -> None:
+    """Not where one record does not tell the instructions that others of its processor do."""
+
+    def on(runs: list[Run], **facts: str | None) -> list[Run]:
+        return [replace(run, record=run.record.model_copy(update={"machine": facts})) for run in runs]
+
+    uniform, famo, coba = (fake_runs.make(name, 0) for name in ("uniform", "famo", "coba"))
+    one, same = {"processor": "A", "instructions": "AVX512"}, {"processor": "A", "instructions": None}
+    assert sections([*on([uniform], **one), *on([famo, coba], **same)])[1] == []
+    others = [{"processor": "A", "instructions": "AVX2"}, {"processor": "B"}, {"processor": "A", "gpu": "G"}]
+    for other, name in zip(others, ["A with AVX2", "B", "G"], strict=True):
+        (warning,) = sections([*on([uniform, famo], **one), *on([coba], **other)])[1]
+        kinds = f"A with AVX512 (2 runs: famo, uniform); {name} (1 run: coba)"
+        assert warning.startswith(
+            f"pictures: trained on 2 kinds of processor: {kinds}; numbers are rounded otherwise on each"
+        )
+
+
 def test_a_tuned_run_may_have_its_own_learning_rate_and_nothing_else() -> None:
     lr = changed("training", lr=0.3)
     tuned = lr(fake_runs.make("famo", 0, role="tuned"))

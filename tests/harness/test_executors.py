@@ -19,6 +19,7 @@ from benchmarks.harness import dispatcher, here, processes
 from benchmarks.harness.devices import Devices
 from benchmarks.harness.dispatcher import PlanResult, execute
 from benchmarks.harness.executor import Lost
+from benchmarks.harness.pairs import Pairs
 from benchmarks.harness.peak_memory import PeakMemory
 from benchmarks.harness.worker import Job, WorkerEvent
 from benchmarks.records.locks import lock_of
@@ -137,7 +138,7 @@ def test_what_a_worker_recorded_before_it_was_killed_stays(tmp_path: Path, monke
     """Killed between its record and its word to the parent."""
     (job,) = jobs_of(suite_file(tmp_path), "uniform")
     in_process(job)
-    there = dispatcher._Dispatcher([job], dispatcher.PlanResult(), 1, wait=True)
+    there = dispatcher._Dispatcher([job], dispatcher.PlanResult(), 1, Pairs(()), wait=True)
     there._lost(job, Lost("its process was ended by SIGKILL"))
     assert [row.state for row in there.result.recorded] == ["finished"]
     assert read_run(run_folder(job.folder, job.spec.key)).record.state == "finished"

@@ -2,56 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from commands_at_work import jobs_of
 from suites import suite_file
+from unlucky_executor import Unlucky, carried_out
 
 from benchmarks.errors import UserError
-from benchmarks.harness.dispatcher import LOST_TIMES, PlanResult, _Dispatcher
+from benchmarks.harness.dispatcher import LOST_TIMES
 from benchmarks.harness.executor import Lost
-from benchmarks.harness.worker import Job, WorkerEvent, run_job
+from benchmarks.harness.worker import WorkerEvent, run_job
 from benchmarks.records.storage import read_run, run_folder, run_folders
 
 GONE = Lost("its machine was lost", again=True)
-
-
-class Unlucky:
-    """Ends each run as it is told, in turn; trains it in this process where it is told nothing more."""
-
-    slots = 2
-    warnings: Sequence[str] = ()
-
-    def __init__(self, *ends: WorkerEvent | Lost) -> None:
-        self.ends, self.started, self.stopped, self.closed = list(ends), list[str](), False, False
-        self._now: list[tuple[int, Job]] = []
-
-    def why_wait(self, job: Job) -> str:
-        return ""
-
-    def start(self, slot: int, job: Job) -> None:
-        self.started.append(job.spec.key)
-        self._now.append((slot, job))
-
-    def hear(self, seconds: float) -> Sequence[tuple[int, WorkerEvent | Lost]]:
-        if not self._now:
-            return []
-        slot, job = self._now.pop(0)
-        return [(slot, self.ends.pop(0) if self.ends else run_job(job, lambda _: None, lambda: self.stopped))]
-
-    def stop(self) -> None:
-        self.stopped = True
-
-    def close(self) -> None:
-        self.closed = True
-
-
-def carried_out(jobs: list[Job], executor: Unlucky) -> PlanResult:
-    result = PlanResult()
-    _Dispatcher(jobs, result, len(jobs), wait=True).run(executor)
-    return result
 
 
 @pytest.mark.parametrize("times", [1, LOST_TIMES])
