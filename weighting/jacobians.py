@@ -161,11 +161,11 @@ class Jacobian:
         """
         places = self._places(among)
         alone = {place for place in places if len(self._rows[place]) == 1}
+        seen = visible(weights)
         for place in alone:
             ((task, row),) = self._rows[place].items()
-            factor = weights[..., task].reshape(*weights.shape[:-1], *(1 for _ in row.shape[self.replica_dims :]))
-            self._add_gradient(place, torch.where(factor != 0, factor.to(_at_least_float32(row)) * row, 0.0))
-        seen = visible(weights)
+            number = None if seen is None or self.replica_dims else seen[task]
+            self._add_gradient(place, _weighted(row, weights[..., task], number))
         some_zero = seen is None or 0 in seen
         for block in self._side_by_side([place for place in places if place not in alone]):
             numbers = block.numbers.to(_at_least_float32(block.numbers))
@@ -284,6 +284,19 @@ def _starts(losses: Tensor | Sequence[Tensor]) -> Sequence[Tensor | GradientEdge
         loss.detach() if function is None else GradientEdge(function, number)
         for loss, (function, number) in zip(plain, node.next_functions, strict=True)
     ]
+
+
+def _weighted(row: Tensor, weights: Tensor, number: float | None) -> Tensor:
+    """A task's gradient times its weight, at least in float32; 0 of weight 0, whatever the gradient.
+
+    weights  ``(*batch_shape)``
+    number   the weight, where there are no replicas and looking at it waits for nothing; else None
+    """
+    row = row.to(_at_least_float32(row))
+    if number is not None:
+        return row * number if number else torch.zeros_like(row)
+    factor = weights.reshape(*weights.shape, *(1 for _ in row.shape[weights.dim() :]))
+    return torch.where(factor != 0, factor.to(row) * row, 0.0)
 
 
 def _at_least_float32(values: Tensor) -> torch.dtype:
