@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -32,30 +33,69 @@ def show(page: Page, place: str) -> None:
     page.wait_for_selector(f"{place} .main-svg >> nth=0")
 
 
-@pytest.fixture(params=WIDTHS)
-def page(request: pytest.FixtureRequest, browser: Browser, address: str) -> Iterator[Page]:
-    context = browser.new_context(viewport={"width": request.param, "height": 900}, color_scheme="light")
-    opened = context.new_page()
-    said: list[str] = []
-    asked: list[str] = []
+@dataclass
+class Opened:
+    """A page, and what it has said and asked for."""
+
+    page: Page
+    said: list[str]
+    """Warnings and errors on its console."""
+    asked: list[str]
+    """What it wanted from elsewhere."""
+
+
+def opened(browser: Browser, address: str, width: int) -> Iterator[Opened]:
+    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme="light")
+    found = Opened(context.new_page(), [], [])
 
     def heard(message: ConsoleMessage) -> None:
         if message.type in ("error", "warning"):
-            said.append(message.text)
+            found.said.append(message.text)
 
     def requested(request: Request) -> None:
         if not request.url.startswith(("file:", "data:", "blob:")):
-            asked.append(request.url)
+            found.asked.append(request.url)
 
-    opened.on("console", heard)
-    opened.on("pageerror", lambda error: said.append(str(error)))
-    opened.on("request", requested)
-    opened.goto(address)
-    show(opened, "#chart-pictures-0")
-    yield opened
-    assert said == []
-    assert asked == []
+    found.page.on("console", heard)
+    found.page.on("pageerror", lambda error: found.said.append(str(error)))
+    found.page.on("request", requested)
+    found.page.goto(address)
+    show(found.page, "#chart-pictures-0")
+    yield found
     context.close()
+
+
+@pytest.fixture(scope="module", params=WIDTHS)
+def shared(request: pytest.FixtureRequest, browser: Browser, address: str) -> Iterator[Opened]:
+    """Loaded once: that costs more than what is done with it."""
+    yield from opened(browser, address, request.param)
+
+
+@pytest.fixture
+def page(shared: Opened) -> Iterator[Page]:
+    """As somebody sees it who has not touched it, but for charts that are drawn already."""
+    shared.page.mouse.move(0, 0)
+    shared.page.evaluate(UNTOUCHED)
+    yield shared.page
+    assert shared.said == []
+    assert shared.asked == []
+
+
+@pytest.fixture(params=WIDTHS)
+def fresh(request: pytest.FixtureRequest, browser: Browser, address: str) -> Iterator[Page]:
+    """Loaded for one test alone."""
+    for found in opened(browser, address, request.param):
+        yield found.page
+        assert found.said == []
+        assert found.asked == []
+
+
+UNTOUCHED = """() => {
+  document.querySelectorAll("#methods input").forEach((box) => { if (!box.checked) box.click(); });
+  if (document.documentElement.dataset.theme !== "light") document.getElementById("theme").click();
+  document.activeElement.blur();
+  window.scrollTo(0, 0);
+}"""
 
 
 def test_every_chart_is_drawn_and_nothing_is_wider_than_the_window(page: Page) -> None:
@@ -103,13 +143,13 @@ def test_the_single_task_baseline_can_be_switched_off_too(page: Page) -> None:
     page.wait_for_function("document.querySelector('#chart-pictures-0').data.find(t => t.name === 'STL').visible === false")
 
 
-def test_a_chart_not_drawn_yet_heeds_what_is_switched_off(page: Page) -> None:
-    last = page.locator(".plot[id^=chart-pictures]").count() - 1
+def test_a_chart_not_drawn_yet_heeds_what_is_switched_off(fresh: Page) -> None:
+    last = fresh.locator(".plot[id^=chart-pictures]").count() - 1
     place = f"#chart-pictures-{last}"
-    assert page.locator(f"{place} .main-svg").count() == 0
-    page.locator("#methods input[value=famo]").uncheck()
-    show(page, place)
-    hidden = page.evaluate(f"document.querySelector('{place}').data.filter(t => t.visible === false).map(t => t.name)")
+    assert fresh.locator(f"{place} .main-svg").count() == 0
+    fresh.locator("#methods input[value=famo]").uncheck()
+    show(fresh, place)
+    hidden = fresh.evaluate(f"document.querySelector('{place}').data.filter(t => t.visible === false).map(t => t.name)")
     assert hidden == ["famo"]
 
 
@@ -218,10 +258,10 @@ def test_the_focus_is_never_under_the_box_of_methods(page: Page) -> None:
     assert covered == 0
 
 
-def test_the_first_stop_of_the_keyboard_skips_to_the_verdict(page: Page) -> None:
-    page.keyboard.press("Tab")
-    page.keyboard.press("Enter")
-    assert page.evaluate("document.activeElement.id") == "verdict"
+def test_the_first_stop_of_the_keyboard_skips_to_the_verdict(fresh: Page) -> None:
+    fresh.keyboard.press("Tab")
+    fresh.keyboard.press("Enter")
+    assert fresh.evaluate("document.activeElement.id") == "verdict"
 
 
 def light(colour: str) -> float:
