@@ -21,6 +21,10 @@ REFERENCE = ROOT / "results" / "reference"
 BLOCK = re.compile(r"(<!-- begin (\w+) -->\n).*?(<!-- end -->)", flags=re.DOTALL)
 QUICK = ("code_lm", "multidigits")
 """The problems of the suite quick."""
+FULL = ("code_lm", "multidigits", "gradnorm_toy", "famo_toy")
+COMPARED = FULL[:2]
+"""The problems of the suite full, and those whose seconds say something of other models."""
+DASH = "\N{EN DASH}"
 DELTA = "delta_m_over_metrics"
 PRICE = "price_of_one_checkpoint"
 ADAPTIVE = ("gradnorm", "lbtw", "famo")
@@ -61,6 +65,24 @@ def quick() -> str:
 
     heads = [cell for problem in QUICK for cell in (f"`{problem}`: Δm %", "better", "s/step")]
     return _table(["method", *heads], [list(cells(method)) for method in methods], ":" + "r" * 6)
+
+
+def everywhere() -> str:
+    """Every method at its defaults on every problem of the suite full; with the cost of a step, where it is compared."""
+    rows = {problem: _by_method(f"full/tables/{problem}_overview.csv") for problem in FULL}
+    costs = {problem: _costs("full", problem) for problem in COMPARED}
+    methods = dict.fromkeys(method for found in rows.values() for method in found)
+
+    def cells(method: str) -> Iterable[str]:
+        yield f"`{method}`"
+        for problem in FULL:
+            row = rows[problem].get(method)
+            yield _with_error(row, DELTA) if row else DASH
+            if problem in costs:
+                yield _number(costs[problem].get(method, ""), 2)
+
+    heads = [cell for problem in FULL for cell in [f"`{problem}`: Δm %", *(["s/step"] if problem in costs else [])]]
+    return _table(["method", *heads], [list(cells(method)) for method in methods], ":" + "r" * len(heads))
 
 
 def better() -> str:
@@ -264,11 +286,13 @@ def _claims(paper: str) -> list[list[str]]:
 
 
 def _number(text: str, digits: int) -> str:
-    return f"{float(text):.{digits}f}" if text else "\N{EN DASH}"
+    return f"{float(text):.{digits}f}" if text else DASH
 
 
 def _with_error(row: Row, key: str) -> str:
-    return f"{float(row[key]):.1f} ± {float(row[key + '.se']):.1f}"
+    """Without an error where there is one seed."""
+    error = row[f"{key}.se"]
+    return f"{float(row[key]):.1f} ± {float(error):.1f}" if error else f"{float(row[key]):.1f}"
 
 
 def _seeds_better(row: Row) -> str:
@@ -291,7 +315,7 @@ def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], alignment: str) 
 
 BLOCKS: dict[str, Callable[[], str]] = {
     block.__name__: block
-    for block in (quick, better, finetune, terminal, fair, tuning, claims, coba, gradnorm, errors, commands)
+    for block in (quick, everywhere, better, finetune, terminal, fair, tuning, claims, coba, gradnorm, errors, commands)
 }
 
 
