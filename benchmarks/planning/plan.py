@@ -175,15 +175,17 @@ class _ProblemPlanner:
             )
         return [
             run.model_copy(update={"training": self.training.model_copy(update={"lr": lr})})
-            for tasks, spec, role in self._tried()
+            for tasks, spec, role in self._tried(tune)
             for lr, setting in self._settings(spec, tune)
             for run in [self._run(tasks, setting, tune.seed, role=role)]
         ]
 
-    def _tried(self) -> Iterator[tuple[tuple[str, ...], WeighterSpec, Role]]:
-        """What is tuned: every method, and the single-task baseline of every task."""
+    def _tried(self, tune: Tune) -> Iterator[tuple[tuple[str, ...], WeighterSpec, Role]]:
+        """What is tuned: every method that is not left out, and the single-task baseline of every task."""
+        for number, name in enumerate(tune.leave_out):
+            self._check_named(["leave_out", number], name)
         for spec in self._weighters():
-            if spec.name != "random":
+            if spec.name not in ("random", *tune.leave_out):
                 yield self.problem.tasks, spec, "trial"
         if self._wanted(SINGLE_TASK):
             for task in self.problem.tasks:
@@ -210,10 +212,8 @@ class _ProblemPlanner:
 
     def _space(self, spec: WeighterSpec, kind: type[Weighter], tune: Tune) -> dict[str, Sequence[object]]:
         """Hyperparameter -> values to search; what the suite sets by hand is no part of it."""
-        named = [*(entry.name for entry in self.entry.weighters or self.file.suite.weighters), *CONTROLS]
         for name in tune.search:
-            if name not in named:
-                raise self.file.error([*self._tune_place, "search", name], unknown("weighter", name, named))
+            self._check_named(["search", name], name)
         defaults, hints = hyperparameter_defaults(kind), _hints(kind)
         space: Mapping[str, Sequence[object]] = tune.search.get(spec.name, kind.search)
         for name, values in space.items():
@@ -223,6 +223,12 @@ class _ProblemPlanner:
             for value in values:
                 self._check_type(place, value, hints.get(name, Any))
         return {name: values for name, values in space.items() if spec.hyperparameters[name] == defaults[name]}
+
+    def _check_named(self, place: Sequence[str | int], name: str) -> None:
+        """That a weighter is compared which a part of ``tune``, at this place, names."""
+        named = [*(entry.name for entry in self.entry.weighters or self.file.suite.weighters), *CONTROLS]
+        if name not in named:
+            raise self.file.error([*self._tune_place, *place], unknown("weighter", name, named))
 
     @property
     def _tune_place(self) -> list[str | int]:

@@ -25,6 +25,7 @@
       trials: 16                                # for each; the rest between these rates and over the search space
       seed: 100                                 # of the trials, none of the seeds above
       search: {coba: {window: [100, 500]}}      # instead of the method's own search space
+      leave_out: [metaweighting]                # not tuned: compared at its defaults alone
     controls:
       simplex: 15                               # static weights over the simplex, at most so many, for a Pareto front
       frozen: true                              # each adaptive method again with its time-averaged weights held fixed
@@ -78,6 +79,8 @@ class Tune(_Entry):
     seed: Annotated[int, Field(ge=0)]
     search: dict[str, dict[str, Annotated[list[Any], Field(min_length=1)]]] = {}
     """Weighter -> hyperparameter -> values, instead of the method's own search space."""
+    leave_out: list[str] = []
+    """Weighters that are compared at their defaults alone."""
 
 
 class ProblemEntry(_Entry):

@@ -134,6 +134,14 @@ def test_a_suite_has_a_search_space_of_its_own(tmp_path: Path) -> None:
     assert len({values["temperature"] for values in others}) > 1
 
 
+def test_a_weighter_that_is_left_out_is_compared_at_its_defaults_alone(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, tune={"learning_rates": RATES, "seed": 100, "leave_out": ["dwa"]})
+    assert {run.weighter.label for run in of_role(plan, "trial")} == {"uniform", "static"}
+    assert "dwa" in {run.weighter.label for run in of_role(plan, "method")}
+    with pytest.raises(UserError, match=r"tune\.leave_out\[0\]: .*'dva'.* did you mean 'dwa'"):
+        plan_of(tmp_path, tune={"learning_rates": RATES, "seed": 100, "leave_out": ["dva"]})
+
+
 def test_a_problem_is_tuned_in_its_own_way(tmp_path: Path) -> None:
     own = {"name": TINY, "training": {"steps": 10}, "tune": {"learning_rates": [0.01, 0.02], "seed": 7}}
     plan = plan_of(tmp_path, problems=[TINY, own])
