@@ -22,8 +22,8 @@ BLOCK = re.compile(r"(<!-- begin (\w+) -->\n).*?(<!-- end -->)", flags=re.DOTALL
 QUICK = ("code_lm", "multidigits")
 """The problems of the suite quick."""
 FULL = ("code_lm", "multidigits", "gradnorm_toy", "famo_toy")
-COMPARED = FULL[:2]
-"""The problems of the suite full, and those whose seconds say something of other models."""
+TIMED = FULL[:1]
+"""The problems of the suite full, and those whose steps are long enough to be timed two at a time."""
 DASH = "\N{EN DASH}"
 DELTA = "delta_m_over_metrics"
 PRICE = "price_of_one_checkpoint"
@@ -70,7 +70,7 @@ def quick() -> str:
 def everywhere() -> str:
     """Every method at its defaults on every problem of the suite full; with the cost of a step, where it is compared."""
     rows = {problem: _by_method(f"full/tables/{problem}_overview.csv") for problem in FULL}
-    costs = {problem: _costs("full", problem) for problem in COMPARED}
+    costs = {problem: _costs("full", problem) for problem in TIMED}
     methods = dict.fromkeys(method for found in rows.values() for method in found)
 
     def cells(method: str) -> Iterable[str]:

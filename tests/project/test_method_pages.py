@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import csv
 import re
 from collections.abc import Mapping, Sequence
 
@@ -170,6 +171,16 @@ def test_measured_ratios_are_those_of_the_reference(name: str, kind: type[Weight
     rows = table(page.replace(":", "").replace("\\", ""))
     measured = [row["ratio"] for row in rows if family(row["weighter"].partition("[")[0]) == name]
     assert sorted(map(float, re.findall(r"\b\d\.\d{3}\b", text))) == sorted(map(float, measured))
+
+
+@LISTED
+def test_costs_beside_uniform_are_those_of_the_suite_full(name: str, kind: type[Weighter]) -> None:
+    """Numbers of two decimals, each with its problem."""
+    text = sections(read(name))["Needs and cost"]
+    for ratio, problem in re.findall(r"\b(\d\.\d\d) on `(\w+)`", text):
+        with (REFERENCE / "full" / "tables" / f"{problem}_overview.csv").open(encoding="utf-8", newline="") as file:
+            (row,) = (row for row in csv.DictReader(file) if row["method"] == name)
+        assert ratio == f"{float(row['relative_seconds']):.2f}"
 
 
 def test_linked_files_exist() -> None:
