@@ -47,7 +47,7 @@ soak: $(VENV)/.installed-test  ## damage files FAULTS times, kill commands KILLS
 	$(BIN)/pytest tests/records/test_damage.py tests/soak --faults $(FAULTS) --kills $(KILLS) --minutes $(MINUTES) \
 		--timeout 0 --figures docs/reliability.md
 
-reference: $(VENV)/.installed-test  ## train all committed numbers and pictures again: eight hours
+reference: $(VENV)/.installed-test  ## train all committed numbers and pictures again: ten hours
 	rm -rf results/reference plots/reference
 	set -e; for suite in quick full coba_ablation val_feedback fair aa finetune; do \
 		$(BIN)/python run_bench.py $$suite --out results/reference --plots plots/reference; done
