@@ -94,7 +94,7 @@ class TaskLosses:
             if value.dim() == 0 or value.shape[-1] != self.num_tasks:
                 raise ValueError(f"TaskLosses: expected {name} of {self.num_tasks} tasks, found shape {tuple(value.shape)}")
         self.device = sums.device
-        counts = wide(counts.to(self.device))
+        counts = wide(counts, self.device)
         sums = torch.where(counts > 0, wide(sums), 0.0)
         self._sums = sums if self._sums is None else self._sums + sums
         self._counts = counts if self._counts is None else self._counts + counts
@@ -107,7 +107,7 @@ class TaskLosses:
         if self._sums is not None and self._counts is not None:
             both = torch.stack([self._sums, self._counts])
         elif self.ranks.number > 1:
-            both = wide(torch.zeros(2, self.num_tasks, device=self.device))
+            both = wide(torch.zeros(2, self.num_tasks), self.device)
         else:
             raise ValueError("TaskLosses: expected a micro-batch before the observation, found none; call add()")
         both = self.ranks.sum(both)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from weighting._per_task import PerTask
-from weighting.observation import Needs
+from weighting.observation import Needs, wide
 from weighting.passes import Draws
 from weighting.step import WeightedStep
 
@@ -54,7 +54,7 @@ class MicroBatches:
     def _means(self, batches: Sequence[Any], *known: Tensor) -> Tensor:
         """known: the sums of those that are not passed."""
         sums = torch.stack([*known, *(self._vector(self.bare(batch)) for batch in batches)]).sum(0)
-        return sums / self.counts.to(sums.device).clamp(min=1)
+        return sums / wide(self.counts, sums.device).clamp(min=1)
 
     def _passes(self) -> Iterator[Tensor]:
         for batch in self.batches:

@@ -177,9 +177,11 @@ def _from_python(value: Any) -> Tensor:
     raise TypeError
 
 
-def wide(values: Tensor) -> Tensor:
-    """In float64, or in float32 on devices without it."""
-    return values.to(torch.float32 if values.device.type == "mps" else torch.float64)
+def wide(values: Tensor, device: torch.device | None = None) -> Tensor:
+    """In float64, or in float32 on devices without it. device: to move to; None: where they are."""
+    device = device or values.device
+    # In one go: float64 cannot even be moved to such a device.
+    return values.to(device, torch.float32 if device.type == "mps" else torch.float64)
 
 
 def visible(values: Tensor) -> list[Any] | None:

@@ -194,6 +194,8 @@ class _Dispatcher:
         self.pairs, self.wait = pairs, wait
         self.running: dict[int, Job] = {}
         """Slot -> what is trained there."""
+        self.in_hand = {job.spec.key for job in jobs}
+        """Of the plan, what is trained or will be. To make a key takes too long to make all of them at every start."""
         self.not_before = 0.0
         self.busy: dict[str, filelock.BaseFileLock] = {}
         """Key -> lock of a run that another command has in hand."""
@@ -256,11 +258,7 @@ class _Dispatcher:
                 return
             if self.executor.why_wait(self.waiting[0]):
                 return
-            self._start(slot, self.pairs.lacking(self.waiting[0], self._in_hand()) or self.waiting.popleft())
-
-    def _in_hand(self) -> set[str]:
-        """Keys of all that is trained, or will be."""
-        return {job.spec.key for job in (*self.waiting, *self.running.values())}
+            self._start(slot, self.pairs.lacking(self.waiting[0], self.in_hand) or self.waiting.popleft())
 
     def _to_one_that_is_free(self) -> bool:
         """Turn the queue until a run is first that no other command has in hand."""
@@ -302,6 +300,7 @@ class _Dispatcher:
 
     def _recorded(self, job: Job, end: WorkerEvent) -> None:
         if job.planned:
+            self.in_hand.discard(job.spec.key)
             self.result.recorded.append(Recorded(job.spec, end.state or "finished", end.text))
         self.result.warnings += [end.warning] if end.warning else []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -14,8 +15,8 @@ from unlucky_executor import Unlucky, carried_out
 
 from benchmarks.analysis.relative_cost import APART, pairings
 from benchmarks.harness.executor import Lost
-from benchmarks.harness.worker import Job
-from benchmarks.records.schema import Run
+from benchmarks.harness.worker import Job, WorkerEvent
+from benchmarks.records.schema import Run, RunSpec
 from benchmarks.records.storage import read_run, run_folder
 
 
@@ -87,3 +88,22 @@ def test_stopped_while_it_is_timed_only_the_planned_runs_are_left(suite: Path) -
     found = carried_out(jobs[1:], executor := Interrupted(), [job.spec for job in jobs])
     assert executor.started == [jobs[0].spec.key]
     assert (found.interrupted, found.unfinished, found.recorded) == (True, 2, [])
+
+
+def test_what_a_start_takes_does_not_grow_with_the_plan(suite: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key is a hash of all settings: thousands of runs must not make thousands of them at every start."""
+    made: list[RunSpec] = []
+    key = RunSpec.key
+    monkeypatch.setattr(RunSpec, "key", property(lambda spec: made.append(spec) or key.__get__(spec)))  # type: ignore[func-returns-value]
+    uniform, random = jobs_of(suite, "uniform", "random")
+
+    def keys_of(seeds: int) -> int:
+        both = (uniform, random)
+        pairs = [replace(job, spec=job.spec.model_copy(update={"seed": seed})) for seed in range(seeds) for job in both]
+        made.clear()
+        done = WorkerEvent("recorded", state="finished")
+        found = carried_out(pairs, Unlucky(*[done] * len(pairs)), [job.spec for job in pairs])
+        assert len(found.recorded) == 2 * seeds
+        return len(made)
+
+    assert keys_of(40) <= 4 * keys_of(10)

@@ -24,7 +24,7 @@ from weighting.integrations._transformers_private import TrainerPrivate
 from weighting.integrations.tokens import COLUMN, TaskCollator, number_of, token_counts, token_sums
 from weighting.losses import TaskLosses
 from weighting.micro_batches import MicroBatches
-from weighting.observation import Needs
+from weighting.observation import Needs, wide
 from weighting.passes import apart
 from weighting.step import WeightedStep
 from weighting.validation import ValidationFeed
@@ -195,7 +195,7 @@ class WeightedTasks(TrainerPrivate):
 
     def _counts(self, batch: dict[str, Any]) -> Tensor:
         given: Any = self
-        return self._vector(self.task_counts(batch)).to(given.args.device)
+        return wide(self._vector(self.task_counts(batch)), given.args.device)
 
     def _bare_sums(self, batch: dict[str, Any]) -> Tensor:
         given: Any = self
